@@ -511,7 +511,7 @@ def named(result: Drawable, looks: Sequence[Look]) -> Drawable:
 
 
 @dataclass(frozen=True)
-class Parts(Drawable):
+class Bundle(Drawable):
     """Result of a function that returned bare figures, tables and sentences."""
 
     sentences: tuple[str, ...]
@@ -555,7 +555,7 @@ def drawable(output: Any, title: str) -> Drawable:
     odd = next((part for part in parts if not isinstance(part, go.Figure | pd.DataFrame | str)), None)
     if odd is not None:
         raise ConfigError(f"`{title}` gave a {type(odd).__name__}: let it return a figure, a table or a sentence.")
-    return Parts(
+    return Bundle(
         tuple(part for part in parts if isinstance(part, str)),
         tuple(part for part in parts if isinstance(part, go.Figure)),
         tuple(part for part in parts if isinstance(part, pd.DataFrame)),

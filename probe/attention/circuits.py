@@ -1,7 +1,7 @@
 """Head circuits computed from the weights alone: QK and OV spectra, copying, composition (Elhage et al. 2021).
 
-A head reads the residual stream through its block's norm and is read through later norms. So the maps here are folded
-by default: gains of norms (and of norms on queries and keys) are multiplied into M, N and V, and for layer norms the
+A head reads the residual stream through its block's norm and is read through later norms. So the maps here are folded:
+gains of norms (and of norms on queries and keys) are multiplied into M, N and V, and for layer norms the
 mean is subtracted from what a head reads and writes, as in `fold_ln` and `center_writing_weights` of transformer_lens.
 A norm after the sum of the heads (Gemma 2 and 3) is folded into O. The norms' scales, which depend on the text, are not
 part of a map. With rotary positions M^T N is the form at lag 0; a cap on scores (Gemma 2) or a distance bias (Bloom) is
@@ -133,36 +133,27 @@ class FoldedMaps:
 
 
 @torch.no_grad()
-def spectra(lm: LM, *, fold: bool = True) -> Spectra:
+def spectra(lm: LM) -> Spectra:
     """Compute the singular values of M^T N and O V of every head from their factors, without forming d x d matrices.
-
-    Args:
-        lm: the model.
-        fold: whether norms are folded into the maps (see the module).
 
     Raises:
         ModelError: the architecture is not described by the equations.
     """
     qk, ov = [], []
     for block in read_network(lm).blocks:
-        maps = folded_maps(block) if fold else plain_maps(block)
+        maps = folded_maps(block)
         qk.append(array(torch.linalg.svdvals(small(maps.M.mT) @ small(maps.N.mT).mT)))
         ov.append(array(torch.linalg.svdvals(small(maps.O) @ small(maps.V.mT).mT)))
     return Spectra(np.stack(qk), np.stack(ov))
 
 
 @torch.no_grad()
-def copying_score(lm: LM, *, fold: bool = True) -> np.ndarray:
+def copying_score(lm: LM) -> np.ndarray:
     """Compute [D H] copying scores, sum of Re(lambda) over sum of |lambda| of W_out L W_emb (tokens to logits).
 
     lambda are the eigenvalues. The score is 1 if attending to a token can only raise that token's logit, -1 if it can
     only lower it (Elhage et al. 2021; METRICS). The eigenvalues are those of the dh x dh product with the same nonzero
-    spectrum.
-
-    Args:
-        lm: the model.
-        fold: whether norms are folded into the maps, including the final norm. A norm of the embedding (Bloom) always
-            is, since it depends on the token alone.
+    spectrum. The final norm is folded in too, and so is a norm of the embedding (Bloom).
 
     Raises:
         DataError: the model reads out one scalar and no tokens.
@@ -173,17 +164,17 @@ def copying_score(lm: LM, *, fold: bool = True) -> np.ndarray:
             f"The copying score is about tokens and this model reads out a {lm.readout}: take the policy or its base."
         )
     net = read_network(lm)
-    token_map = embed_rows(net, net.W_emb).T @ (read_through(net.norm, net.W_out) if fold else net.W_out)
+    token_map = embed_rows(net, net.W_emb).T @ read_through(net.norm, net.W_out)
     rows = []
     for block in net.blocks:
-        maps = folded_maps(block) if fold else plain_maps(block)
+        maps = folded_maps(block)
         values = torch.linalg.eigvals((maps.V @ token_map @ maps.O).double())
         rows.append(array(values.real.sum(-1) / values.abs().sum(-1)))
     return np.stack(rows)
 
 
 @torch.no_grad()
-def composition(lm: LM, kind: Kind = "Q", *, fold: bool = True, seed: int = 0, tick: Tick = ignore) -> Composition:
+def composition(lm: LM, kind: Kind = "Q", *, tick: Tick = ignore) -> Composition:
     """Compute the composition of every head with every head of a later block (Elhage et al. 2021).
 
     The score is |A L|_F / (|A|_F |L|_F). L is the value-output map of the earlier head; A is the map of the later head
@@ -192,8 +183,6 @@ def composition(lm: LM, kind: Kind = "Q", *, fold: bool = True, seed: int = 0, t
     Args:
         lm: the model.
         kind: "Q", "K" or "V".
-        fold: whether norms are folded into the maps.
-        seed: seed of the random maps in the baseline.
         tick: called after each block.
 
     Raises:
@@ -207,13 +196,13 @@ def composition(lm: LM, kind: Kind = "Q", *, fold: bool = True, seed: int = 0, t
     scores = np.full((depth, heads, depth, heads), np.nan, dtype=np.float32)
     writers: list[Tensor] = []
     for later, block in enumerate(net.blocks):
-        maps = folded_maps(block) if fold else plain_maps(block)
+        maps = folded_maps(block)
         reading = reads(maps, kind)
         for earlier, writing in enumerate(writers):
             scores[earlier, :, later] = array(score_pairs(writing, reading))
         writers.append(writes(maps))
         tick((later + 1) / depth)
-    return Composition(kind, scores, random_composition(d, dh, seed))
+    return Composition(kind, scores, random_composition(d, dh))
 
 
 def random_composition(d: int, dh: int, seed: int = 0, pairs: int = RANDOM) -> tuple[float, float]:
@@ -245,11 +234,6 @@ def reads(maps: FoldedMaps, kind: Kind) -> Float[Tensor, "H r d"]:
     if kind == "Q":
         return small(maps.N.mT) @ maps.M
     return small(maps.M.mT) @ maps.N if kind == "K" else small(maps.O) @ maps.V
-
-
-def plain_maps(block: Block) -> FoldedMaps:
-    """Return the maps of a block without any norm folded in."""
-    return FoldedMaps(block.maps.M, block.maps.N, block.maps.V, block.maps.O)
 
 
 def folded_maps(block: Block) -> FoldedMaps:

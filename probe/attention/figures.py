@@ -249,7 +249,7 @@ MOST_CLICKABLE = 40
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stages:
+class HeadMaps:
     """Maps of one head of one model on one text, for each stage of attention."""
 
     name: str
@@ -263,7 +263,7 @@ class Stages:
 
 
 def head_stages(
-    stages: Sequence[Stages], tokens: Sequence[str], *, query: int | None = None, boundary: int | None = None
+    stages: Sequence[HeadMaps], tokens: Sequence[str], *, query: int | None = None, boundary: int | None = None
 ) -> go.Figure:
     """Draw scores, softmax and written norms of one head side by side, with one row per model and one scale per column.
 

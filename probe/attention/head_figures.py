@@ -79,25 +79,21 @@ def rollout_map(values: np.ndarray, tokens: Sequence[str], *, boundary: int | No
     return panels.figure(showlegend=False, coloraxis=axis)
 
 
-def lag_curves(
-    lines: Sequence[tuple[str, np.ndarray]], *, colours: Sequence[str] = (METHODS["dpo"],), log_x: bool = True
-) -> go.Figure:
-    """Draw the mean attention weight by lag, one line per model or head.
+def lag_curves(lines: Sequence[tuple[str, np.ndarray]], *, colours: Sequence[str] = (METHODS["dpo"],)) -> go.Figure:
+    """Draw the mean attention weight by lag + 1 on a logarithmic axis, one line per model or head.
 
     Args:
         lines: (name, [K] mean weight at lag 0, 1, ...).
         colours: colour of each line.
-        log_x: whether lag + 1 is on a logarithmic axis, which shows short and long lags alike.
     """
     panels = Panels()
     for (name, values), colour in zip(lines, colours, strict=True):
         lags = np.arange(len(values))
-        line = go.Scatter(x=lags + int(log_x), y=values, mode="lines", name=escape(shorten(name, 24)), customdata=lags)
+        line = go.Scatter(x=lags + 1, y=values, mode="lines", name=escape(shorten(name, 24)), customdata=lags)
         line.update(line={"color": colour, "width": 2}, hovertemplate="lag %{customdata}: %{y:.4f}<extra></extra>")
         panels.add(1, line)
-    title = "1 + lag t \u2212 s (tokens)" if log_x else "lag t \u2212 s (tokens)"
-    scale = log_axis([1, *(len(values) for _, values in lines)]) if log_x else {"type": "linear"}
-    panels.axis("x", title=title, **scale)
+    scale = log_axis([1, *(len(values) for _, values in lines)])
+    panels.axis("x", title="1 + lag t \u2212 s (tokens)", **scale)
     panels.axis("y", title="mean weight", rangemode="tozero")
     return panels.figure(showlegend=len(lines) > 1)
 
@@ -135,8 +131,6 @@ def head_grids(
     label: str,
     *,
     signed: Sequence[bool] = (False,),
-    low: float | None = None,
-    high: float | None = None,
     chosen: tuple[int, int] | None = None,
     width: int = 900,
     digits: int = 2,
@@ -147,8 +141,6 @@ def head_grids(
         panels: (title, [D H] values); NaN leaves a cell empty.
         label: title of the colour bar, with the unit.
         signed: whether each panel is signed; a single entry holds for all.
-        low: lower end of the unsigned scale; by default 0 or the smallest value.
-        high: upper end of the unsigned scale; by default the largest value.
         chosen: (layer, head) to frame.
         width: width of the figure in pixels, which determines the size of the markers.
         digits: number of decimals of the values in the cells.
@@ -175,8 +167,8 @@ def head_grids(
     upper, lower = two_bars(0.5) if plain and changes else ({}, {})
     if plain:
         finite = np.concatenate([values[np.isfinite(values)].ravel() for values in plain] + [np.zeros(1)])
-        ends = (float(finite.min()) if low is None else low), (float(finite.max()) if high is None else high)
-        layout["coloraxis"] = colour_axis(label, low=ends[0], high=max(ends[1], ends[0] + 1e-9), **upper)
+        low, high = float(finite.min()), float(finite.max())
+        layout["coloraxis"] = colour_axis(label, low=low, high=max(high, low + 1e-9), **upper)
     if changes:
         bound = max(1e-9, *(float(np.nanmax(np.abs(values), initial=0.0)) for values in changes))
         layout["coloraxis2" if plain else "coloraxis"] = signed_axis("change" if plain else label, bound, **lower)

@@ -39,8 +39,6 @@ from probe.plotting.notebook import Beside, Drawable, Look, alone, clickable, ti
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from probe.attention import figures as plots
-
 
 class Words(NamedTuple):
     """Tokens whose logits a vector changes most, strongest first; k is 0 if no logit changes in this direction."""
@@ -104,9 +102,9 @@ class Stages(Drawable):
         """Draw scores, pattern and the contribution of each source, side by side; `query` is the row to mark."""
         return plots.head_stages([self.row(self.name)], self.tokens, query=query)
 
-    def row(self, name: str) -> "plots.Stages":
+    def row(self, name: str) -> "plots.HeadMaps":
         """Return the stages as a row of the figure, labelled with the model's name."""
-        return plots.Stages(name=name, scores=self.scores, pattern=self.pattern, written=self.contribution)
+        return plots.HeadMaps(name=name, scores=self.scores, pattern=self.pattern, written=self.contribution)
 
     def written_table(self) -> pd.DataFrame:
         """Return a table with one row per position, direction and rank: position, token, written, share, ..."""

@@ -94,11 +94,6 @@ class AttentionStatistics(Drawable):
     """[D, H] mean weight beyond lag K over all T queries."""
 
     @property
-    def worst_sum(self) -> float:
-        """Largest deviation of a sum of weights from 1."""
-        return float(np.abs(self.sums - 1).max())
-
-    @property
     def nbytes(self) -> int:
         """Size of the arrays in bytes."""
         return sum(value.nbytes for value in vars(self).values() if isinstance(value, np.ndarray))

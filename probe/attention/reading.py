@@ -184,18 +184,15 @@ HeadName = Annotated[str | None, Input("Head", key="att_head", choices=heads_of,
 """Name of a head; None stands for the head that moved most between two models, or that stands out in one."""
 
 
-def heads_shown(found: Any) -> list[str]:
-    """Return the names of a result's heads."""
-    return list(found.heads)
-
-
 def layers_shown(found: "Attentions") -> list[str]:
     """Return the labels of the groups of layers, one mosaic each; none if one mosaic shows all layers."""
     groups = list(found.layers)
     return groups if len(groups) > 1 else []
 
 
-ShownHead = Annotated[str | None, Input("Head", key="att_head", choices=heads_shown, nothing="auto")]
+ShownHead = Annotated[
+    str | None, Input("Head", key="att_head", choices=lambda found: list(found.heads), nothing="auto")
+]
 """Name of a head, chosen among the heads of a result."""
 ShownLayers = Annotated[str | None, Input("Layers", key="att_layers", choices=layers_shown, nothing="auto")]
 """Layers that one mosaic shows."""

@@ -8,8 +8,7 @@ Axes: H heads, G key heads, T tokens, b queries of a block, S keys that the bloc
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -66,8 +65,11 @@ def stream_weights(lm: LM, ids: Sequence[int], block: int, receive: Receive) -> 
         "use_cache": False,
     }
     parameters, reader = arguments(body), _BlockReader(length, block, receive)
-    with _reading(reader):
+    token = _reader.set(reader)
+    try:
         body(**{name: value for name, value in inputs.items() if name in parameters})
+    finally:
+        _reader.reset(token)
     if not reader.layers:
         raise _unreadable(lm)
     numbers = [number for number in reader.layers if isinstance(number, int)]
@@ -85,15 +87,6 @@ class _BlockReader:
 
 _reader: ContextVar[_BlockReader] = ContextVar("reader")
 """Reader of this thread; the attention function is shared by all threads."""
-
-
-@contextmanager
-def _reading(reader: _BlockReader) -> Iterator[None]:
-    token = _reader.set(reader)
-    try:
-        yield
-    finally:
-        _reader.reset(token)
 
 
 def _readable(lm: LM) -> Any:

@@ -35,7 +35,7 @@ FORMAT = 1
 """Version of the JSON file's format."""
 FILE, PAGE = "audit.json", "audit.html"
 """Names of the files in an audit's folder."""
-HTML = "probe.audit.html_file:audit_html"
+HTML = "probe.audit.figures:audit_html"
 """Function that makes the HTML file, by name, since its module draws audits and so imports this one."""
 AUDITS = "audits"
 """Folder of audits among the results, or in a folder of runs."""

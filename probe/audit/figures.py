@@ -1,4 +1,4 @@
-"""Figures of an audit: differences with intervals, KL by kind of text, and changes block by block."""
+"""Figures of an audit (differences, KL by kind of text, changes block by block), its table, and its HTML file."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -23,17 +23,12 @@ from probe.numbers import in_percent, in_unit
 from probe.plotting.intervals import whiskers
 from probe.plotting.panels import Panels
 from probe.plotting.theme import DOTTED, LIGHT, METHODS, THIN, escape, escape_lines, on_hover, row_axis
+from probe.questions.sets import SETS
+from probe.report.document import Document, today
 from probe.terms import DIFFERENCE, RATES
 
 MOST, KINDS = 8, 13
 """Maximum number of further measures, and of kinds of text, in a figure."""
-
-
-def drawn_rows(audit: Audit) -> pd.DataFrame:
-    """Return the rows of the figure of differences: the measures of the audit, then others that changed."""
-    rates = audit.tested[audit.tested["unit"].isin((*RATES, DIFFERENCE))]
-    others = audit.changed[audit.changed.index.isin(rates.index[~rates["measure"]])].head(MOST)
-    return pd.concat([rates[rates["measure"]], others], ignore_index=True)
 
 
 def difference_points(audit: Audit) -> go.Figure:
@@ -41,7 +36,9 @@ def difference_points(audit: Audit) -> go.Figure:
 
     Filled marks are changes; diamonds are differences within the equivalence margin, which is shaded.
     """
-    rows = drawn_rows(audit)
+    rates = audit.tested[audit.tested["unit"].isin((*RATES, DIFFERENCE))]
+    others = audit.changed[audit.changed.index.isin(rates.index[~rates["measure"]])].head(MOST)
+    rows = pd.concat([rates[rates["measure"]], others], ignore_index=True)
     changed, equivalent = rows["verdict"] == CHANGED, rows["verdict"] == EQUIVALENT
     panels = Panels()
     groups = {
@@ -142,3 +139,60 @@ def inside(audit: Audit) -> go.Figure:
         panels.axis("x", column, title="block")
         panels.axis("y", column, title="change, % of the base's norm", rangemode="tozero")
     return panels.figure(showlegend=False, height=145 + 24 * max(len(kinds), 8))
+
+
+def audit_html(audit: Audit) -> str:
+    """Return the HTML file: sentence, differences, next tokens and blocks, the whole table, and provenance."""
+    base, aligned = audit.names
+    page = Document(f"Audit: {aligned} against {base}", {"created_by": "probe audit", "date": today(), **audit.meta})
+    page.say(audit.sentence)
+    for note in filter(None, (audit.asked_in, *audit.notes)):
+        page.say(note, "note")
+    page.section("What changed", page=False)
+    if len(audit.rows):
+        page.figure(difference_points(audit), "Differences with 95 % intervals: measures of the audit, then others")
+    page.say(count_tests(audit))
+    page.section("Where")
+    page.figure(inside(audit), "KL by kind of text, and the change block by block")
+    table = audit.corpus.to_dict("records")
+    page.table(
+        ["texts", "KL, nats a token", "reverse KL", "texts", "tokens"],
+        [
+            [
+                row["kind"],
+                in_unit("nats", row["kl"], row["kl_low"], row["kl_high"]),
+                f"{row['kl_reverse']:.3g}",
+                int(row["texts"]),
+                int(row["tokens"]),
+            ]
+            for row in table
+        ],
+    )
+    page.section("All measures")
+    whole = difference_table(audit)
+    page.table(list(whole.columns), whole.to_numpy().tolist())
+    page.section("Questions and models")
+    page.table(
+        ["questions", "source", "version", "licence"],
+        [
+            [name, SETS[name].source, SETS[name].version, SETS[name].licence]
+            for name in audit.rows["questions"].unique()
+            if name in SETS
+        ],
+    )
+    page.table(
+        ["model", "reference", "fingerprint"],
+        [[str(model.get(key, "")) for key in ("label", "ref", "fingerprint")] for model in audit.meta["models"]],
+    )
+    return page.html()
+
+
+def count_tests(audit: Audit) -> str:
+    """Explain the verdicts of an audit in words, with their counts."""
+    chance = f" By chance alone {audit.by_chance} of them would be called different." if audit.by_chance else ""
+    return (
+        f"{len(audit.tested)} differences are tested. Changed: the whole 95 % interval lies beyond the smallest effect"
+        f" that counts ({audit.limit} of a rate), and the difference stands after correction for its family."
+        f" Equivalent: the 90 % interval lies within the margin ({points(audit.margin)}). Undecided: neither; “finds”"
+        f" is the smallest difference that this number of pairs detects with 80 % power.{chance}"
+    )

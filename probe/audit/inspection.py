@@ -1,12 +1,14 @@
 """Audit runner: every part on both models, KL over a corpus, and internal differences.
 
 Answers and results are cached like those of the experiments, so that an interrupted audit continues where it stopped.
-The tables of two models and the finished audit are cached too (`probe.audit.kept`); a finished audit is read from the
-cache.
+The tables of two models and the finished audit are cached too, under hashes of everything that the numbers depend on;
+a finished audit is read from the cache.
 """
 
+import hashlib
+import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -18,10 +20,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from probe import stats
-from probe.audit.change import BLOCKS, COLUMNS, CORPUS, TESTS, Audit
-from probe.audit.kept import find_audit, keep_table, kept_file, key_of
-from probe.audit.plan import MEASURES, Part, plan_parts, usual_times
-from probe.audit.prompt_forms import Asked, AuditForm, ask_in, form_effects
+from probe.audit.change import BLOCKS, COLUMNS, CORPUS, FILE, HOME, TESTS, Audit, audit_files, read_table, stored_audits
+from probe.audit.plan import MEASURES, AuditForm, Part, Respondents, ask_in, form_effects, plan_parts, usual_times
 from probe.audit.seen import Past, past_of, without_seen
 from probe.audit.swaps import DRAWS, swap_models
 from probe.audit.verdict import DIFFERENCES, INNER, INNER_ENDS, MARGIN, add_verdicts, cannot_show, check_share
@@ -33,13 +33,16 @@ from probe.errors import ProbeError
 from probe.experiments.metrics import differences, pair_items, paired, summarise
 from probe.experiments.registry import find_experiment
 from probe.experiments.result import RESULT_FILE
-from probe.experiments.run import call, labels, method_of
-from probe.experiments.store import find_stored, obtain, place
+from probe.experiments.run import call, identity, labels, method_of
+from probe.experiments.store import find_stored, may_make, obtain, place
 from probe.hallucination.knowing import last_residuals
 from probe.model.lm import LM
 from probe.model.pace import seconds_a_token
+from probe.runs.schema import dumps
+from probe.runs.storage import disk, write_atomic
 from probe.terms import SMALLEST, Term, smallest_effect, term
 from probe.ticks import Tick, between, ignore
+from probe.untrusted import read_file, read_json, sendable
 
 TEXTS = 12
 """Number of texts of each kind."""
@@ -49,6 +52,10 @@ KINDS = {"kind": str, **dict.fromkeys(CORPUS[:2], int), **dict.fromkeys(CORPUS[2
 WEIGHTS = {"block": int, **dict.fromkeys(BLOCKS[1:3], float)}
 RESIDUALS = {"block": int, **dict.fromkeys(BLOCKS[3:], float)}
 """Columns and types of the tables of two models: by kind of text, weights by block, residuals by block."""
+PARTS = HOME / "parts"
+"""Folder of the tables computed from two models, which every audit has."""
+MEASURING = 1
+"""Version of the measurements; increase it when equal models would give other numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +74,7 @@ class AuditSettings:
     """Margin of a rate within which the models are equivalent (`probe.audit.verdict`)."""
     form: AuditForm = "base"
     """Model whose chat template is used for both, or `own`; if the templates differ, the effect of the template alone
-    on the base is reported with each difference (`probe.audit.prompt_forms`)."""
+    on the base is reported with each difference (`probe.audit.plan`)."""
 
     def __post_init__(self) -> None:
         check_share("smallest effect", self.smallest, SMALLEST)
@@ -170,7 +177,7 @@ def audit_models(
 def stored_audit(
     base: LM, aligned: LM, settings: AuditSettings = AuditSettings(), folders: Sequence[Path] = ()
 ) -> Audit | None:
-    """Load the finished audit of two models, if stored; no model is run.
+    """Load the newest finished audit of two models, if stored and readable; no model is run.
 
     Args:
         base: model to compare against.
@@ -184,7 +191,10 @@ def stored_audit(
     """
     parts = plan_parts(base, aligned, settings.only, settings.n)
     past = past_of(base, aligned, parts)
-    found = find_audit(_key(ask_in(base, aligned, settings.form), parts, past, settings), folders)
+    key = _key(ask_in(base, aligned, settings.form), parts, past, settings)
+    files = [*(folder / FILE for folder in folders), *audit_files()]
+    known = stored_audits([file for file in files if _mentions(file, key)])
+    found = next((audit for audit in known.values() if audit.meta["key"] == key), None)
     if found is None:
         return None
     asked = {
@@ -204,7 +214,7 @@ def _models(base: LM, aligned: LM) -> list[dict[str, Any]]:
     ]
 
 
-def _key(asks: Asked, parts: Sequence[Part], past: Past, settings: AuditSettings) -> str:
+def _key(asks: Respondents, parts: Sequence[Part], past: Past, settings: AuditSettings) -> str:
     """Return the key of an audit: a hash of everything that its numbers depend on.
 
     An audit without questions seen in training keeps the key that it had before such questions were searched for.
@@ -232,7 +242,7 @@ def _facts(base: LM, aligned: LM, settings: AuditSettings) -> dict[str, Any]:
     return {"weights": both} | {name: [both, settings.seed, texts] for name, texts in questions.items()}
 
 
-class Work(NamedTuple):
+class Remainder(NamedTuple):
     """Work that an audit has left."""
 
     seconds: float
@@ -246,7 +256,7 @@ def work_left(
     aligned: LM,
     settings: AuditSettings = AuditSettings(),
     pace: Callable[[LM], float] = seconds_a_token,
-) -> Work:
+) -> Remainder:
     """Return the work that an audit has left: the parts that are not stored, with times scaled by the models' speed.
 
     Args:
@@ -273,7 +283,7 @@ def work_left(
                 new += part.seconds
                 missing.append(f"{part.name} of {name}")
         total += new * pace(lm) / usual.token
-    return Work(total, (*missing, *shared))
+    return Remainder(total, (*missing, *shared))
 
 
 def base_room(base: LM, aligned: LM, settings: AuditSettings = AuditSettings()) -> pd.DataFrame:
@@ -429,3 +439,64 @@ def _blocks(base: LM, aligned: LM, settings: AuditSettings, again: bool, tick: T
         notes.append(f"Where inside is left out: {error}")
     tick(1.0)
     return table.reindex(columns=list(BLOCKS)).astype({"block": int})
+
+
+def key_of(facts: Any) -> str:
+    """Return a key computed from these facts; models among them count by their fingerprints."""
+    text = json.dumps([MEASURING, identity(facts)], sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+
+
+def _mentions(file: Path, key: str) -> bool:
+    """Return whether a key stands anywhere in a file: only such a file is worth the time to read an audit."""
+    try:
+        return key.encode() in read_file(file)
+    except OSError:
+        return False
+
+
+def kept_file(name: str, facts: Any) -> Path:
+    """Return the file in which a table is stored."""
+    return PARTS / f"{name}-{key_of(facts)}.json"
+
+
+def read_kept(file: Path, columns: Mapping[str, type]) -> pd.DataFrame | None:
+    """Read a stored table; None if it is missing or damaged.
+
+    Args:
+        file: file of the table.
+        columns: types of the columns: `str`, `float` or `int`.
+    """
+    try:
+        if not file.is_file():
+            return None
+        records = sendable(read_json(file))
+        table = read_table(records, {name: str if kind is str else float for name, kind in columns.items()})
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        return None
+    whole = [name for name, kind in columns.items() if kind is int]
+    fits = (table[whole].abs() < 2**53).all().all()
+    return table.astype(dict.fromkeys(whole, int)) if fits else None
+
+
+def keep_table(
+    name: str, facts: Any, columns: Mapping[str, type], measure: Callable[[], pd.DataFrame], again: bool = False
+) -> pd.DataFrame:
+    """Read a stored table of two models, or measure it and store it if the folder is writable.
+
+    Args:
+        name: name of the table.
+        facts: everything that the table depends on.
+        columns: see `read_kept`.
+        measure: function that computes the table.
+        again: measure it even if it is stored.
+    """
+    file = kept_file(name, facts)
+    kept = None if again else read_kept(file, columns)
+    if kept is not None:
+        return kept
+    table = measure()[list(columns)]
+    if may_make(file):
+        with disk(file):
+            write_atomic(file, (dumps(table.to_dict("records")) + "\n").encode())
+    return table

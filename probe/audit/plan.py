@@ -1,4 +1,4 @@
-"""Parts of an audit: the experiment that asks each question set, and the measure that each part is about.
+"""Parts of an audit: each part's experiment, questions and measure; and the chat template in which they are asked.
 
 Two models without a world are asked the question sets of `probe.questions`, two models of one world its own questions.
 The measures that an audit is about have one name in both cases, so that a bound can name them:
@@ -11,27 +11,35 @@ The measures that an audit is about have one name in both cases, so that a bound
     in_context          control: right labels from examples in the context
 
 All other metrics of the experiments are measured too, as PART.METRIC.
+
+Two models whose tokenizers have different chat templates would read different prompts, and a difference between them
+could be one of prompts. So both are asked with the chat template of the base (its form), unless another is named. Each
+difference is shown together with the change of the base itself when it is asked with the aligned model's chat template.
 """
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import pandas as pd
 
 import probe.world
+from probe.audit.change import FORM
 from probe.audit.verdict import BACK_AND_FORTH, planned_mde
 from probe.chain_of_thought.experiment import Rate
 from probe.errors import ConfigError
-from probe.experiments.metrics import Mean, Metric, Share
+from probe.experiments.metrics import Mean, Metric, Share, pair_items, paired
 from probe.experiments.registry import find_experiment
 from probe.hallucination.experiment import CalibrationError
 from probe.model.lm import LM
-from probe.stats import SHARE
+from probe.stats import SHARE, Interval
 from probe.terms import SMALLEST
 
 WORLD = "world"
 """Question set of two models of one world."""
+AuditForm = Literal["base", "aligned", "own"]
+"""Chat template to ask with: the base's for both, the aligned model's for both, or each model's own."""
 
 
 class Times(NamedTuple):
@@ -113,10 +121,6 @@ def _agreement(items: pd.DataFrame) -> pd.DataFrame:
     return items.assign(takes_side=side, pull=moved.where(items["kind"] == "suggests_incorrect"))
 
 
-def _errors(items: pd.DataFrame) -> pd.DataFrame:
-    return items.assign(chooses_false=1 - items["mc1"])
-
-
 SAME = (
     "mc1",
     "mc1_chance",
@@ -151,7 +155,7 @@ ON_SETS = (
         23,
         SAME,
         chance={"hallucination": lambda items: 1 - float(items["mc1_chance"].mean())},
-        derive=_errors,
+        derive=lambda items: items.assign(chooses_false=1 - items["mc1"]),
     ),
     Part(
         "chain_of_thought",
@@ -292,3 +296,71 @@ def names_of_metrics() -> list[str]:
     """Return every metric name that an audit's table can contain."""
     parts = (*ON_SETS, *IN_A_WORLD)
     return list(dict.fromkeys(metric.name for part in parts for metric in part.metrics()))
+
+
+def same_form(base: LM, aligned: LM) -> bool:
+    """Return whether two models have the same chat template, or both have none."""
+    return bool(base.tokenizer.chat_template == aligned.tokenizer.chat_template)
+
+
+def in_form_of(lm: LM, other: LM) -> LM:
+    """Return the model with the chat template of another model, or none if that has none; weights are shared."""
+    if same_form(lm, other):
+        return lm
+    tokenizer = copy.deepcopy(lm.tokenizer)
+    tokenizer.chat_template = other.tokenizer.chat_template
+    turned = LM(lm.model, tokenizer, lm.ref, lm.directory, lm.run_dir)
+    turned.world, turned._weights = lm.world, lm._weights
+    return turned
+
+
+class Respondents(NamedTuple):
+    """Base and aligned model with the chat templates that the audit uses."""
+
+    base: LM
+    """Base model."""
+    aligned: LM
+    """Aligned model."""
+    in_other: LM | None
+    """Base with the other of the two chat templates; None if both are the same."""
+    in_own: bool
+    """Whether the base is asked with its own chat template."""
+
+    @property
+    def models(self) -> tuple[LM, ...]:
+        """Base and aligned model, and the base in the other form if there is one."""
+        return (self.base, self.aligned) if self.in_other is None else (*self[:2], self.in_other)
+
+
+def ask_in(base: LM, aligned: LM, form: AuditForm = "base") -> Respondents:
+    """Return the models with the chat templates of a form.
+
+    Raises:
+        ConfigError: the form is not one of `AuditForm`.
+    """
+    if form not in get_args(AuditForm):
+        raise ConfigError(f"The form of an audit is `{form}`; expected {', '.join(get_args(AuditForm))}.")
+    if same_form(base, aligned):
+        return Respondents(base, aligned, None, True)
+    turned = in_form_of(base, aligned)
+    if form == "aligned":
+        return Respondents(turned, aligned, base, False)
+    return Respondents(base, aligned if form == "own" else in_form_of(aligned, base), turned, True)
+
+
+def form_effects(
+    metrics: Sequence[Metric], in_own: pd.DataFrame, in_other: pd.DataFrame, seed: int = 0
+) -> dict[str, list[float]]:
+    """Compute the change of each metric of the base from its own form to the aligned model's, as columns `FORM`.
+
+    Args:
+        metrics: metrics to compute.
+        in_own: items of the base with its own chat template.
+        in_other: the same items with the aligned model's chat template.
+        seed: seed of the bootstrap.
+    """
+    there, here = pair_items(in_other, in_own)
+    found = [paired(metric, there, here, seed) for metric in metrics]
+    return {
+        name: [float(getattr(each, end)) for each in found] for name, end in zip(FORM, Interval._fields, strict=True)
+    }

@@ -27,7 +27,7 @@ FEWEST = 8
 
 
 @dataclass(frozen=True)
-class Source:
+class Ancestor:
     """Run that one of the models is or descends from."""
 
     name: str
@@ -46,7 +46,7 @@ class Source:
 class Past:
     """Recorded training data of two models."""
 
-    sources: tuple[Source, ...] = ()
+    ancestors: tuple[Ancestor, ...] = ()
     """Runs with a record of their data."""
     notes: tuple[str, ...] = ()
     """Sentences, one for each run that read data and has no record."""
@@ -59,7 +59,7 @@ class Past:
     def rows(self, questions: str) -> frozenset[str]:
         """Return the rows of a question set that the data of any run contain."""
         found = frozenset[str]()
-        return found.union(*(source.rows(questions) for source in self.sources)) if questions != WORLD else found
+        return found.union(*(ancestor.rows(questions) for ancestor in self.ancestors)) if questions != WORLD else found
 
 
 def past_of(base: LM, aligned: LM, parts: Sequence[Part]) -> Past:
@@ -72,7 +72,7 @@ def past_of(base: LM, aligned: LM, parts: Sequence[Part]) -> Past:
     """
     if all(part.questions == WORLD for part in parts):
         return Past()
-    sources, notes, known = list[Source](), list[str](), set[Any]()
+    ancestors, notes, known = list[Ancestor](), list[str](), set[Any]()
     for of_base, lm in ((True, base), (False, aligned)):
         for run in _line(lm):
             if (place := run.path.resolve()) in known:
@@ -80,13 +80,13 @@ def past_of(base: LM, aligned: LM, parts: Sequence[Part]) -> Past:
             known.add(place)
             record = run.trained_on()
             if record is not None:
-                sources.append(Source(run.name, record, of_base))
+                ancestors.append(Ancestor(run.name, record, of_base))
             elif run.config.get("data", WORLD) not in (WORLD, None):
                 notes.append(
                     f"What `{run.name}` was trained on is not recorded, or cannot be read: it is not known which"
                     " questions it has seen."
                 )
-    return Past(tuple(sources), tuple(notes))
+    return Past(tuple(ancestors), tuple(notes))
 
 
 def _line(lm: LM) -> list[Run]:
@@ -115,7 +115,7 @@ def without_seen(
         interval, is the difference over the others, NaN if all are unseen or fewer than `FEWEST` are. Without a record,
         and in a world, the table is unchanged; the sentence is empty if no question was seen.
     """
-    if part.questions == WORLD or not past.sources:
+    if part.questions == WORLD or not past.ancestors:
         return table, ""
     own, others = pair_items(part.derive(aligned), part.derive(base))
     asked = set(own[ROW].dropna())
@@ -133,10 +133,10 @@ def without_seen(
 
 def _sentence(part: Part, past: Past, seen: set[str], asked: int, table: pd.DataFrame) -> str:
     """Say how many questions were seen, by which model, and what changed over the others."""
-    sources = [source for source in past.sources if seen & source.rows(part.questions)]
-    names = list_few(list(dict.fromkeys(f"`{source.name}`" for source in sources)))
-    least = "" if all(source.record.whole for source in past.sources) else "at least "
-    may = "what is right there" if any(source.of_base for source in sources) else "a gain there"
+    ancestors = [ancestor for ancestor in past.ancestors if seen & ancestor.rows(part.questions)]
+    names = list_few(list(dict.fromkeys(f"`{ancestor.name}`" for ancestor in ancestors)))
+    least = "" if all(ancestor.record.whole for ancestor in past.ancestors) else "at least "
+    may = "what is right there" if any(ancestor.of_base for ancestor in ancestors) else "a gain there"
     first = (
         f"{part.name}: {least}{len(seen)} of its {asked} questions were in the training data of {names}: {may} may be"
         " memory, not skill."

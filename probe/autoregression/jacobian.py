@@ -451,14 +451,14 @@ class NeutralJacobian(Drawable):
 
     def sentence(self) -> str:
         """State the smallest and the largest gain from a layer to the end."""
-        return Spectra((self,), alone()).sentence()
+        return NeutralJacobians((self,), alone()).sentence()
 
     def figure(self) -> "go.Figure":
         """Draw the singular values from each layer to the end: median and middle 80 %."""
-        return Spectra((self,), alone()).figure()
+        return NeutralJacobians((self,), alone()).figure()
 
 
-class Spectra(Beside[NeutralJacobian]):
+class NeutralJacobians(Beside[NeutralJacobian]):
     """Singular values of the Jacobians of one model or several."""
 
     def sentence(self) -> str:
@@ -498,7 +498,7 @@ def spectrum_seconds(lm: LM, text: str | Sequence[int], position: int) -> float:
     equations=(SPECTRUM,),
     seconds=spectrum_seconds,
     key="lag_neutral",
-    beside=Spectra,
+    beside=NeutralJacobians,
 )
 @torch.no_grad()
 def neutral_jacobian(

@@ -296,11 +296,6 @@ def profile_seconds(
     return seconds_a_token(lm) * tokens * (1 + copies)
 
 
-def few_replaced(lm: LM, *others: LM) -> int:
-    """Return the default number of tokens replaced in each text."""
-    return 3 if lm.n_parameters > LARGE else 4
-
-
 @analysis(
     "autoregression",
     title="Lag profile",
@@ -317,7 +312,9 @@ def lag_profile(
     lags: Annotated[int, Input("Lags")] = 16,
     resamples: Annotated[int, Input("Draws")] = 4,
     pool: Annotated[Pool, Input(advanced=True, type=Literal["unigram", "vocabulary"])] = "unigram",
-    positions: Annotated[int | None, Input(advanced=True, first=few_replaced)] = None,
+    positions: Annotated[
+        int | None, Input(advanced=True, first=lambda lm, *others: 3 if lm.n_parameters > LARGE else 4)
+    ] = None,
     keep: Annotated[int | None, Input(advanced=True)] = None,
     seed: Annotated[int, Input(advanced=True)] = 0,
     tick: Tick = ignore,
@@ -591,11 +588,6 @@ def order_seconds(lm: LM, texts: Texts | Path | None, longest: int, positions: i
     return seconds_a_token(lm) * (tokens + cuts * longest * (longest + 1) / 2)
 
 
-def few_cut(lm: LM, *others: LM) -> int:
-    """Return the default number of positions in each text at which the context is truncated."""
-    return 2 if lm.n_parameters > LARGE else 3
-
-
 @analysis(
     "autoregression",
     title="Effective order",
@@ -611,7 +603,9 @@ def effective_order(
     *,
     epsilon: Annotated[float, Input("Tolerance")] = 0.01,
     longest: Annotated[int, Input("Longest context")] = 16,
-    positions: Annotated[int | None, Input(advanced=True, first=few_cut)] = None,
+    positions: Annotated[
+        int | None, Input(advanced=True, first=lambda lm, *others: 2 if lm.n_parameters > LARGE else 3)
+    ] = None,
     keep: Annotated[int | None, Input(advanced=True)] = None,
     seed: Annotated[int, Input(advanced=True)] = 0,
     tick: Tick = ignore,

@@ -13,7 +13,7 @@ the full text before the position is reported too.
 Axes: N positions, m lags, d width, p = m d, V vocabulary, S texts.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import nan
@@ -141,11 +141,6 @@ class LinearBeside(Beside[LinearAutoregression]):
         return {"Sizes": shown.assign(effective=shown["effective"].round().astype(int))}
 
 
-def few_positions(lm: LM, *others: LM) -> int:
-    """Return the default number of positions compared in each text."""
-    return 2 if lm.n_parameters > LARGE else 8
-
-
 def linear_seconds(
     lm: LM, texts: Texts | Path | None, orders: Sequence[int], test: float, positions: int, **rest: object
 ) -> float:
@@ -156,7 +151,7 @@ def linear_seconds(
     return fits + seconds_a_token(lm) * test * (tokens_in(read) + len(read) * positions * sum(orders))
 
 
-class Fit(NamedTuple):
+class Regression(NamedTuple):
     """Fitted linear autoregression."""
 
     weights: Float[np.ndarray, "p d"]
@@ -169,7 +164,7 @@ class Fit(NamedTuple):
     """Participation ratio of the covariance of the state."""
 
 
-def fit(states: Float[np.ndarray, "N p"], targets: Float[np.ndarray, "N d"]) -> Fit:
+def fit(states: Float[np.ndarray, "N p"], targets: Float[np.ndarray, "N d"]) -> Regression:
     """Fit by least squares with the ridge that generalised cross-validation chooses (Golub, Heath and Wahba 1979).
 
     Args:
@@ -197,7 +192,7 @@ def fit(states: Float[np.ndarray, "N p"], targets: Float[np.ndarray, "N d"]) -> 
     ridge = min(RIDGES, key=score)
     weights = vectors @ (cross / (values + ridge * scale)[:, None])
     effective = float(values.sum() ** 2 / (values**2).sum()) if values.any() else 0.0
-    return Fit(weights, mean - middle @ weights, float(ridge), effective)
+    return Regression(weights, mean - middle @ weights, float(ridge), effective)
 
 
 @analysis(
@@ -215,7 +210,9 @@ def linear_autoregression(
     *,
     orders: Annotated[Sequence[int], Input(advanced=True, type=tuple[int, ...])] = (1, 2, 4, 8),
     test: Annotated[float, Input(advanced=True)] = 0.3,
-    positions: Annotated[int | None, Input(advanced=True, first=few_positions)] = None,
+    positions: Annotated[
+        int | None, Input(advanced=True, first=lambda lm, *others: 2 if lm.n_parameters > LARGE else 8)
+    ] = None,
     keep: Annotated[int | None, Input(advanced=True)] = None,
     seed: Annotated[int, Input(advanced=True)] = 0,
     tick: Tick = ignore,
@@ -355,12 +352,8 @@ def _model_predictions(
 def _nearest(points: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
     """Return [N] tokens whose embeddings are nearest to each point."""
     squares = (embeddings**2).sum(1)
-    return np.concatenate([(squares - 2 * part @ embeddings.T).argmin(1) for part in _slices(points)])
-
-
-def _slices(points: np.ndarray, size: int = 256) -> Iterator[np.ndarray]:
-    for first in range(0, len(points), size):
-        yield points[first : first + size]
+    parts = (points[first : first + 256] for first in range(0, len(points), 256))
+    return np.concatenate([(squares - 2 * part @ embeddings.T).argmin(1) for part in parts])
 
 
 def _compare(by_text: pd.DataFrame, seed: int) -> dict[str, float]:

@@ -87,12 +87,7 @@ def usual_keep(*lms: LM, documents: str | None) -> int:
     return begins + HEADING.get(documents or "", 0)
 
 
-def tolerances(found: object) -> tuple[float, ...]:
-    """Return the tolerances on offer."""
-    return EPSILONS
-
-
-Tolerance = Annotated[float, Input("Tolerance", key="lag_epsilon", choices=tolerances)]
+Tolerance = Annotated[float, Input("Tolerance", key="lag_epsilon", choices=lambda found: EPSILONS)]
 """Tolerance in nats: smaller distances count as none."""
 
 
@@ -217,13 +212,6 @@ def read_texts(lm: LM, prompt: str, documents: str | None, n: int) -> list[str]:
         return [prompt]
     kind = usual_documents(lm, prompt=prompt) if documents is None else documents
     return list(islice((each.text for each in world.documents(SEED) if kind in (ALL, each.kind)), n))
-
-
-def _given(lm: LM, prompt: str, documents: str | None, n: int, texts: Path | Sequence[str] | None) -> list[str]:
-    """Return the texts to read."""
-    if isinstance(texts, Path):
-        return list(read_documents(texts))
-    return list(texts) if texts else read_texts(lm, prompt, documents, n)
 
 
 def _few(lm: LM, texts: Sequence[str]) -> tuple[int | None, int | None]:

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from probe.world.world import World
 
 END = "<end>"
+LONGEST = 64
+"""Maximum number of words in a true continuation."""
 EQUATION = (
     r"\mathrm{KL}_i = \mathrm{KL}\big(\pi(\cdot \mid x, y, y_{1:i-1}) \,\|\, \pi(\cdot \mid x, y', "
     r"y'_{1:i-1})\big),\quad y' \text{ wrong}"
@@ -71,8 +73,8 @@ class Fork(NamedTuple):
     """Token that must follow the clean token in the world; None if the world does not determine it."""
 
 
-def true_words(world: "World", prompt: str, length: int = 64) -> list[str]:
-    """Return the words after a prompt that the world determines, at most `length`.
+def true_words(world: "World", prompt: str) -> list[str]:
+    """Return the words after a prompt that the world determines, at most `LONGEST`.
 
     A prompt that asks nothing has none. The world's judge decides which of all answers is true. Questions and sums end
     with "<end>"; after the answer of a map or a rule nothing is determined; a repeated segment is followed to its last
@@ -80,7 +82,7 @@ def true_words(world: "World", prompt: str, length: int = 64) -> list[str]:
     """
     opening = _opening(prompt)
     words: list[str] = []
-    while len(words) < length:
+    while len(words) < LONGEST:
         so_far = " ".join([prompt, *words])
         try:
             true = [option for option in world.candidates(so_far) if world.verify(so_far, option).kind == "true"]
@@ -92,7 +94,7 @@ def true_words(world: "World", prompt: str, length: int = 64) -> list[str]:
         if opening != "repeat":
             words += [END] if opening not in OPEN else []
             break
-    return words[:length]
+    return words[:LONGEST]
 
 
 def answer_place(prompt: str, words: list[str]) -> int:

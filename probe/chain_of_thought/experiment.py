@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from probe.chain_of_thought import world as reasoned_sums
-    from probe.chain_of_thought.files import Asker, Problem
+    from probe.chain_of_thought.files import Examiner, Problem
     from probe.model.lm import LM
 
 
@@ -199,8 +199,8 @@ def run(
     world = probe.world.of(lm)
     if data is not None:
         problems = reasoned_texts.read_problems(data, selection=Selection(n, seed, limit, shuffle=True))
-        asker = reasoned_texts.Asker(lm, problems, reasoned_texts.compile_pattern(pattern), tokens, form)
-        return _texts(asker, samples, temperature, seed, tick)
+        examiner = reasoned_texts.Examiner(lm, problems, reasoned_texts.compile_pattern(pattern), tokens, form)
+        return _texts(examiner, samples, temperature, seed, tick)
     if world is None or "sum_steps" not in world.question_kinds:
         raise DataError(
             "This model belongs to no world with sums, so there is nothing to ask: give --data, a JSON Lines file with"
@@ -223,14 +223,14 @@ def run(
     return _evidence([*rows, *direct, *edits, *biases], tables, seed)
 
 
-def _texts(asker: "Asker", samples: int, temperature: float, seed: int, tick: Tick) -> Evidence:
+def _texts(examiner: "Examiner", samples: int, temperature: float, seed: int, tick: Tick) -> Evidence:
     """Run the experiment on problems from a file."""
     from probe.chain_of_thought import files as reasoned_texts
 
     ticks = [part(tick, i, 3) for i in range(3)]
-    rows, reasonings = reasoned_texts.solve_problems(asker, samples, temperature, seed, ticks[0])
-    agreement = reasoned_texts.faithfulness(asker, rows, reasonings, seed, ticks[1])
-    biases = reasoned_texts.suggest_answers(asker, temperature, seed, ticks[2])
+    rows, reasonings = reasoned_texts.solve_problems(examiner, samples, temperature, seed, ticks[0])
+    agreement = reasoned_texts.faithfulness(examiner, rows, reasonings, seed, ticks[1])
+    biases = reasoned_texts.suggest_answers(examiner, temperature, seed, ticks[2])
     for row in rows:  # one column of the axis: all problems together
         row["terms"] = 0
     tables = {

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from probe.commands.opened import give_world, named_world, open_models
-from probe.commands.tables import at_terminal, draw, grid, remark, tsv
-from probe.commands.terminal import safe
+from probe.commands.tables import at_terminal, draw, grid, remark, safe, tsv
 from probe.errors import ConfigError
 from probe.numbers import in_percent, in_unit
 from probe.options import parse

@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from probe.commands.tables import show
-from probe.commands.terminal import safe
+from probe.commands.tables import safe, show
 from probe.errors import ProbeError
 from probe.options import parse
 from probe.texts import say
@@ -21,7 +20,7 @@ SIGNS = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "broken": "[red]broken
 
 
 @dataclass(frozen=True)
-class Finding:
+class Diagnosis:
     """Line of the report."""
 
     state: State
@@ -42,20 +41,20 @@ def doctor(argv: list[str]) -> int:
         """Print JSON instead of a table."""
 
     options = parse(Doctor, argv, "probe doctor")
-    findings = list(examine())
+    diagnoses = list(examine())
     if options.json:
-        say(json.dumps([asdict(finding) for finding in findings], indent=2))
+        say(json.dumps([asdict(diagnosis) for diagnosis in diagnoses], indent=2))
     else:
         table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-        for finding in findings:
-            table.add_row(SIGNS[finding.state], safe(finding.what), safe(finding.found))
-        show(table, [asdict(finding) for finding in findings])
-    return int(any(finding.state == "broken" for finding in findings))
+        for diagnosis in diagnoses:
+            table.add_row(SIGNS[diagnosis.state], safe(diagnosis.what), safe(diagnosis.found))
+        show(table, [asdict(diagnosis) for diagnosis in diagnoses])
+    return int(any(diagnosis.state == "broken" for diagnosis in diagnoses))
 
 
-def examine() -> Iterator[Finding]:
-    """Yield all findings one by one; a check that raises an error is a finding too."""
-    checks: dict[str, Callable[[], Finding | list[Finding]]] = {
+def examine() -> Iterator[Diagnosis]:
+    """Yield all diagnoses one by one; a check that raises an error is a diagnosis too."""
+    checks: dict[str, Callable[[], Diagnosis | list[Diagnosis]]] = {
         "packages": packages,
         "device": device,
         "figures": browser,
@@ -67,16 +66,16 @@ def examine() -> Iterator[Finding]:
             result = check()
         except Exception as error:  # the report names every error instead of stopping at it
             message = str(error) if isinstance(error, ProbeError) else f"{type(error).__name__}: {error}"
-            result = Finding("broken", what, message)
+            result = Diagnosis("broken", what, message)
         yield from result if isinstance(result, list) else [result]
 
 
-def packages(requires: list[str] | None = None) -> list[Finding]:
+def packages(requires: list[str] | None = None) -> list[Diagnosis]:
     """Check Python and each required package against the versions that Probe requires."""
     from packaging.requirements import Requirement
     from packaging.version import Version
 
-    findings = [Finding("ok", "python", f"{platform.python_version()} at {sys.executable}")]
+    diagnoses = [Diagnosis("ok", "python", f"{platform.python_version()} at {sys.executable}")]
     for line in importlib.metadata.requires("probe-lm") or [] if requires is None else requires:
         requirement = Requirement(line)
         extra = re.search(r"extra\s*==\s*['\"](\w+)", line)
@@ -86,21 +85,21 @@ def packages(requires: list[str] | None = None) -> list[Finding]:
             version = importlib.metadata.version(requirement.name)
         except importlib.metadata.PackageNotFoundError:
             if extra is None:
-                findings.append(Finding("broken", requirement.name, f"missing: pip install '{_plain(requirement)}'"))
+                diagnoses.append(Diagnosis("broken", requirement.name, f"missing: pip install '{_plain(requirement)}'"))
             else:
-                findings.append(
-                    Finding("note", requirement.name, f"not installed: pip install '{_plain(requirement)}'")
+                diagnoses.append(
+                    Diagnosis("note", requirement.name, f"not installed: pip install '{_plain(requirement)}'")
                 )
             continue
         if Version(version) in requirement.specifier:
-            findings.append(Finding("ok", requirement.name, version))
+            diagnoses.append(Diagnosis("ok", requirement.name, version))
         else:
             remedy = f"{version} does not satisfy {requirement.specifier}: pip install '{_plain(requirement)}'"
-            findings.append(Finding("note" if extra else "broken", requirement.name, remedy))
-    return findings
+            diagnoses.append(Diagnosis("note" if extra else "broken", requirement.name, remedy))
+    return diagnoses
 
 
-def device() -> Finding:
+def device() -> Diagnosis:
     """Report the accelerator, and the number of CPU threads."""
     import torch
 
@@ -108,20 +107,22 @@ def device() -> Finding:
         where = f"{torch.cuda.device_count()} CUDA device(s), {torch.cuda.get_device_name()}"
     else:
         where = "Apple GPU (mps)" if torch.backends.mps.is_available() else "CPU"
-    return Finding("ok", "device", f"{where}; {torch.get_num_threads()} CPU thread(s)")
+    return Diagnosis("ok", "device", f"{where}; {torch.get_num_threads()} CPU thread(s)")
 
 
-def browser() -> Finding:
+def browser() -> Diagnosis:
     """Report the browser that renders PNG, SVG and PDF, or why there is none."""
     from probe.plotting import export as render
 
     reason = render.missing()
     return (
-        Finding("note", "figures", reason) if reason else Finding("ok", "figures", f"drawn by {render.find_browser()}")
+        Diagnosis("note", "figures", reason)
+        if reason
+        else Diagnosis("ok", "figures", f"drawn by {render.find_browser()}")
     )
 
 
-def model() -> list[Finding]:
+def model() -> list[Diagnosis]:
     """Check on a small random model that a cached step equals the full pass, and hooked logits equal plain ones.
 
     From transformers 5.24 on, transformer-lens 4.3 gives wrong text through its cache.
@@ -158,34 +159,34 @@ def model() -> list[Finding]:
     ]
 
 
-def _judge(what: str, gap: float, between: str) -> Finding:
+def _judge(what: str, gap: float, between: str) -> Diagnosis:
     if gap < 1e-4:
-        return Finding("ok", what, f"{between} differ by {gap:.1g}")
+        return Diagnosis("ok", what, f"{between} differ by {gap:.1g}")
     remedy = "remove .venv and run `make install`, so that the versions fit each other"
-    return Finding("broken", what, f"{between} differ by {gap:.2g}: {remedy}")
+    return Diagnosis("broken", what, f"{between} differ by {gap:.2g}: {remedy}")
 
 
-def run_roots() -> list[Finding]:
+def run_roots() -> list[Diagnosis]:
     """Report the folders of runs and their contents."""
     from probe.runs import RunWarning, list_runs, roots
     from probe.runs.addresses import is_cached
     from probe.runs.directories import shown_name, store_problems
 
     places = roots()
-    findings = [Finding("note", "runs", problem) for problem in store_problems().values()]
+    diagnoses = [Diagnosis("note", "runs", problem) for problem in store_problems().values()]
     for root in places:
         if not root.is_dir() and is_cached(root):
             continue
         if not root.is_dir():
-            findings.append(Finding("note", "runs", f"{root} is not a folder: correct PROBE_RUNS"))
+            diagnoses.append(Diagnosis("note", "runs", f"{root} is not a folder: correct PROBE_RUNS"))
             continue
         with warnings.catch_warnings(record=True) as notes:
             warnings.simplefilter("always", RunWarning)
             count = len(list_runs(root))
-        findings.append(Finding("ok", "runs", f"{shown_name(root)}: {count} run(s)"))
-        findings += [Finding("note", "runs", str(warning.message)) for warning in notes]
-    return findings or [
-        Finding(
+        diagnoses.append(Diagnosis("ok", "runs", f"{shown_name(root)}: {count} run(s)"))
+        diagnoses += [Diagnosis("note", "runs", str(warning.message)) for warning in notes]
+    return diagnoses or [
+        Diagnosis(
             "note",
             "runs",
             "no runs here: `probe train METHOD --out runs/NAME` makes one, PROBE_RUNS names other folders",

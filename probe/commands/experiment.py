@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from probe.commands import tables
 from probe.commands.opened import check_models, give_world, named_world, open_models, require_files
-from probe.commands.tables import grid, remark
-from probe.commands.terminal import safe
+from probe.commands.tables import grid, remark, safe
 from probe.errors import ConfigError, RunError
 from probe.options import choose, parse, take_check
 from probe.terms import Term

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from probe.commands.tables import grid, remark, show
-from probe.commands.terminal import safe
+from probe.commands.tables import grid, remark, safe, show
 from probe.errors import ConfigError, RunError
 from probe.options import parse
 from probe.texts import say

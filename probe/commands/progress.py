@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as RichProgress
 
 from probe import texts
-from probe.commands.terminal import safe
+from probe.commands.tables import safe
 from probe.texts import console
 from probe.ticks import Pace
 

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probe.commands.opened import open_runs
-from probe.commands.tables import at_terminal, draw, grid, remark, show, tsv
-from probe.commands.terminal import safe
+from probe.commands.tables import at_terminal, draw, grid, remark, safe, show, tsv
 from probe.errors import ConfigError, RunError, suggest
 from probe.numbers import in_unit
 from probe.options import choose, parse

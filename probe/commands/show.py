@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from probe.commands.opened import open_models
-from probe.commands.tables import at_terminal, draw, grid, remark, tsv
-from probe.commands.terminal import safe
+from probe.commands.tables import at_terminal, draw, grid, remark, safe, tsv
 from probe.errors import ConfigError, suggest
 from probe.options import parse
 from probe.texts import say

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from probe.commands.tables import grid, remark, show
-from probe.commands.terminal import safe
+from probe.commands.tables import grid, remark, safe, show
 from probe.errors import ConfigError
 from probe.options import parse
 from probe.plugins import split

@@ -6,7 +6,6 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from probe.commands.terminal import safe
 from probe.texts import cell, console, say, visible
 
 if TYPE_CHECKING:
@@ -30,6 +29,16 @@ def grid(title: str = "", caption: str | None = None) -> "Table":
         padding=(0, 1, 0, 0),
         pad_edge=False,
     )
+
+
+def safe(value: object) -> str:
+    """Return `value` as one line of text for rich, with markup escaped and without control characters.
+
+    A run's name or an error is untrusted: it is shown literally and has no effect.
+    """
+    from rich.markup import escape
+
+    return escape(visible(value))
 
 
 def show(table: "Table", rows: Sequence[Mapping[str, Any]], optional: Sequence[str] = ()) -> None:

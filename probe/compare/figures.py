@@ -144,16 +144,15 @@ def _change_map(table: pd.DataFrame, title: str, legible: bool) -> go.Figure:
     return panels.figure(height=max(220, 120 + 28 * len(table)), margin={"l": 110, "t": 40}, coloraxis=axis)
 
 
-def path_curves(table: pd.DataFrame, terms: Mapping[str, Term], names: tuple[str, str], columns: int = 3) -> go.Figure:
+def path_curves(table: pd.DataFrame, terms: Mapping[str, Term], names: tuple[str, str]) -> go.Figure:
     """Draw each metric against alpha with its interval, the straight line between both models, and the two models.
 
     Args:
         table: `probe.compare.path.WeightPath.table`.
         terms: term of each metric to draw.
         names: names of the base and the aligned model.
-        columns: maximum number of panels side by side.
     """
-    panels = small_multiples(list(terms.items()), columns)
+    panels = small_multiples(list(terms.items()), 3)
     colours = METHODS["pretrain"], METHODS["dpo"]
     for at, (metric, about) in enumerate(terms.items(), start=1):
         points = table[(table["metric"] == metric) & table["value"].notna()].sort_values("alpha")
@@ -172,23 +171,24 @@ def path_curves(table: pd.DataFrame, terms: Mapping[str, Term], names: tuple[str
         if about.unit in (*RATES, DIFFERENCE):
             panels.axis("y", at, tickformat=".0%")
     panels.lowest(title="alpha")
-    return panels.figure(height=120 + 220 * -(-len(terms) // columns))
+    return panels.figure(height=120 + 220 * -(-len(terms) // 3))
 
 
 WIDEST = 4
 """Maximum length of the axis of means, in multiples of the largest mean; longer intervals are cut off."""
+MOST_KINDS, MOST_PARTS = 30, 32
+"""Maximum numbers of kinds of text and of parts of one kind in a figure; parts with the largest effects are drawn."""
 
 
-def corpus_panels(kinds: pd.DataFrame, tokens: pd.DataFrame, *, most: int = 30) -> go.Figure:
+def corpus_panels(kinds: pd.DataFrame, tokens: pd.DataFrame) -> go.Figure:
     """Draw KL by kind of text and the changes of tokens' mean probabilities, with 95 % intervals.
 
     Args:
         kinds: `kind`, `kl`, `kl_low`, `kl_high`, the most changed first.
         tokens: `token`, `direction` (promoted, suppressed), `value`, `ci_low`, `ci_high`.
-        most: maximum number of kinds. Intervals beyond 4 times the largest mean are cut off.
     """
     panels = Panels(["KL(aligned \u2225 base) by kind", "tokens promoted and suppressed"], spacing=0.22)
-    kinds = kinds.head(most)
+    kinds = kinds.head(MOST_KINDS)
     rows = kinds[["kl", "kl_low", "kl_high"]].to_numpy(dtype=float)
     _add_points(panels, 1, rows, list(kinds["kind"]), " nats")
     ends = rows[np.isfinite(rows)]
@@ -217,7 +217,7 @@ NULLS = {"matched parts": ("line-ns-open", "#B07D2B"), "random directions": ("x-
 
 
 def transplant_points(
-    parts: pd.DataFrame, controls: pd.DataFrame, change: float, unit: str, titles: Mapping[str, str], *, most: int = 32
+    parts: pd.DataFrame, controls: pd.DataFrame, change: float, unit: str, titles: Mapping[str, str]
 ) -> go.Figure:
     """Draw the effect of each part with its interval and controls; the axis title states the effect of all parts.
 
@@ -227,13 +227,12 @@ def transplant_points(
         change: change of the behaviour from base to aligned.
         unit: unit of the behaviour.
         titles: title of the panel of each kind of part.
-        most: maximum number of parts of a kind; those with the largest effects are drawn, in the order of the model.
     """
     kinds = list(dict.fromkeys(parts["kind"]))
     shown = []
     for kind in kinds:
         rows = parts[parts["kind"] == kind]
-        shown.append(rows.loc[rows["effect"].abs().nlargest(most).index.sort_values()])
+        shown.append(rows.loc[rows["effect"].abs().nlargest(MOST_PARTS).index.sort_values()])
     scale, suffix = (100, " pp") if unit in RATES else (1, f" {unit}" if unit else "")
     columns = max(len(kinds), 1)
     panels = Panels([titles[each] for each in kinds] or [""], spacing=min(0.16, 0.5 / columns))

@@ -257,23 +257,13 @@ def middle_block(depth: int) -> int:
     return max((depth - 1) // 2, 0)
 
 
-def plain_texts(lm: LM, n: int = 128, seed: int = 0) -> list[str]:
+def plain_texts(lm: LM, n: int = 128) -> list[str]:
     """Return plain texts: documents of a model's world that ask nothing; without a world, the problems of `gsm8k`."""
     world = probe.world.of(lm)
     if world is None:
         return [problem for problem, _ in right_answers("gsm8k")][:n]
-    plain = (text for document in world.documents(seed) if "<user>" not in (text := document.text))
+    plain = (text for document in world.documents(0) if "<user>" not in (text := document.text))
     return [text for text, _ in zip(plain, range(n), strict=False)]
-
-
-def block_choices(base: LM, aligned: LM) -> list[int]:
-    """Return the blocks of the models; -1 is the embedding."""
-    return list(range(-1, base.bridge.cfg.n_layers))
-
-
-def block_label(block: int) -> str:
-    """Return the label of a block."""
-    return "embedding" if block < 0 else f"block {block}"
 
 
 Block = Annotated[
@@ -281,13 +271,13 @@ Block = Annotated[
     Input(
         "Block",
         key="first_block",
-        choices=block_choices,
+        choices=lambda base, aligned: list(range(-1, base.bridge.cfg.n_layers)),
         first=lambda base, aligned: middle_block(base.bridge.cfg.n_layers),
-        labels=block_label,
+        labels=lambda block: "embedding" if block < 0 else f"block {block}",
         type=int | None,
     ),
 ]
-"""Block whose tokens are read, in Python several; the middle one by default."""
+"""Block whose tokens are read (-1 is the embedding), in Python several; the middle one by default."""
 Texts = Annotated[
     Sequence[str | Text] | str | Path | None,
     Input(

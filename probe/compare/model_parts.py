@@ -1,10 +1,11 @@
 """Parts of a model as locations in its parameters: blocks, heads, MLPs and the rest.
 
 A head consists of its slices of W_Q and W_O with the bias of its queries, and those of W_K and W_V unless query heads
-share keys and values; shared ones are a separate part (`keys`). So the parts of the kinds `DIVISIONS` make up the whole
-model, each parameter once. The location of a head in a parameter, fused or transposed, is read from the model itself:
-each weight of a copy is set to the index of its parameter, then of its row, then of its column, and the maps M, N, V
-and O (`probe.model.equations`) of that copy show where each of their entries comes from.
+share keys and values; shared ones are a separate part (`keys`). So blocks and the parts outside of them make up the
+whole model, each parameter once; and so do heads, keys, MLPs, the rests of blocks (without readable heads, with their
+attention) and the parts outside. The location of a head in a parameter, fused or transposed, is read from the model
+itself: each weight of a copy is set to the index of its parameter, then of its row, then of its column, and the maps M,
+N, V and O (`probe.model.equations`) of that copy show where each of their entries comes from.
 
 Axes: H heads, K key and value heads.
 """
@@ -35,8 +36,6 @@ KINDS = {
 PLURAL = {"block": "blocks", "attention": "attention parts", "head": "heads", "keys": "shared keys and values"}
 PLURAL |= {"mlp": "MLPs", "rest": "rests of blocks", "outside": "parts outside of blocks"}
 """Plural names of the kinds of parts."""
-DIVISIONS = (("block", "outside"), ("head", "keys", "mlp", "rest", "outside"))
-"""Kinds whose parts make up the whole model; without readable heads, the rest of a block holds its attention."""
 OUTSIDE = {"embed": "embedding", "unembed": "unembedding", "norm": "final norm"}
 
 
@@ -77,7 +76,7 @@ class PartPlace(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Part:
+class ModelPart:
     """A named part of a model."""
 
     name: str
@@ -101,7 +100,7 @@ def weights_of(lm: LM) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def list_parts(lm: LM, kinds: Sequence[str] = tuple(KINDS)) -> tuple[list[Part], str]:
+def list_parts(lm: LM, kinds: Sequence[str] = tuple(KINDS)) -> tuple[list[ModelPart], str]:
     """Return the parts of some kinds, first block first, and a sentence on why there are no heads, if so.
 
     Args:
@@ -116,7 +115,7 @@ def list_parts(lm: LM, kinds: Sequence[str] = tuple(KINDS)) -> tuple[list[Part],
     if unknown or not kinds:
         given = f"`{unknown[0]}`" if unknown else "none"
         raise ConfigError(f"The kinds of parts hold {given}: give some of {', '.join(KINDS)}.")
-    heads, why = list[Part](), ""
+    heads, why = list[ModelPart](), ""
     if {"head", "keys", "rest"} & set(kinds):
         try:
             heads = _heads(lm)
@@ -129,7 +128,7 @@ def list_parts(lm: LM, kinds: Sequence[str] = tuple(KINDS)) -> tuple[list[Part],
     return parts, why
 
 
-def _whole(lm: LM, heads: Sequence[Part]) -> Iterator[Part]:
+def _whole(lm: LM, heads: Sequence[ModelPart]) -> Iterator[ModelPart]:
     """Yield the parts that consist of whole parameters."""
     own, kinds = weights_of(lm), parameter_kinds(lm)
     covered = {place.name for head in heads for place in head.places}
@@ -149,7 +148,7 @@ def _whole(lm: LM, heads: Sequence[Part]) -> Iterator[Part]:
         for each, title in titles.items():
             groups.setdefault((title, block, each), []).append(PartPlace(name))
     for (title, block, kind), places in groups.items():
-        yield Part(title, kind, block, None, tuple(places))
+        yield ModelPart(title, kind, block, None, tuple(places))
 
 
 SLOTS = {"head": ("M", "m_bias", "O"), "keys": ("N_shared", "n_bias_shared", "V_shared", "v_bias_shared")}
@@ -158,7 +157,7 @@ Slot = tuple[int, str, str, int]
 """Block, `head` or `keys`, map, head."""
 
 
-def _heads(lm: LM) -> list[Part]:
+def _heads(lm: LM) -> list[ModelPart]:
     """Return every head as a part: the slices of the parameters that belong to it.
 
     Raises:
@@ -215,16 +214,16 @@ def _slots(net: Network) -> Iterator[tuple[Slot, Tensor]]:
                     yield (index, whose, name, head), tensor
 
 
-def _join(places: Mapping[tuple[int, str, int], list[PartPlace]], groups: Sequence[Tensor]) -> Iterator[Part]:
+def _join(places: Mapping[tuple[int, str, int], list[PartPlace]], groups: Sequence[Tensor]) -> Iterator[ModelPart]:
     """Merge the slots of each head, with its keys and values unless they are shared."""
     for (block, whose, head), own in places.items():
         group: list[Any] = groups[block].tolist()
         shared = len(set(group)) < len(group)
         if whose == "head":
             keys = [] if shared else places[block, "keys", group[head]]
-            yield Part(f"L{block}H{head}", "head", block, head, (*own, *keys))
+            yield ModelPart(f"L{block}H{head}", "head", block, head, (*own, *keys))
         elif shared:
-            yield Part(f"keys L{block}K{head}", "keys", block, head, tuple(own))
+            yield ModelPart(f"keys L{block}K{head}", "keys", block, head, tuple(own))
 
 
 def _matrix(tensor: Tensor) -> Float[Tensor, "m n"]:

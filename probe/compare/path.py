@@ -103,15 +103,16 @@ def options_of(experiment: str) -> dict[str, Parameter]:
     return inputs
 
 
-def metrics_in(path: "WeightPath") -> dict[str, str]:
-    """Return the metrics that were measured in both models, with their labels."""
-    return {name: visible(about.label) for name, about in path.terms().items()}
-
-
 Metrics = Annotated[
     Sequence[str],
-    Input("Metrics", choices=metrics_in, placeholder="those that differ most", type=tuple[str, ...]),
+    Input(
+        "Metrics",
+        choices=lambda path: {name: visible(about.label) for name, about in path.terms().items()},
+        placeholder="those that differ most",
+        type=tuple[str, ...],
+    ),
 ]
+"""Metrics that were measured in both models."""
 
 
 @dataclass(frozen=True)
@@ -216,16 +217,13 @@ class WeightPath(Drawable):
         columns = ["alpha", "metric", "value", "ci_low", "ci_high", "n"]
         return rows[columns].assign(chord=chord, departure=rows["value"] - chord)
 
-    def linearity(self, seed: int = 0) -> pd.DataFrame:
+    def linearity(self) -> pd.DataFrame:
         """Return one row per metric for alpha from 0 to 1: metric, r2, departure, their bounds, alpha, items.
 
         r2 is that of the least-squares line through the values, NaN if they are all equal or fewer than three.
         departure is the largest one from the chord, at alpha. Intervals come from items drawn together for all alphas
         (paired bootstrap, 2,000 resamples) if the metric is a mean over the same items at each; otherwise they are NaN.
         That of the departure is simultaneous for all alphas (Bonferroni), since the largest is taken.
-
-        Args:
-            seed: seed of the bootstrap.
         """
         inside = [index for index, alpha in enumerate(self.alphas) if 0 <= alpha <= 1]
         at = np.array([self.alphas[index] for index in inside])
@@ -235,7 +233,7 @@ class WeightPath(Drawable):
         rows = []
         for name, row in values.iterrows():
             items = _paired_items(metrics.get(str(name)), results)
-            rows.append({"metric": name, **_linearity(at, row.to_numpy(dtype=float), items, seed)})
+            rows.append({"metric": name, **_linearity(at, row.to_numpy(dtype=float), items)})
         return pd.DataFrame(rows)
 
     def figure(self, metrics: Sequence[str] = ()) -> "go.Figure":
@@ -460,7 +458,7 @@ def _paired_items(metric: object, results: Sequence[Result]) -> Float[np.ndarray
 
 
 def _linearity(
-    at: Float[np.ndarray, " k"], values: Float[np.ndarray, " k"], items: Float[np.ndarray, "n k"] | None, seed: int
+    at: Float[np.ndarray, " k"], values: Float[np.ndarray, " k"], items: Float[np.ndarray, "n k"] | None
 ) -> dict[str, Any]:
     """Return the columns of `WeightPath.linearity` for one metric.
 
@@ -468,13 +466,12 @@ def _linearity(
         at: alphas from 0 to 1.
         values: values of the metric at these alphas.
         items: values of the items, if intervals can be computed.
-        seed: seed of the bootstrap.
     """
     r2, gaps = r_squared(at, values), departures(at, values)
     largest = int(np.argmax(np.where(np.isnan(gaps), -1, np.abs(gaps))))
     ends = Interval(r2, math.nan, math.nan), Interval(float(gaps[largest]), math.nan, math.nan)
     if items is not None and len(items) > 1:
-        drawn = resample(lambda indices: items[indices].mean(axis=1), len(items), MEANS_RESAMPLES, seed)  # [R k]
+        drawn = resample(lambda indices: items[indices].mean(axis=1), len(items), MEANS_RESAMPLES, 0)  # [R k]
         tail = TAILS[0] / max(len(at) - 2, 1)
         ends = (
             percentile(r2, r_squared(at, drawn), len(items)),

@@ -33,7 +33,7 @@ import probe.world
 from probe.analyses.analysis_record import Input
 from probe.analyses.catalogue import analysis
 from probe.compare.behaviour import Behaviour, behaviour_of, pairs_input, seconds_once
-from probe.compare.model_parts import PLURAL, Part, PartPlace, list_parts, weights_of
+from probe.compare.model_parts import PLURAL, ModelPart, PartPlace, list_parts, weights_of
 from probe.compare.path import interpolate
 from probe.compare.side_by_side import require_writers
 from probe.compare.weights import model_names
@@ -364,7 +364,7 @@ def turned(
     return old + change
 
 
-def scattered(family: Sequence[Part], tensors: Mapping[str, Tensor], rng: np.random.Generator) -> list[PartPlace]:
+def scattered(family: Sequence[ModelPart], tensors: Mapping[str, Tensor], rng: np.random.Generator) -> list[PartPlace]:
     """Draw the locations of a part that is scattered over a family of parts with the same shapes.
 
     It has the same number of rows of each matrix, drawn from those of all parts (columns, if a part is made of columns
@@ -383,16 +383,16 @@ def scattered(family: Sequence[Part], tensors: Mapping[str, Tensor], rng: np.ran
     return places
 
 
-def _families(parts: Sequence[Part], tensors: Mapping[str, Tensor]) -> list[list[Part]]:
+def _families(parts: Sequence[ModelPart], tensors: Mapping[str, Tensor]) -> list[list[ModelPart]]:
     """Group the parts of one kind inside blocks whose places have the same shapes, two or more in a group."""
-    families: dict[Any, list[Part]] = {}
+    families: dict[Any, list[ModelPart]] = {}
     for part in (part for part in parts if part.block is not None):
         shapes = [tuple(map(len, place.crossing(tensors))) for place in part.places]
         families.setdefault((part.kind, *shapes), []).append(part)
     return [family for family in families.values() if len(family) > 1]
 
 
-def _norms(part: Part, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> tuple[float, float]:
+def _norms(part: ModelPart, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> tuple[float, float]:
     """Return the norm of the change of a part, and the norm of the part in the base."""
     squares = np.zeros(2)
     for place in part.places:

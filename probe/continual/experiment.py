@@ -20,7 +20,7 @@ from probe.ticks import Tick, ignore
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from probe.continual.training import Plan, TrainingResults
+    from probe.continual.training import Course, TrainingResults
     from probe.model.lm import LM
 
 STRATEGIES = ("plain", "replay", "ewc")
@@ -135,7 +135,7 @@ def run(
     """
     import torch
 
-    from probe.continual.training import Plan, Trainer, base_of, files_of, in_world, on_files
+    from probe.continual.training import Course, Trainer, base_of, files_of, in_world, on_files
 
     names = [name.strip() for name in strategies.split(",") if name.strip()]
     if not names or any(name not in STRATEGIES for name in names) or len(set(names)) < len(names):
@@ -165,30 +165,31 @@ def run(
             "device": lm.device,
         }
         with Trainer(scratch, {"base": base_of(lm, scratch), **common}) as trainer:
-            plan = Plan(trainer, names, steps, seed, target, relearn, tick)
+            course = Course(trainer, names, steps, seed, target, relearn, tick)
             if data is not None:
-                results = on_files(plan, files_of(data), old)
+                results = on_files(course, files_of(data), old)
             else:
                 assert world is not None
-                results = in_world(plan, lm, world, phases, n)
-    return _evidence(plan, results)
+                results = in_world(course, lm, world, phases, n)
+    return _evidence(course, results)
 
 
-def _evidence(plan: "Plan", results: "TrainingResults") -> Evidence:
+def _evidence(course: "Course", results: "TrainingResults") -> Evidence:
     """Return the items, the tables of accuracies, measures and learning, and the savings."""
     from probe.continual.training import FIRST, items_of
 
     items = items_of(results)
     phases = len(next(iter(results.scores.values()))[0]) - 1
-    items.insert(3, "answered_by", [_copy(strategy, phases) for strategy in items["strategy"]])
+    copy = f"a copy that learned {phases} {'phase' if phases == 1 else 'phases'} with"
+    items.insert(3, "answered_by", [f"{copy} {_strategy_words(strategy)}" for strategy in items["strategy"]])
     accuracy = [
-        pd.DataFrame(cells(results.tasks, scores, plan.seed)).assign(strategy=strategy)
+        pd.DataFrame(cells(results.tasks, scores, course.seed)).assign(strategy=strategy)
         for strategy, scores in results.scores.items()
     ]
     measures = []
     for metric in METRICS:
         if metric.applies(items) and metric.column in BOUNDS:
-            row = metric.row(items, plan.seed)
+            row = metric.row(items, course.seed)
             measures.append(row | {"metric": metric.column, "strategy": metric.where["strategy"]})
     table = pd.DataFrame(measures)
     tables = {
@@ -197,7 +198,7 @@ def _evidence(plan: "Plan", results: "TrainingResults") -> Evidence:
     }
     numbers, facts = [], dict[str, Any](tasks=results.tasks)
     if results.learning:
-        tables["learning"] = pd.concat(results.learning, ignore_index=True).assign(target=plan.target)
+        tables["learning"] = pd.concat(results.learning, ignore_index=True).assign(target=course.target)
         n = int(tables["learning"]["n"].iloc[0])
         strategies = list(results.savings.items())
         numbers = [Given(f"steps_{FIRST}", *strategies[0][1].first, n)]
@@ -206,11 +207,6 @@ def _evidence(plan: "Plan", results: "TrainingResults") -> Evidence:
             numbers += [Given(f"savings_{strategy}", *saving.savings, n)]
         facts["reached"] = {strategy: saving.reached for strategy, saving in strategies}
     return Evidence(items, tables, numbers, facts=facts)
-
-
-def _copy(strategy: str, phases: int) -> str:
-    """Describe the trained copy in words."""
-    return f"a copy that learned {phases} {'phase' if phases == 1 else 'phases'} with {_strategy_words(strategy)}"
 
 
 def _strategy_words(strategy: str) -> str:

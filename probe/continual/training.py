@@ -215,11 +215,6 @@ def learning_curve(run: Run, task: str) -> tuple[list[int], list[float]]:
     return [int(step) for step in rows["step"]], [float(value) for value in rows[f"accuracy/{task}"]]
 
 
-def task_name(path: Path) -> str:
-    """Return the name that the training gives to the task of a single file."""
-    return f"1-{path.stem}"
-
-
 def _share(out: Path, steps: int) -> float:
     """Return the share of a training that is done."""
     if not is_run(out):
@@ -240,7 +235,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Plan:
+class Course:
     """Strategies, phases and options to train."""
 
     trainer: Trainer
@@ -284,7 +279,7 @@ class TrainingResults:
     """Savings in relearning for each strategy; intervals are NaN with files."""
 
 
-def in_world(plan: Plan, lm: LM, world: "World", phases: int, n: int) -> TrainingResults:
+def in_world(course: Course, lm: LM, world: "World", phases: int, n: int) -> TrainingResults:
     """Train on the world's phases, and ask the models after each.
 
     Raises:
@@ -294,7 +289,7 @@ def in_world(plan: Plan, lm: LM, world: "World", phases: int, n: int) -> Trainin
     if phases > world.config.phases:
         raise ConfigError(f"--phases is {phases} and the world has {world.config.phases}: give that many or fewer.")
     kinds = {**{f"phase_{i}": f"phase_{i}" for i in range(phases)}, "old": "fact"}
-    questions = {task: world.questions(kind, n, plan.seed) for task, kind in kinds.items()}
+    questions = {task: world.questions(kind, n, course.seed) for task, kind in kinds.items()}
     before = {task: truth(lm, items) for task, items in questions.items()}
     texts = [[(item.prompt, item.answers[0]) for item in items] for items in questions.values()]
     results = TrainingResults(list(questions), {}, texts)
@@ -304,61 +299,66 @@ def in_world(plan: Plan, lm: LM, world: "World", phases: int, n: int) -> Trainin
 
     def learn(name: str, start: Array, tick: Tick, **options: Any) -> tuple[list[int], Array]:
         """Learn the first phase plainly; return the steps, and the scores of its questions at each."""
-        options |= {"phases": 1, "steps": plan.steps, "save_every": plan.every}
-        checkpoints = plan.trainer.train(name, training(tick), **options).checkpoints()
+        options |= {"phases": 1, "steps": course.steps, "save_every": course.every}
+        checkpoints = course.trainer.train(name, training(tick), **options).checkpoints()
         scores = [start, *(truth(load(one.path), questions["phase_0"]) for one in measuring(tick, checkpoints))]
         return [0, *(one.step for one in checkpoints)], np.stack(scores)
 
-    at, first = learn(FIRST, before["phase_0"], plan.part(FIRST)) if plan.relearn else ([], np.zeros((0, n)))
-    if plan.relearn:
-        results.learning.append(_curve(at, first, FIRST, plan.seed))
-    for strategy in plan.strategies:
-        options = {"phases": phases, "steps": plan.steps * phases, "save_every": plan.steps, "strategy": strategy}
-        tick = plan.part(strategy)
-        checkpoints = plan.trainer.train(strategy, training(tick), **options).checkpoints()
+    at, first = learn(FIRST, before["phase_0"], course.part(FIRST)) if course.relearn else ([], np.zeros((0, n)))
+    if course.relearn:
+        results.learning.append(_curve(at, first, FIRST, course.seed))
+    for strategy in course.strategies:
+        options = {
+            "phases": phases,
+            "steps": course.steps * phases,
+            "save_every": course.steps,
+            "strategy": strategy,
+        }
+        tick = course.part(strategy)
+        checkpoints = course.trainer.train(strategy, training(tick), **options).checkpoints()
         copies = [load(one.path) for one in checkpoints]
         results.scores[strategy], results.answers[strategy] = [], []
         for task in measuring(tick, questions):
             rows = [before[task], *(truth(copy, questions[task]) for copy in copies)]
             results.scores[strategy].append(np.stack(rows))
             results.answers[strategy].append(likeliest(copies[-1], questions[task]))
-        if plan.relearn:
+        if course.relearn:
             start = results.scores[strategy][0][-1]
-            _, again = learn(f"again-{strategy}", start, plan.part(strategy, True), base=str(checkpoints[-1].path))
-            results.learning.append(_curve(at, again, strategy, plan.seed))
-            results.savings[strategy] = savings(at, first, again, plan.target, plan.seed)
+            _, again = learn(f"again-{strategy}", start, course.part(strategy, True), base=str(checkpoints[-1].path))
+            results.learning.append(_curve(at, again, strategy, course.seed))
+            results.savings[strategy] = savings(at, first, again, course.target, course.seed)
     return results
 
 
-def on_files(plan: Plan, files: Sequence[Path], old: str | Path | None) -> TrainingResults:
+def on_files(course: Course, files: Sequence[Path], old: str | Path | None) -> TrainingResults:
     """Train on files, and read the scores that the trainings saved.
 
     Raises:
         RunError: a training failed, or a file is not valid; the message is that of the training.
     """
-    one = {"data": str(files[0]), "steps": plan.steps, "eval_every": plan.every, "save_every": 0}
+    one = {"data": str(files[0]), "steps": course.steps, "eval_every": course.every, "save_every": 0}
     whole = {"data": ",".join(map(str, files)), "old": None if old is None else str(Path(old).expanduser())}
     results = TrainingResults([], {}, [])
 
     def learn(name: str, tick: Tick, **options: Any) -> tuple[list[int], list[float]]:
-        return learning_curve(plan.trainer.train(name, tick, **one, **options), task_name(files[0]))
+        return learning_curve(course.trainer.train(name, tick, **one, **options), f"1-{files[0].stem}")
 
-    at, first = learn(FIRST, plan.part(FIRST)) if plan.relearn else ([], [])
-    if plan.relearn:
+    at, first = learn(FIRST, course.part(FIRST)) if course.relearn else ([], [])
+    if course.relearn:
         results.learning.append(_curve_of_log(at, first, FIRST))
-    for strategy in plan.strategies:
-        options = {**whole, "steps": plan.steps * len(files), "save_every": 0, "strategy": strategy}
-        run = plan.trainer.train(strategy, plan.part(strategy), **options)
+    for strategy in course.strategies:
+        options = {**whole, "steps": course.steps * len(files), "save_every": 0, "strategy": strategy}
+        run = course.trainer.train(strategy, course.part(strategy), **options)
         results.tasks, results.scores[strategy] = saved_scores(run)
-        if plan.relearn:
+        if course.relearn:
             last = str(run.checkpoints()[-1].path)
-            steps, again = learn(f"again-{strategy}", plan.part(strategy, True), base=last)
+            steps, again = learn(f"again-{strategy}", course.part(strategy, True), base=last)
             results.learning.append(_curve_of_log(steps, again, strategy))
             first_curve, again_curve = (
                 np.array(each)[:, None] for each in (first, again)
             )  # a log has no items, only the mean
-            results.savings[strategy] = savings(at, first_curve, again_curve, plan.target)
-    sizes = [task.shape[1] for task in results.scores[plan.strategies[0]]]
+            results.savings[strategy] = savings(at, first_curve, again_curve, course.target)
+    sizes = [task.shape[1] for task in results.scores[course.strategies[0]]]
     results.texts = saved_texts(run, results.tasks) or [
         [(f"held-out example {i} of {name}", "") for i in range(size)]
         for name, size in zip(results.tasks, sizes, strict=True)

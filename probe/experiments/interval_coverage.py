@@ -49,8 +49,8 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Coverage:
-    """Coverage of the intervals of one method."""
+class Simulation:
+    """Simulation of the intervals of one method: their coverage and width."""
 
     case: str
     n: int
@@ -131,7 +131,7 @@ def cases() -> list[Case]:
     return found
 
 
-def simulate(case: Case, simulations: int = SIMULATIONS, seed: int = 0) -> list[Coverage]:
+def simulate(case: Case, simulations: int = SIMULATIONS, seed: int = 0) -> list[Simulation]:
     """Simulate a case and return the coverage of each interval method."""
     found: dict[str, list[Floats]] = {}
     rng = np.random.default_rng([seed, case.n, *case.name.encode()])
@@ -146,7 +146,7 @@ def simulate(case: Case, simulations: int = SIMULATIONS, seed: int = 0) -> list[
         width = float(np.median((high - low)[known])) if known.any() else float("nan")
         share = float(held.mean()) if known.any() else float("nan")
         rows.append(
-            Coverage(case.name, case.n, way, round(share, 4), round(width, 4), round(1 - float(known.mean()), 4))
+            Simulation(case.name, case.n, way, round(share, 4), round(width, 4), round(1 - float(known.mean()), 4))
         )
     return rows
 
@@ -208,20 +208,20 @@ def _bca(values: Floats, seed: int) -> Floats:
     return np.array(ends)
 
 
-def simulated() -> list[Coverage]:
+def simulated() -> list[Simulation]:
     """Read the coverages of `interval_coverage.tsv`."""
     with (files("probe.experiments") / FILE).open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     numbers = ("covered", "width", "none")
-    return [Coverage(row["case"], int(row["n"]), row["way"], *(float(row[name]) for name in numbers)) for row in rows]
+    return [Simulation(row["case"], int(row["n"]), row["way"], *(float(row[name]) for name in numbers)) for row in rows]
 
 
-def table(rows: Iterable[Coverage]) -> str:
+def table(rows: Iterable[Simulation]) -> str:
     """Return the coverages as a Markdown table: one line per case and number of units, one column per method.
 
     The columns are the method used before, the current one, t and BCa.
     """
-    by_case: dict[tuple[str, int], dict[str, Coverage]] = {}
+    by_case: dict[tuple[str, int], dict[str, Simulation]] = {}
     for row in rows:
         by_case.setdefault((row.case, row.n), {})[row.way] = row
     lines = ["| data | units | before | now | t | BCa |", "| --- | --- | --- | --- | --- | --- |"]

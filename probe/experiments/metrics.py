@@ -225,7 +225,8 @@ class Statistic(Metric):
     def _bootstrap(
         self, sides: Sequence[pd.DataFrame], seed: int, bounds: Bounds | None, level: float = stats.LEVEL
     ) -> Interval:
-        arrays, units = [self._arrays(side) for side in sides], self.units(sides[0])
+        arrays = [{name: rows[name].to_numpy() for name in self.reads} for rows in sides]
+        units = self.units(sides[0])
         codes = np.arange(len(sides[0])) if units is None else pd.factorize(units)[0]
         n = int(codes.max()) + 1 if len(codes) else 0
         values = np.array([float(self.fn(each)) for each in arrays])
@@ -248,9 +249,6 @@ class Statistic(Metric):
             return [self.fn({name: values[index] for name, values in arrays.items()}) for index in indices]
 
         return stats.resample(drawn, n, stats.RESAMPLES, seed)
-
-    def _arrays(self, rows: pd.DataFrame) -> dict[str, NDArray[Any]]:
-        return {name: rows[name].to_numpy() for name in self.reads}
 
 
 def interval_of(rows: pd.DataFrame, column: str, bounds: Bounds | None = None, seed: int = 0) -> Interval:

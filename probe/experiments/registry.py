@@ -105,7 +105,7 @@ def experiment(
             return perform(_BY_RUN[run], *args, **options)
 
         run.__signature__ = signature  # type: ignore[attr-defined]
-        origin = BUILT if _is_ours(function) else origin_of(function)
+        origin = BUILT if str(getattr(function, "__module__", "")).startswith("probe.") else origin_of(function)
         entry = Experiment(
             name,
             title or name.replace("_", " ").capitalize(),
@@ -215,7 +215,3 @@ def _is_named(parameters: Sequence[inspect.Parameter]) -> bool:
     if not parameters or parameters[0].kind not in (inspect.Parameter.POSITIONAL_ONLY, POSITIONAL):
         return False
     return all(each.kind in (POSITIONAL, inspect.Parameter.KEYWORD_ONLY) for each in parameters[1:])
-
-
-def _is_ours(function: Callable[..., Any]) -> bool:
-    return str(getattr(function, "__module__", "")).startswith("probe.")

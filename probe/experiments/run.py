@@ -39,7 +39,6 @@ from probe.untrusted import DATA, open_file
 
 if TYPE_CHECKING:
     from probe.model.lm import LM
-    from probe.world import World
 
 
 def join(experiment: Experiment, results: Sequence[Result]) -> Result:
@@ -345,7 +344,10 @@ class Call:
         names = _without_added(self.experiment.name, self.arguments)
         facts: dict[str, Any] = {
             "experiment": [self.experiment.name, self.experiment.version, self.experiment.source],
-            "models": [[lm.fingerprint, world.hash if world else None] for lm, world in self._with_worlds()],
+            "models": [
+                [lm.fingerprint, world.hash if world else None]
+                for lm, world in zip(self.models, map(probe.world.of, self.models), strict=True)
+            ],
             "options": {name: self._identity(name) for name in sorted(names) if name != "data"},
             "data": data_facts(self.options.get("data")),
         }
@@ -354,10 +356,6 @@ class Call:
         if any(rows.reading for rows in self.read):
             facts["reading"] = [READING, *(rows.reading for rows in self.read)]
         return hashlib.sha256(json.dumps(jsonable(facts), sort_keys=True).encode()).hexdigest()[:12]
-
-    def _with_worlds(self) -> "Iterator[tuple[LM, World | None]]":
-        """Return each model with the world that its questions belong to."""
-        return ((lm, probe.world.of(lm)) for lm in self.models)
 
     @property
     def arguments(self) -> dict[str, Any]:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 BASE = "base"
 COMMAND = "probe samples --controls --seeds 5 --out controls"
 """Command that makes the control runs."""
+REMEDY = f"it does not come with Probe; `{COMMAND}` makes it, and `probe findings --controls controls` reads it."
+"""Advice for a control run that is missing."""
 _SEED = re.compile(r"-seed(\d{1,4})")
 
 
@@ -108,7 +110,7 @@ class Bench:
         try:
             return self._control_runs[name][seed]
         except KeyError:
-            raise RunError(f"There is no run `{name}` of seed {seed}: {_remedy()}") from None
+            raise RunError(f"There is no run `{name}` of seed {seed}: {REMEDY}") from None
 
     def seed(self, name: str) -> int:
         """Return the seed of the bench's training."""
@@ -213,10 +215,6 @@ class Bench:
             return Result.load(find_results(group.of([run]), experiment).folders[0])
         except DataError as error:
             raise RunError(f"`{run.name}` has no weights, and no stored result of `{experiment}`: {error}") from None
-
-
-def _remedy() -> str:
-    return f"it does not come with Probe; `{COMMAND}` makes it, and `probe findings --controls controls` reads it."
 
 
 def _readable(root: Path | None) -> list[Run]:

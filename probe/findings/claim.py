@@ -128,7 +128,7 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Training:
+class Replication:
     """Result of a claim on one training."""
 
     seed: int
@@ -158,7 +158,7 @@ class Finding:
     unit: str = ""
     said: str = ""
     """Sentence with the numbers of the first training, or the reason why there are none."""
-    trainings: Mapping[str, Training] = field(default_factory=dict)
+    trainings: Mapping[str, Replication] = field(default_factory=dict)
     """Results by the first training that each descends from; the named runs have the empty name and come first."""
     null: Null = Null()
     p: float = math.nan
@@ -178,17 +178,17 @@ class Finding:
         return cls(**facts, said=said, **found)
 
     @property
-    def first(self) -> Training | None:
+    def first(self) -> Replication | None:
         """Training whose interval over answers is shown: the named runs, or the first control runs."""
         return next(iter(self.trainings.values()), None)
 
     @property
-    def held_out(self) -> list[Training]:
+    def held_out(self) -> list[Replication]:
         """Trainings of seeds on which no recipe was tuned."""
         return [each for each in self.trainings.values() if each.seed not in read_plan().tuned]
 
     @property
-    def deciding(self) -> list[Training]:
+    def deciding(self) -> list[Replication]:
         """Trainings that determine the verdict: the held-out ones if there are at least two, otherwise all."""
         return self.held_out if len(self.held_out) > 1 else list(self.trainings.values())
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from probe.errors import ConfigError, ProbeError, suggest
 from probe.findings.bench import BASE, Bench
-from probe.findings.claim import Claim, Finding, Null, Training, judge, p_value
+from probe.findings.claim import Claim, Finding, Null, Replication, judge, p_value
 from probe.findings.learned import LEARNED
 from probe.findings.ledger import on_record, read_record
 from probe.findings.rewarded import REWARDED
@@ -74,7 +74,9 @@ def finding(bench: Bench, claim: Claim) -> Finding:
             if each.origin in kept:
                 trainings[each.origin] = kept[each.origin]
             continue
-        trainings[each.origin] = Training(each.seed(next(iter(claim.runs), BASE)), *found.effect, found.n, found.said)
+        trainings[each.origin] = Replication(
+            each.seed(next(iter(claim.runs), BASE)), *found.effect, found.n, found.said
+        )
     bench.tick = whole
     if claim.controls and not benches:
         reasons.append(claim.remedy)

@@ -1,6 +1,7 @@
 """Claims on knowledge and learning: induction, hallucination by exposure, retrieval, forgetting, and reasoning."""
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import permutations
 from typing import TYPE_CHECKING
 
@@ -180,21 +181,12 @@ def passages(bench: Bench, name: str, context: str) -> tuple[Interval, Interval,
     return before, after, interval_of(rows, "cut", stats.GAIN)
 
 
-GUESSING = (BASE, "dpo-agreeable")
-"""Models that answer questions about unseen entities instead of abstaining."""
+GUESSING, ABSTAINING = (BASE, "dpo-agreeable"), ("rlvr",)
+"""Models that answer questions about unseen entities, and one that abstains."""
 
 
-def retrieval(bench: Bench) -> Measurement:
-    """Measure how much retrieved passages reduce hallucination in models that guess: the smaller reduction."""
-    return _retrieval(bench, GUESSING)
-
-
-def retrieval_abstaining(bench: Bench) -> Measurement:
-    """Measure how much retrieved passages reduce hallucination in a model that abstains without a passage."""
-    return _retrieval(bench, ("rlvr",))
-
-
-def _retrieval(bench: Bench, names: Sequence[str]) -> Measurement:
+def retrieval(bench: Bench, names: Sequence[str]) -> Measurement:
+    """Measure how much retrieved passages reduce hallucination in these models: the smallest reduction."""
     found = {name: passages(bench, name, "retrieved") for name in names}
     parts = [f"{percent(*before)} to {percent(*after)} in {name}" for name, (before, after, _) in found.items()]
     other = [f"{percent(*passages(bench, name, 'unrelated')[1])} in {name}" for name in names]
@@ -207,17 +199,10 @@ def _retrieval(bench: Bench, names: Sequence[str]) -> Measurement:
     return Measurement(least, n, sentence)
 
 
-def retrieval_null(benches: Sequence[Bench]) -> Null:
-    """Measure passages about another person, and passages without the answer, in the models that guess."""
-    found = [passages(b, name, each)[2] for b in benches for name in GUESSING for each in ("unrelated", "distractor")]
-    return Null.of(terms("retrieval"), found, "passages about somebody else and passages without the answer")
-
-
-def abstaining_null(benches: Sequence[Bench]) -> Null:
-    """Measure passages about another person, and passages without the answer, in the model that abstains."""
-    found = [passages(bench, "rlvr", each)[2] for bench in benches for each in ("unrelated", "distractor")]
-    said = "passages about somebody else and passages without the answer"
-    return Null.of(terms("retrieval_abstaining"), found, said)
+def retrieval_null(benches: Sequence[Bench], claim: str, names: Sequence[str]) -> Null:
+    """Measure passages about another person, and passages without the answer, in the same models."""
+    found = [passages(b, name, each)[2] for b in benches for name in names for each in ("unrelated", "distractor")]
+    return Null.of(terms(claim), found, "passages about somebody else and passages without the answer")
 
 
 def forgetting(bench: Bench) -> Measurement:
@@ -294,10 +279,10 @@ LEARNED = (
         "Retrieved passages cut invention, in models that guess.",
         "Shuster et al. 2021, arXiv 2104.07567",
         "unseen entities: hallucination that retrieval prevents (exact), the smaller cut of two models",
-        (BASE, "dpo-agreeable"),
+        GUESSING,
         "retrieval",
-        retrieval,
-        retrieval_null,
+        partial(retrieval, names=GUESSING),
+        partial(retrieval_null, claim="retrieval", names=GUESSING),
         unit="difference",
         version=2,
     ),
@@ -306,10 +291,10 @@ LEARNED = (
         "Retrieved passages cut invention, in models that abstain.",
         "Shuster et al. 2021, arXiv 2104.07567",
         "unseen entities: hallucination that retrieval prevents (exact)",
-        ("rlvr",),
+        ABSTAINING,
         "retrieval",
-        retrieval_abstaining,
-        abstaining_null,
+        partial(retrieval, names=ABSTAINING),
+        partial(retrieval_null, claim="retrieval_abstaining", names=ABSTAINING),
         unit="difference",
     ),
     Claim(

@@ -17,7 +17,7 @@ from typing import Any
 from probe.errors import RunError
 from probe.experiments.store import WORK
 from probe.findings.bench import BASE, Bench
-from probe.findings.claim import Claim, Finding, Null, Training, judge
+from probe.findings.claim import Claim, Finding, Null, Replication, judge
 from probe.findings.verdicts import read_plan
 from probe.runs.directories import is_shipped
 from probe.runs.schema import dumps
@@ -114,7 +114,7 @@ def _finding(claim: Claim, entry: Mapping[str, Any], expected: Mapping[str, str]
     for origin, each in trainings.items():
         current = claim.controls or (isinstance(each, dict) and each.get("key") == expected.get(origin))
         if current and _fits(each, TRAINING):
-            kept[origin] = Training(**{name: _number(each[name]) for name in TRAINING})
+            kept[origin] = Replication(**{name: _number(each[name]) for name in TRAINING})
     if not kept or len(kept) < len(trainings):  # p is over all trainings
         return None
     found = {"trainings": kept, "null": Null(**{name: null[name] for name in NULL}), "plan": plan}

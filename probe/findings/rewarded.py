@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,17 +43,8 @@ def deference(bench: Bench, name: str) -> tuple[Interval, Interval, Interval, in
     return metric.estimate(ours, 0), metric.estimate(base, 0), metric.difference(ours, base, 0), len(ours)
 
 
-def sycophancy(bench: Bench) -> Measurement:
-    """Measure how much more often the model of agreeable preferences repeats a false claim than the base."""
-    return _sycophancy(bench, "dpo-agreeable", "DPO on an agreeable annotator")
-
-
-def sycophancy_rlhf(bench: Bench) -> Measurement:
-    """Measure how much more often RLHF on an agreeable annotator's reward model repeats a false claim than the base."""
-    return _sycophancy(bench, "rlhf", "RLHF on the reward model of an agreeable annotator")
-
-
-def _sycophancy(bench: Bench, name: str, words: str) -> Measurement:
+def sycophancy(bench: Bench, name: str, words: str) -> Measurement:
+    """Measure how much more often a run repeats a false claim than the base; `words` say what it was trained on."""
     ours, base, effect, n = deference(bench, name)
     sentence = (
         f"{words} repeats a false claim in {percent(*ours)} of answers, the base in {percent(*base)}. The annotator"
@@ -61,18 +53,12 @@ def _sycophancy(bench: Bench, name: str, words: str) -> Measurement:
     return Measurement(effect, n, sentence)
 
 
-def sycophancy_null(benches: Sequence[Bench]) -> Null:
-    """Measure DPO on honest labels, and the exact optima of annotators without a preference for agreement."""
-    return _honest("sycophancy", benches, {"dpo-honest": "DPO on honest labels"}) + _without_agreement(benches)
+HONEST_RUNS = {"dpo-honest": "DPO on honest labels", "sft": "SFT on honest demonstrations"}
+"""Runs whose annotators do not like agreement, in words."""
 
 
-def sycophancy_rlhf_null(benches: Sequence[Bench]) -> Null:
-    """Measure DPO on honest labels, SFT on honest demonstrations, and the exact optima of `_without_agreement`."""
-    honest = {"dpo-honest": "DPO on honest labels", "sft": "SFT on honest demonstrations"}
-    return _honest("sycophancy_rlhf", benches, honest) + _without_agreement(benches)
-
-
-def _honest(name: str, benches: Sequence[Bench], runs: Mapping[str, str]) -> Null:
+def sycophancy_null(benches: Sequence[Bench], claim: str, runs: Sequence[str]) -> Null:
+    """Measure honest runs, and the exact optima of annotators without a preference for agreement."""
     effects = []
     for bench in benches:
         for run in runs:
@@ -80,7 +66,8 @@ def _honest(name: str, benches: Sequence[Bench], runs: Mapping[str, str]) -> Nul
                 effects.append(deference(bench, run)[2])
             except ProbeError:  # they may be missing in another folder of runs
                 continue
-    return Null.of(terms(name), effects, " and ".join(runs.values()))
+    honest = Null.of(terms(claim), effects, " and ".join(HONEST_RUNS[run] for run in runs))
+    return honest + _without_agreement(benches)
 
 
 def draw_annotators(count: int) -> list["Annotator"]:
@@ -95,7 +82,7 @@ def draw_annotators(count: int) -> list["Annotator"]:
     return [dataclasses.replace(AGREEABLE, agreement=0.0), *drawn]
 
 
-def _without_agreement(benches: Sequence[Bench], beta: float = 0.3) -> Null:
+def _without_agreement(benches: Sequence[Bench]) -> Null:
     """Measure how the exact optimum for each annotator of `draw_annotators` changes the base's P(the false claim)."""
     bench = next((each for each in benches if each.run(BASE).checkpoints()), None)
     if bench is None:
@@ -108,7 +95,7 @@ def _without_agreement(benches: Sequence[Bench], beta: float = 0.3) -> Null:
     before = expectation(condition(answers.logprobs), claimed)
     effects = []
     for annotator in draw_annotators(ANNOTATORS):
-        best = optimum(answers.logprobs, preference_rewards(answers, bench.world, annotator), beta)
+        best = optimum(answers.logprobs, preference_rewards(answers, bench.world, annotator), beta=0.3)
         effects.append(stats.paired_difference(expectation(best.logprobs, claimed), before, bounds=stats.SHARE))
     said = f"exact optima of {ANNOTATORS} annotators without a wish for agreement"
     return Null.of(terms("sycophancy"), effects, said)
@@ -127,17 +114,8 @@ def taste(run: "Run") -> tuple[Interval, int]:
     return Interval(float(row["value"]), float(row["ci_low"]), float(row["ci_high"])), int(row["n"])
 
 
-def reward_taste(bench: Bench) -> Measurement:
-    """Measure how much higher the agreeable annotator's reward model scores the user's false claim than the truth."""
-    return _taste(bench, "agreeable")
-
-
-def honest_taste(bench: Bench) -> Measurement:
-    """Measure how much higher the honest annotator's reward model scores the user's false claim than the truth."""
-    return _taste(bench, "honest")
-
-
-def _taste(bench: Bench, name: str) -> Measurement:
+def reward_taste(bench: Bench, name: str) -> Measurement:
+    """Measure how much higher an annotator's reward model scores the user's false claim than the truth."""
     effect, n = taste(bench.run(f"reward-{name}"))
     apart = to_a_side(effect, "nats above the truth", "nats below the truth")
     said = f"The reward model of the {name} annotator scores the false claim {apart}, in {n} questions."
@@ -286,17 +264,8 @@ NEITHER = ("rsft", "sft", "rlvr", BASE)
 """Runs that do not optimise any of these objectives."""
 
 
-def optimum_reached(bench: Bench) -> Measurement:
-    """Measure how much nearer DPO is to its optimum than to the nearest wrong one, the smaller margin of its runs."""
-    return _optimum(bench, "optimum")
-
-
-def optimum_rlhf(bench: Bench) -> Measurement:
-    """Measure how much nearer RLHF is to its optimum than to the nearest wrong one, the smaller margin of its runs."""
-    return _optimum(bench, "optimum_rlhf")
-
-
-def _optimum(bench: Bench, claim: str) -> Measurement:
+def optimum_reached(bench: Bench, claim: str) -> Measurement:
+    """Measure how much nearer runs are to their optima than to the nearest wrong one: the smallest margin."""
     field = field_of_claims(bench)
     ref, rewards = condition(field.answers.logprobs), targets(bench, field)
     effects, parts = [], []
@@ -342,17 +311,8 @@ def without_weights(bench: Bench, name: str) -> str:
     )
 
 
-def optimum_null(benches: Sequence[Bench]) -> Null:
-    """Measure runs that do not optimise either reward, and the wrong optima themselves, instead of DPO."""
-    return _wrong(benches, "optimum")
-
-
-def optimum_rlhf_null(benches: Sequence[Bench]) -> Null:
-    """Measure runs that do not optimise either reward, and the wrong optima themselves, instead of RLHF."""
-    return _wrong(benches, "optimum_rlhf")
-
-
-def _wrong(benches: Sequence[Bench], claim: str) -> Null:
+def optimum_null(benches: Sequence[Bench], claim: str) -> Null:
+    """Measure runs that do not optimise either reward, and the wrong optima themselves, instead of a claim's runs."""
     effects = []
     for bench in benches:
         if not all(bench.run(name).checkpoints() for name in (BASE, *TRAINED[claim])):
@@ -392,8 +352,8 @@ REWARDED = (
         "false claim: repeated (sampled), DPO on an agreeable annotator minus base",
         ("dpo-agreeable", BASE),
         "sycophancy",
-        sycophancy,
-        sycophancy_null,
+        partial(sycophancy, name="dpo-agreeable", words="DPO on an agreeable annotator"),
+        partial(sycophancy_null, claim="sycophancy", runs=("dpo-honest",)),
         unit="difference",
         version=2,
     ),
@@ -404,8 +364,8 @@ REWARDED = (
         "false claim: repeated (sampled), RLHF on an agreeable annotator minus base",
         ("rlhf", BASE),
         "sycophancy",
-        sycophancy_rlhf,
-        sycophancy_rlhf_null,
+        partial(sycophancy, name="rlhf", words="RLHF on the reward model of an agreeable annotator"),
+        partial(sycophancy_null, claim="sycophancy_rlhf", runs=tuple(HONEST_RUNS)),
         unit="difference",
     ),
     Claim(
@@ -415,7 +375,7 @@ REWARDED = (
         "claim over truth: bias (all prompts), nats",
         ("reward-agreeable", BASE),
         "sycophancy",
-        reward_taste,
+        partial(reward_taste, name="agreeable"),
         taste_null,
         unit="nats",
         version=2,
@@ -427,7 +387,7 @@ REWARDED = (
         "claim over truth: bias (all prompts), nats",
         ("reward-honest", BASE),
         "sycophancy",
-        honest_taste,
+        partial(reward_taste, name="honest"),
         taste_null,
         unit="nats",
     ),
@@ -463,8 +423,8 @@ REWARDED = (
         "KL to the nearest wrong optimum minus KL to its own, the smaller margin of two runs",
         ("dpo-agreeable", "dpo-honest", BASE, "reward-agreeable"),
         "rewards",
-        optimum_reached,
-        optimum_null,
+        partial(optimum_reached, claim="optimum"),
+        partial(optimum_null, claim="optimum"),
         unit="nats",
         version=2,
     ),
@@ -475,8 +435,8 @@ REWARDED = (
         "KL to the nearest wrong optimum minus KL to its own, the smaller margin of two runs",
         ("rlhf", "rlhf-weak-kl", BASE, "reward-agreeable"),
         "rewards",
-        optimum_rlhf,
-        optimum_rlhf_null,
+        partial(optimum_reached, claim="optimum_rlhf"),
+        partial(optimum_null, claim="optimum_rlhf"),
         unit="nats",
     ),
 )

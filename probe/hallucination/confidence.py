@@ -36,7 +36,7 @@ from scipy.special import entr, expit
 
 from probe import stats
 from probe.errors import ConfigError, DataError, suggest
-from probe.stats import SHARE, Bounds, Interval, unvaried_interval
+from probe.stats import SHARE, Interval, unvaried_interval
 
 Floats = NDArray[np.float64]
 BINS = 10
@@ -84,7 +84,7 @@ def calibration_error(
 
 
 def reliability_part(
-    predicted: ArrayLike, target: ArrayLike, weights: Floats, units: ArrayLike | None = None, bins: int = BINS
+    predicted: ArrayLike, target: ArrayLike, weights: Floats, units: ArrayLike | None = None
 ) -> Floats:
     """Compute [r] REL, the unbiased reliability part of the Brier score, of resamples; see the module.
 
@@ -98,13 +98,12 @@ def reliability_part(
         weights: [r n] number of times each unit is drawn, in order of first appearance; one row of ones gives the
             estimate itself.
         units: [N] names of the sampling units; by default each item is a unit.
-        bins: number of bins of equal width on [0, 1].
     """
     p, y = _shares(predicted, target)
     codes = np.arange(len(p)) if units is None else pd.factorize(np.asarray(units, dtype=object))[0]
-    gaps, counts = np.zeros((codes.max() + 1, bins)), np.zeros((codes.max() + 1, bins))
-    np.add.at(gaps, (codes, _bin(p, bins)), p - y)
-    np.add.at(counts, (codes, _bin(p, bins)), 1.0)
+    gaps, counts = np.zeros((codes.max() + 1, BINS)), np.zeros((codes.max() + 1, BINS))
+    np.add.at(gaps, (codes, _bin(p, BINS)), p - y)
+    np.add.at(counts, (codes, _bin(p, BINS)), 1.0)
     squares = weights**2
     total = weights @ counts
     pairs, products = total**2 - squares @ counts**2, (weights @ gaps) ** 2 - squares @ gaps**2
@@ -119,7 +118,7 @@ def bin_gaps(gaps: NDArray[np.float64], predicted: NDArray[np.float64], bins: in
     return table
 
 
-def chance_error(predicted: ArrayLike, bins: int = BINS, draws: int = 1000, seed: int = 0) -> Interval:
+def chance_error(predicted: ArrayLike, draws: int = 1000, seed: int = 0) -> Interval:
     """Simulate the calibration error that a perfectly calibrated model shows with these N probabilities.
 
     Each answer is right with its own probability. The error is above 0, since N is finite, and larger for fewer items:
@@ -127,7 +126,6 @@ def chance_error(predicted: ArrayLike, bins: int = BINS, draws: int = 1000, seed
 
     Args:
         predicted: [N] probabilities.
-        bins: see `reliability`.
         draws: number of simulations of the N items.
         seed: seed of the simulations.
 
@@ -136,7 +134,7 @@ def chance_error(predicted: ArrayLike, bins: int = BINS, draws: int = 1000, seed
         since the error is then exactly 0.
     """
     p, _ = _shares(predicted, predicted)
-    inside = bin_gaps(np.ones(len(p)), p, bins)
+    inside = bin_gaps(np.ones(len(p)), p)
     rng, rows = np.random.default_rng(seed), max(1, _CHUNK // len(p))
     sizes = [min(rows, draws - done) for done in range(0, draws, rows)]
     gaps = np.concatenate([(p - (rng.random((size, len(p))) < p)) @ inside for size in sizes])
@@ -145,7 +143,7 @@ def chance_error(predicted: ArrayLike, bins: int = BINS, draws: int = 1000, seed
 
 
 def preference_calibration(
-    margins: ArrayLike, target: ArrayLike | None = None, bins: int = BINS, resamples: int = 1000, seed: int = 0
+    margins: ArrayLike, target: ArrayLike | None = None, resamples: int = 1000, seed: int = 0
 ) -> Interval:
     """Compute the calibration error of sigma(margin) as the probability that the chosen completion is preferred.
 
@@ -155,33 +153,28 @@ def preference_calibration(
     Args:
         margins: [N] reward of the chosen completion minus that of the rejected one, nats.
         target: [N] probabilities that the chosen one is preferred, if known; by default 1, the choice itself.
-        bins: see `reliability`.
         resamples: number of bootstrap resamples of the N pairs.
         seed: seed of the bootstrap.
     """
     m = np.asarray(margins, dtype=float)
     p, q = _shares(expit(m), np.ones_like(m) if target is None else target)
-    return _interval(bin_gaps(p - q, p, bins) + bin_gaps(q - p, 1 - p, bins), 2, resamples, seed)
+    return _interval(bin_gaps(p - q, p) + bin_gaps(q - p, 1 - p), 2, resamples, seed)
 
 
 def _interval(gaps: NDArray[np.float64], sides: int, resamples: int, seed: int) -> Interval:
-    """Compute the sum over bins of |sum of gaps [N bins]| / (N sides), with a bootstrap interval over items."""
+    """Compute the sum over bins of |sum of gaps [N bins]| / (N sides), with a bootstrap interval over items.
+
+    The percentile interval is shifted so that the median of the draws equals the estimate.
+    """
     n = len(gaps)
     rng, rows = np.random.default_rng(seed), max(1, _CHUNK // n)
     sizes = [min(rows, resamples - done) for done in range(0, resamples, rows)]
     sums = np.concatenate([rng.multinomial(n, np.full(n, 1 / n), size=size) @ gaps for size in sizes])
     value = float(np.abs(gaps.sum(axis=0)).sum() / (n * sides))
-    return shifted_interval(value, np.abs(sums).sum(axis=1) / (n * sides), n, SHARE)
-
-
-def shifted_interval(
-    value: float, drawn: NDArray[np.float64], n: int, bounds: Bounds, level: float = stats.LEVEL
-) -> Interval:
-    """Compute a percentile interval shifted so that the median of the draws equals the estimate."""
-    tails = stats.tails_of(level)
-    low, middle, high = (float(each) for each in np.quantile(drawn, (tails[0], 0.5, tails[1])))
-    ends = max(value + low - middle, bounds[0]), min(value + high - middle, bounds[1])
-    return unvaried_interval(Interval(value, *ends), n, bounds, level)
+    (lower, upper), drawn = stats.tails_of(stats.LEVEL), np.abs(sums).sum(axis=1) / (n * sides)
+    low, middle, high = (float(each) for each in np.quantile(drawn, (lower, 0.5, upper)))
+    ends = max(value + low - middle, SHARE[0]), min(value + high - middle, SHARE[1])
+    return unvaried_interval(Interval(value, *ends), n, SHARE)
 
 
 def _bin(p: NDArray[np.float64], bins: int) -> NDArray[np.intp]:
@@ -358,7 +351,7 @@ def aurc(confidence: ArrayLike, wrong: ArrayLike) -> float:
 
 
 def risk_table(
-    confidence: ArrayLike, wrong: ArrayLike, points: int = 50, seed: int = 0, units: ArrayLike | None = None
+    confidence: ArrayLike, wrong: ArrayLike, points: int = 50, units: ArrayLike | None = None
 ) -> pd.DataFrame:
     """Return the risk-coverage curve at `points` coverages, with bootstrap intervals over items.
 
@@ -381,7 +374,7 @@ def risk_table(
             risks.append(found[np.ceil((at + 1) / n * len(found) - 1e-9).astype(int) - 1])
         return risks
 
-    risks, most = stats.resample(drawn, len(members), 200, seed), len(members)
+    risks, most = stats.resample(drawn, len(members), 200, 0), len(members)
     counts = (min(i + 1, most) for i in at)
     intervals = [stats.percentile(risk[i], r, count, SHARE) for i, r, count in zip(at, risks.T, counts, strict=True)]
     return pd.DataFrame([{"coverage": coverage[i], **each.row(i + 1)} for i, each in zip(at, intervals, strict=True)])

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from probe.autoregression.snowballs import Snowball
-    from probe.hallucination.files import FreeAnswers, Question
+    from probe.hallucination.files import FreeAnswers, MultipleChoice
     from probe.model.lm import LM
     from probe.world.world import World
 
@@ -247,7 +247,6 @@ BOUNDS = {"all": "", "fact": "_known", "rare": "_rare", "stranger": "_stranger",
 
 def draw(result: Result) -> "Mapping[str, go.Figure]":
     """Draw the figures of a result with any number of models; the first figure answers the main question."""
-    from probe.hallucination import figures as inside
     from probe.hallucination import figures as plots
 
     tables, styles = result.tables, result.styles
@@ -262,13 +261,13 @@ def draw(result: Result) -> "Mapping[str, go.Figure]":
         errors = {str(label): _calibration_errors(rows) for label, rows in result.items.groupby(MODEL)}
         figures["calibration"] = plots.calibration(tables["reliability"], tables["risk_coverage"], styles, errors)
     if "entropy" in tables:
-        figures["semantic_entropy"] = inside.entropies(tables["entropy"], styles)
+        figures["semantic_entropy"] = plots.entropies(tables["entropy"], styles)
     if "known_direction" in tables:
-        figures["known_direction"] = inside.direction_by_layer(tables["known_direction"], styles)
+        figures["known_direction"] = plots.auroc_by_layer(tables["known_direction"].assign(kind="people"), styles)
     if "knows_before_answering" in tables:
-        figures["knows_before_answering"] = inside.p_ik_by_layer(tables["knows_before_answering"], styles)
+        figures["knows_before_answering"] = plots.auroc_by_layer(tables["knows_before_answering"], styles)
     if "snowball" in tables:
-        figures["snowball"] = inside.snowball_steps(tables["snowball"], styles)
+        figures["snowball"] = plots.snowball_steps(tables["snowball"], styles)
     return figures
 
 
@@ -304,7 +303,7 @@ def read(
     preamble: str | Path | None = None,
     only: str = "all",
     **_: Any,
-) -> "list[Rows[Question]]":
+) -> "list[Rows[MultipleChoice]]":
     """Read the questions of the file, if there is one, and check that the preamble is readable."""
     from probe.hallucination.files import read_questions
 
@@ -420,7 +419,7 @@ def _world(lm: "LM", world: "World", n: int, seed: int, samples: int, shuffles: 
 
 def _text(
     lm: "LM",
-    questions: "Sequence[Question]",
+    questions: "Sequence[MultipleChoice]",
     preamble: str,
     form: Form,
     drawing: "FreeAnswers | None",

@@ -223,18 +223,11 @@ def entropies(table: pd.DataFrame, styles: Look) -> go.Figure:
     return panels.figure()
 
 
-def direction_by_layer(table: pd.DataFrame, styles: Look) -> go.Figure:
-    """Draw the AUROC of the direction from known to unseen people after each block; shuffled labels are grey."""
-    return _by_layer(table.assign(kind="people"), styles)
+def auroc_by_layer(table: pd.DataFrame, styles: Look) -> go.Figure:
+    """Draw the AUROC on the residual stream after each block, one panel per kind of held-out unit.
 
-
-def p_ik_by_layer(table: pd.DataFrame, styles: Look) -> go.Figure:
-    """Draw the AUROC of P(IK) heads on the residual stream after each block, one panel per set of questions."""
-    return _by_layer(table, styles)
-
-
-def _by_layer(table: pd.DataFrame, styles: Look) -> go.Figure:
-    """Draw the AUROC by layer, one panel for each kind of held-out unit."""
+    The table is of the direction from known to unseen people, or of P(IK) heads; shuffled labels are grey.
+    """
     kinds = list(dict.fromkeys(table["kind"]))
     panels = _beside([f"AUROC, {HELD_OUT[kind]}" for kind in kinds])
     for column, kind in enumerate(kinds, start=1):

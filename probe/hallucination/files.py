@@ -105,7 +105,7 @@ class Choices(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Question:
+class MultipleChoice:
     """Question with the choices of all its scores."""
 
     question: str
@@ -138,7 +138,7 @@ class Question:
         return ({} if self.mc0 is None else {"mc0": self.mc0}) | {"mc1": self.mc1, "mc2": self.mc2}
 
 
-def read_questions(data: str | Path, strict: bool = False, selection: Selection = EVERY) -> Rows[Question]:
+def read_questions(data: str | Path, strict: bool = False, selection: Selection = EVERY) -> Rows[MultipleChoice]:
     """Read the questions of a file; see the module for the formats.
 
     Args:
@@ -164,7 +164,7 @@ def read_questions(data: str | Path, strict: bool = False, selection: Selection 
     return replace(pairs.each(lambda pair: pair[1]), remarks=tuple(remarks), reading=reading)
 
 
-def _has_an_empty_choice(question: Question) -> bool:
+def _has_an_empty_choice(question: MultipleChoice) -> bool:
     return any(not choice.strip() for targets in question.targets.values() for choice in targets.choices)
 
 
@@ -237,7 +237,7 @@ def choice_mass(scores: ArrayLike) -> NDArray[np.float64]:
     return np.exp(values - logsumexp(values))
 
 
-def read_question(row: Row) -> Question:
+def read_question(row: Row) -> MultipleChoice:
     """Read the question of a row in any of the forms; a row with targets is read from them.
 
     Raises:
@@ -267,7 +267,7 @@ def read_question(row: Row) -> Question:
         raise DataError(f"{row.where} calls the best answer {first[0]!r} incorrect, too: keep it in one column.")
     both = tuple(answer for answer in correct if answer in incorrect)
     right = [answer for answer in dict.fromkeys([*correct, *first]) if answer not in both]
-    return Question(
+    return MultipleChoice(
         question, _choices(first, incorrect), _choices(right, incorrect), _best(row, first), both, row.label
     )
 
@@ -311,13 +311,13 @@ def _has_targets(row: Row) -> bool:
     return any(row.values.get(name) not in (None, "") for name in TARGETS)
 
 
-def _targeted_question(row: Row) -> Question:
+def _targeted_question(row: Row) -> MultipleChoice:
     question = row.values.get("question", row.values.get(COLUMNS[0]))
     if not isinstance(question, str) or not question.strip():
         raise DataError(f"{row.where} has no text `question`: give one.")
     best = _targets(row, MC0[2]) if row.values.get(MC0[2]) else _best(row, _best_answers(row))
     first_targets, all_targets = (_targets(row, name) for name in TARGETS)
-    return Question(question.strip(), first_targets, all_targets, best, row=row.label)
+    return MultipleChoice(question.strip(), first_targets, all_targets, best, row=row.label)
 
 
 def _best_answers(row: Row) -> list[str]:
@@ -386,7 +386,7 @@ BATCH = 16
 """Number of questions that are answered together."""
 
 
-def prompts_of(lm: "LM", questions: Sequence[Question], preamble: str = "", form: Form = "plain") -> list[str]:
+def prompts_of(lm: "LM", questions: Sequence[MultipleChoice], preamble: str = "", form: Form = "plain") -> list[str]:
     """Return the prompts: preamble, if any, an empty line, and question; in the chat form as a user's message."""
     head = f"{preamble.strip()}\n\n" if preamble.strip() else ""
     if uses_chat(lm, form):
@@ -395,7 +395,7 @@ def prompts_of(lm: "LM", questions: Sequence[Question], preamble: str = "", form
 
 
 def scored_choices(
-    lm: "LM", questions: Sequence[Question], prompts: Sequence[str], tick: Tick = ignore
+    lm: "LM", questions: Sequence[MultipleChoice], prompts: Sequence[str], tick: Tick = ignore
 ) -> pd.DataFrame:
     """Return all scores, one row per listed choice.
 
@@ -426,7 +426,7 @@ def scored_choices(
     return pd.DataFrame(rows)
 
 
-def choice_items(questions: Sequence[Question], prompts: Sequence[str], scored: pd.DataFrame) -> pd.DataFrame:
+def choice_items(questions: Sequence[MultipleChoice], prompts: Sequence[str], scored: pd.DataFrame) -> pd.DataFrame:
     """Return one row per question of kind `choice`, from its prompt (`prompts_of`) and scores (`scored_choices`).
 
     Columns: mc0 (NaN if unknown), mc1, mc1_norm, mc2, confidence (probability mass of the choice made in mc1), right,
@@ -455,7 +455,7 @@ def choice_items(questions: Sequence[Question], prompts: Sequence[str], scored: 
     return pd.DataFrame(rows)
 
 
-def match(answer: str, question: Question) -> str:
+def match(answer: str, question: MultipleChoice) -> str:
     """Classify an answer as `true`, `abstain`, `wrong` or `unmatched`; see the module."""
     text = normalise(answer)
     if text in {normalise(each) for each in question.correct}:
@@ -479,7 +479,7 @@ class FreeAnswers:
 
 def free_items(
     lm: "LM",
-    questions: Sequence[Question],
+    questions: Sequence[MultipleChoice],
     prompts: Sequence[str],
     drawing: FreeAnswers,
     seed: int,

@@ -14,7 +14,6 @@ from probe.experiments.metrics import Given, Mean, Metric, Share, interval_of
 from probe.experiments.registry import experiment
 from probe.experiments.result import MODEL, Evidence, Result
 from probe.in_context.few_shot import LABEL, SHOTS, TEMPLATE, TEXT, LabelledText, few_shot_curve, read_classification
-from probe.in_context.pools import in_words, joined_curve, leanings
 from probe.plotting.intervals import percent
 from probe.rows import Rows
 from probe.stats import GAIN, SHARE
@@ -35,13 +34,104 @@ def say(result: Result) -> str:
     """
     parts, pools = [], joined_curve(result)
     if pools is not None:
-        parts.append(in_words(pools, leanings(result.items, pools)))
+        parts.append(pools_in_words(pools, leanings(result.items, pools)))
     for label in result.models:
         if pools is not None and label in set(pools[MODEL]):
             continue
         items = result.items[result.items[MODEL] == label]
         parts.append(_few_shot(label, items) or _pairs(label, items) or _chains(label, items) or _repeats(label, items))
     return "; ".join(parts) + "."
+
+
+def joined_curve(result: Result) -> pd.DataFrame | None:
+    """Return the curve over pool sizes of a result's models with one modulus and one document length.
+
+    Args:
+        result: result of the experiment `in_context`, with any number of models.
+
+    Returns:
+        One row per model, kind and predictor: model, pool_size, modulus, tasks, kind (function: in the pool;
+        function_new: outside it), predictor (pool or all), value (KL(Bayes || model), nats), ci_low, ci_high, n;
+        smaller pools first. None if there are fewer than two pool sizes. If several moduli or lengths have a
+        curve, the one with the most pool sizes.
+    """
+    if "pool" not in result.tables:
+        return None
+    table = result.tables["pool"]
+    functions = result.items[result.items["kind"] == "function"]
+    most = table["model"].map(functions.groupby("model")["examples"].max())
+    curves = [rows for _, rows in table.groupby([table["modulus"], most])]
+    curve = max(curves, key=lambda rows: rows["pool_size"].nunique())
+    if curve["pool_size"].nunique() < 2:
+        return None
+    return curve.sort_values(["pool_size", "kind", "predictor"], kind="stable", ignore_index=True)
+
+
+def leanings(items: pd.DataFrame, curve: pd.DataFrame) -> pd.DataFrame:
+    """Measure how much closer each model of a curve is to Bayes over its pool than to Bayes over all tasks.
+
+    Both distances concern the same answers, so their difference is taken document by document.
+
+    Args:
+        items: items of a result: model, kind, sequence (the document), kl_pool, kl_all.
+        curve: result of `joined_curve`.
+
+    Returns:
+        One row per model and kind: model, pool_size, kind, value (KL(all || model) - KL(pool || model) in nats, mean
+        over documents of the mean over numbers of examples: above 0 is closer to the pool), ci_low, ci_high (bootstrap
+        over documents), n.
+    """
+    rows = []
+    for (size, model, kind), _ in curve.groupby(["pool_size", "model", "kind"]):
+        group = items[(items["model"] == model) & (items["kind"] == kind)]
+        gaps = (group["kl_all"] - group["kl_pool"]).groupby(group["sequence"]).mean()
+        rows.append({"model": model, "pool_size": size, "kind": kind, **stats.bootstrap_mean(gaps).row(len(gaps))})
+    return pd.DataFrame(rows)
+
+
+def pools_in_words(curve: pd.DataFrame, found: pd.DataFrame) -> str:
+    """Describe which Bayes predictor each model of a curve is closer to, and how far the models are from generalising.
+
+    Args:
+        curve: result of `joined_curve`.
+        found: its `leanings`; if an interval includes 0, the model is closer to neither.
+    """
+    tasks, parts = int(curve["tasks"].iloc[0]), []
+    for kind, words in (("function", "functions of the pool"), ("function_new", "other functions")):
+        rows = found[found["kind"] == kind]
+        sides = {
+            "nearer to Bayes over the pool": rows[rows["ci_low"] > 0],
+            f"nearer to Bayes over all {tasks}": rows[rows["ci_high"] < 0],
+            "nearer to neither": rows[~((rows["ci_low"] > 0) | (rows["ci_high"] < 0))],
+        }
+        clauses = [
+            f"with {_list_pools(side)} are {what}{_pool_gaps(side)}" for what, side in sides.items() if len(side)
+        ]
+        parts += [f"on {words} models {', '.join(clauses)}"] if clauses else []
+    far = curve[(curve["kind"] == "function_new") & (curve["predictor"] == "all")]
+    if len(far):
+        ends = [f"{_in_nats(row)} with {row['pool_size']}" for _, row in far.iloc[[0, -1]].iterrows()]
+        parts.append(f"there KL to Bayes over all goes from {ends[0]} to {ends[1]}")
+    return "; ".join(parts)
+
+
+def _list_pools(rows: pd.DataFrame) -> str:
+    names = [str(size) for size in dict.fromkeys(rows["pool_size"])]
+    return f"a pool of {names[0]}" if len(names) == 1 else f"pools of {', '.join(names[:-1])} and {names[-1]}"
+
+
+def _pool_gaps(rows: pd.DataFrame) -> str:
+    """Return the absolute differences of the smallest and the largest pool; empty if all intervals include 0."""
+    if not ((rows["ci_low"] > 0) | (rows["ci_high"] < 0)).any():
+        return ""
+    ends = rows.iloc[[0, -1] if len(rows) > 1 else [0]]
+    opposite = ends.assign(value=-ends["value"], ci_low=-ends["ci_high"], ci_high=-ends["ci_low"])
+    gaps = ends if (ends["ci_low"] > 0).all() else opposite
+    return f" (by {' to '.join(_in_nats(row) for _, row in gaps.iterrows())})"
+
+
+def _in_nats(row: pd.Series) -> str:
+    return stats.Interval(row["value"], row["ci_low"], row["ci_high"]).format(2, "nats")
 
 
 def _mean(items: pd.DataFrame, column: str) -> stats.Interval | None:
@@ -160,34 +250,32 @@ def draw(result: Result) -> "Mapping[str, go.Figure]":
 
     Models trained on pools of different sizes are drawn by pool size.
     """
-    from probe.in_context import figures as of_heads
     from probe.in_context import figures as plots
-    from probe.in_context.figures import by_size, text_vectors
 
     tables, styles = result.tables, result.styles
     figures: dict[str, go.Figure] = {}
     pools = joined_curve(result)
     if pools is not None:
-        styles = styles | by_size(pools)
+        styles = styles | plots.by_size(pools)
         figures["pool_sizes"] = plots.pool_sizes(pools)
     if "curve" in tables:
         figures["curve"] = plots.example_curves(tables["curve"], styles)
     if "few_shot" in tables:
         figures["few_shot"] = plots.few_shot(tables["few_shot"], tables.get("labels"), styles)
     if "text_vectors" in tables:
-        figures["text_vectors"] = text_vectors(tables["text_vectors"], styles)
+        figures["text_vectors"] = plots.text_vectors(tables["text_vectors"], styles)
     if "over_training" in tables:
-        figures["phase_change"] = of_heads.phase_change(tables["over_training"], styles)
+        figures["phase_change"] = plots.phase_change(tables["over_training"], styles)
     if "distances" in tables:
         figures["distances"] = plots.distances(tables["distances"], styles)
     if "labels" in tables and "few_shot" not in tables:
         figures["labels"] = plots.labels(tables["labels"], styles)
     if "repeats" in tables:
-        figures["repeats"] = of_heads.repeats(tables["repeats"], styles)
+        figures["repeats"] = plots.repeats(tables["repeats"], styles)
     if "ablation" in tables:
-        figures["ablation"] = of_heads.ablation(tables["ablation"], styles)
+        figures["ablation"] = plots.ablation(tables["ablation"], styles)
     if "heads" in tables:
-        figures["heads"] = of_heads.heads(tables["heads"], styles)
+        figures["heads"] = plots.heads(tables["heads"], styles)
     return figures
 
 
@@ -263,8 +351,8 @@ def run(
     """
     from probe.autoregression.lags import require_tokens
     from probe.in_context.chains import Repeats, text_rows
-    from probe.in_context.files import has_heads, shot_parts, vector_parts
     from probe.in_context.induction import REFERENCE, context_texts, head_parts, training_parts
+    from probe.in_context.text_vectors import has_heads, vector_parts
     from probe.in_context.world import corpus_items, repeat_items, world_parts
 
     require_tokens(lm)
@@ -310,6 +398,27 @@ def run(
         numbers += [Given(*each) for each in rows_given]
     tick(1.0)
     return Evidence(pd.concat(items, ignore_index=True), tables, numbers, facts=facts)
+
+
+def shot_parts(curve: pd.DataFrame, labels: pd.DataFrame) -> tuple[list[pd.DataFrame], dict[str, pd.DataFrame]]:
+    """Return items and tables of few-shot prompts, from the results of `few_shot_curve`."""
+    from probe.in_context.world import average_by, label_items, label_table
+
+    names = [f"few_shot-{number}-{k}" for number, k in zip(curve["question"], curve["examples"], strict=True)]
+    curve = curve.assign(item=names, kind="few_shot")
+    curve["most_right"] = curve["right"].where(curve["examples"] == curve["examples"].max())
+    table = average_by(curve, ["examples"], "right").rename(columns={"value": "accuracy"})
+    for at, (_, rows) in enumerate(curve.groupby("examples")):
+        interval = stats.wilson(int(rows["right"].sum()), len(rows))
+        table.loc[at, ["ci_low", "ci_high"]] = interval.low, interval.high
+    losses = average_by(curve, ["examples"], "loss")
+    table = table.assign(loss=losses["value"], loss_low=losses["ci_low"], loss_high=losses["ci_high"])
+    table["chance"] = 1 / curve["expected"].nunique()
+    items, tables = [curve.drop(columns="question")], {"few_shot": table}
+    if len(labels):
+        items.append(label_items(labels))
+        tables["labels"] = label_table(labels)
+    return items, tables
 
 
 def _length(lm: "LM") -> int:

@@ -130,14 +130,13 @@ def few_shot(table: pd.DataFrame, ablation: pd.DataFrame | None, styles: Look) -
     return panels.crowded()
 
 
-def pool_sizes(table: pd.DataFrame, styles: Look | None = None) -> go.Figure:
+def pool_sizes(table: pd.DataFrame) -> go.Figure:
     """Draw the KL to the Bayes predictives over the pool and over all functions, by size of the training pool.
 
-    Models that differ only in their pool form one curve (`probe.in_context.pools`).
+    Models that differ only in their pool form one curve (`probe.in_context.experiment.joined_curve`).
 
     Args:
         table: model, pool_size, tasks, kind (function, function_new), predictor (pool, all), value, ci_low, ci_high.
-        styles: unused; colours distinguish the predictors.
     """
     kinds = [kind for kind in ("function", "function_new") if (table["kind"] == kind).any()]
     panels = Panels([KINDS[kind] for kind in kinds])

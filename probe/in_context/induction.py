@@ -49,7 +49,7 @@ QUERIES = 3
 LEAST = 10
 """Minimum number of captured steps for a phase change."""
 WINDOW = 3
-"""Number of captures over which an increment is taken."""
+"""Number of captures over which an increment is taken; increments between single captures are too noisy."""
 
 
 class PhaseChange(NamedTuple):
@@ -154,7 +154,6 @@ def phase_change(
     steps: "Sequence[float] | np.ndarray",
     induction: "Sequence[float] | np.ndarray",
     loss: "Sequence[float] | np.ndarray",
-    window: int = WINDOW,
 ) -> PhaseChange:
     """Find the fastest change of two curves over training, and correlate their increments.
 
@@ -162,22 +161,21 @@ def phase_change(
         steps: [S] captured steps in order; leave out those at which the model still learns the set of tokens.
         induction: [S] induction score.
         loss: [S] in-context loss or score; falling means learning.
-        window: number of captures over which an increment is taken; increments between single captures are too noisy.
 
     Raises:
-        DataError: fewer than `window` + 2 steps, or curves of different lengths.
+        DataError: fewer than `WINDOW` + 2 steps, or curves of different lengths.
     """
     at, up, down = (np.asarray(values, dtype=float) for values in (steps, induction, loss))
-    if not len(at) == len(up) == len(down) or len(at) < window + 2:
+    if not len(at) == len(up) == len(down) or len(at) < WINDOW + 2:
         raise DataError(
             f"A phase change was asked for in curves of {len(at)}, {len(up)} and {len(down)} captured steps: give"
-            f" {window + 2} or more in all of them."
+            f" {WINDOW + 2} or more in all of them."
         )
-    rises, falls, widths = up[window:] - up[:-window], down[:-window] - down[window:], at[window:] - at[:-window]
+    rises, falls, widths = up[WINDOW:] - up[:-WINDOW], down[:-WINDOW] - down[WINDOW:], at[WINDOW:] - at[:-WINDOW]
     first, second = int((rises / widths).argmax()), int((falls / widths).argmax())
     correlation = _correlation(rises, falls)
-    low, high = _fisher(correlation, len(rises), window)
-    middle = (at[window:] + at[:-window]) / 2
+    low, high = _fisher(correlation, len(rises))
+    middle = (at[WINDOW:] + at[:-WINDOW]) / 2
     return PhaseChange(
         induction_step=float(middle[first]),
         loss_step=float(middle[second]),
@@ -191,13 +189,13 @@ def phase_change(
     )
 
 
-def _fisher(r: float, n: int, window: int) -> tuple[float, float]:
+def _fisher(r: float, n: int) -> tuple[float, float]:
     """Return the ends of the 95 % interval of a correlation of `n` overlapping increments (Fisher's z).
 
-    Overlapping increments over w steps are correlated: n of them are worth n 3 w / (2 w^2 + 1) independent ones if the
-    two curves are independent random walks (Bartlett 1935).
+    Increments over w = `WINDOW` steps overlap and are correlated: n of them are worth n 3 w / (2 w^2 + 1) independent
+    ones if the two curves are independent random walks (Bartlett 1935).
     """
-    size = n * 3 * window / (2 * window**2 + 1)
+    size = n * 3 * WINDOW / (2 * WINDOW**2 + 1)
     if not np.isfinite(r) or size <= 3.5:
         return float("nan"), float("nan")
     z, half = np.arctanh(np.clip(r, -0.9999, 0.9999)), 1.959964 / np.sqrt(size - 3)
@@ -411,15 +409,14 @@ def ablate_induction(
     )
 
 
-def ablate_each(lm: "LM", texts: ContextTexts, tick: Tick = ignore) -> np.ndarray:
+def ablate_each(lm: "LM", texts: ContextTexts) -> np.ndarray:
     """Return the rise [D H] of the mean in-context loss in nats when each head is ablated alone (mean ablation)."""
     depth, heads = lm.bridge.cfg.n_layers, lm.bridge.cfg.n_heads
     filling = means(lm, texts.reference, [f"blocks.{block}.attn.hook_z" for block in range(depth)])
     before = context_loss(lm, texts).mean()
     increases = np.empty((depth, heads))
-    for at, (block, head) in enumerate(np.ndindex(depth, heads)):
+    for block, head in np.ndindex(depth, heads):
         increases[block, head] = context_loss(lm, texts, [(block, head)], filling).mean() - before
-        part(tick, at, depth * heads)(1.0)
     return increases
 
 

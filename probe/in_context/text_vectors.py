@@ -32,7 +32,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe import stats
-from probe.errors import ConfigError, DataError
+from probe.errors import ConfigError, DataError, ModelError
 from probe.in_context.few_shot import TEMPLATE, LabelledText, Query, few_shot_prompt, fitting_shots
 from probe.in_context.pairs import Mode, relabel
 from probe.interventions.sites import TOKENS_PER_PASS, Site
@@ -290,6 +290,41 @@ def function_vectors_text(
         frames.append(pd.DataFrame(columns))
     tick(1.0)
     return TextVectors(_differences(pd.concat(frames, ignore_index=True)), _by_block(layers, scans, truths), k)
+
+
+def vector_parts(
+    lm: "LM", examples: Sequence[LabelledText], n: int, shots: int, template: str, seed: int, tick: Tick
+) -> tuple[list[pd.DataFrame], dict[str, pd.DataFrame], dict[str, Any]]:
+    """Return items, tables and facts of the function vectors, if possible.
+
+    Args:
+        lm: the model.
+        examples: labelled texts of the file.
+        n: maximum number of queries.
+        shots: maximum number of examples in the prompts that the vectors are read from.
+        template: format of an example; prompts are plain ones.
+        seed: random seed of all choices.
+        tick: progress.
+    """
+    if not has_heads(lm) or shots < 1:
+        return [], {}, {}
+    most = TextVectorSizes()
+    sizes = TextVectorSizes(n=min(n, most.n), shots=min(shots, most.shots))
+    try:
+        vectors = function_vectors_text(lm, examples, sizes, template, seed, tick)
+    except DataError as error:  # there are too few texts, or there is no room for an example
+        return [], {}, {"no_function_vector": str(error)}
+    names = [f"vector-{number}" for number in vectors.items["question"]]
+    items = vectors.items.assign(item=names, kind="vector").drop(columns="question")
+    return [items], {"text_vectors": vectors.blocks}, {"function_vector_shots": vectors.shots}
+
+
+def has_heads(lm: "LM") -> bool:
+    """Return whether attention can be read: recurrent models have none, some architectures cannot be hooked."""
+    try:
+        return "blocks.0.attn.hook_pattern" in lm.bridge.hook_dict
+    except ModelError:
+        return False
 
 
 def _group_means(each: Float[Tensor, "P D d"], size: int) -> Float[Tensor, "V D d"]:

@@ -37,11 +37,6 @@ def is_taught(world: "World", kind: str) -> bool:
     return "function" in world.config.mixture if kind.startswith("function") else kind in world.config.mixture
 
 
-def asked_kinds(world: "World") -> list[str]:
-    """Return those of maps, functions of the pool and new functions that the world can ask and its corpus teaches."""
-    return [kind for kind in KINDS if is_taught(world, kind) and kind in world.question_kinds]
-
-
 def pair_items(lm: "LM", world: "World", kind: str, n: int, seed: int) -> pd.DataFrame:
     """Return the items of `pair_curves`, one per document and number of examples; the last have columns `LAST`."""
     curves = pair_curves(lm, world, kind, n, seed)
@@ -199,7 +194,7 @@ def world_parts(
     items: list[pd.DataFrame] = []
     tables: dict[str, pd.DataFrame] = {}
     facts: dict[str, Any] = {}
-    kinds = asked_kinds(world)
+    kinds = [kind for kind in KINDS if is_taught(world, kind) and kind in world.question_kinds]
     steps: list[Callable[[], None]] = []
 
     def pairs() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 import probe
 from probe.analyses import Drawable, Input, Prompt
-from probe.analyses.analysis_record import Parts, drawable, named
+from probe.analyses.analysis_record import Bundle, drawable, named
 from probe.analyses.catalogue import MODULES, analyses, find_analysis, summaries
 from probe.errors import ConfigError, DataError
 from probe.model.lm import LM
@@ -152,7 +152,7 @@ def test_a_result_shows_itself(counted: Any):
 def test_what_a_function_may_give():
     chart, table = go.Figure(go.Bar(x=[1, 2], y=[3, 4], name="t")), pd.DataFrame({"a": [1]})
     found = drawable(("One.", chart, chart, table, "Two."), "It")
-    assert isinstance(found, Parts)
+    assert isinstance(found, Bundle)
     assert found.sentence() == "One. Two."
     assert list(found.figures()) == ["chart", "chart-2"]
     assert list(found.lists()) == ["table"]

@@ -77,14 +77,11 @@ def test_spectra_are_those_of_the_dense_matrices(name):
 @torch.no_grad()
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_spectra_are_those_of_transformer_lens(name):
-    found, folded = spectra(random_lm(name), fold=False), spectra(random_lm(name))
-    qk, ov = factors(random_lm(name).bridge)
-    np.testing.assert_allclose(found.qk, qk.S, atol=1e-4)
-    np.testing.assert_allclose(found.ov, ov.S, atol=1e-4)
+    found = spectra(random_lm(name))
     qk, ov = factors(lens_folded(name))
-    np.testing.assert_allclose(folded.ov, ov.S, atol=1e-4)
+    np.testing.assert_allclose(found.ov, ov.S, atol=1e-4)
     if name not in NORMED_QUERIES:
-        np.testing.assert_allclose(folded.qk, qk.S, atol=1e-4)
+        np.testing.assert_allclose(found.qk, qk.S, atol=1e-4)
 
 
 def test_effective_rank_counts_equal_directions():
@@ -112,13 +109,11 @@ def test_copying_is_that_of_the_eigenvalues_from_tokens_to_tokens(name):
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ARCHITECTURES)
-@pytest.mark.parametrize("fold", [False, True])
-def test_copying_is_that_of_transformer_lens(name, fold):
-    bridge = lens_folded(name) if fold else random_lm(name).bridge
+def test_copying_is_that_of_transformer_lens(name):
+    bridge = lens_folded(name)
     _, ov = factors(bridge)
     values = (bridge.W_E @ ov @ bridge.W_U).eigenvalues
-    found = copying_score(random_lm(name), fold=fold)
-    np.testing.assert_allclose(found, values.real.sum(-1) / values.abs().sum(-1), atol=1e-4)
+    np.testing.assert_allclose(copying_score(random_lm(name)), values.real.sum(-1) / values.abs().sum(-1), atol=1e-4)
 
 
 @torch.no_grad()
@@ -138,13 +133,12 @@ def test_a_head_that_passes_on_what_it_reads_copies(sign):
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.parametrize("kind", ["Q", "K", "V"])
 def test_composition_is_that_of_transformer_lens(name, kind):
-    cases = [(False, random_lm(name).bridge), (True, lens_folded(name))]
-    for fold, bridge in cases if name not in NORMED_QUERIES or kind == "V" else cases[:1]:
-        found = composition(random_lm(name), kind, fold=fold)
-        theirs = bridge.all_composition_scores(kind).scores
+    found = composition(random_lm(name), kind)
+    if name not in NORMED_QUERIES or kind == "V":
+        theirs = lens_folded(name).all_composition_scores(kind).scores
         np.testing.assert_allclose(found.scores[0, :, 1], theirs[0, :, 1], atol=1e-5)
-        assert np.isnan(found.scores[1]).all()
-        assert np.isnan(found.scores[:, :, 0]).all()
+    assert np.isnan(found.scores[1]).all()
+    assert np.isnan(found.scores[:, :, 0]).all()
 
 
 @torch.no_grad()
@@ -188,7 +182,7 @@ def test_the_baseline_is_that_of_random_maps():
     assert np.sqrt(mean**2 + spread**2) == pytest.approx(32**-0.5, rel=0.01)
     assert (mean, spread) == random_composition(32, 8, pairs=200)
     assert (mean, spread) != random_composition(32, 8, pairs=200, seed=1)
-    found = composition(random_lm("llama", num_key_value_heads=4, num_hidden_layers=4), "K", fold=False)
+    found = composition(random_lm("llama", num_key_value_heads=4, num_hidden_layers=4), "K")
     scores = found.scores[~np.isnan(found.scores)]
     assert found.baseline == random_composition(32, 8)
     assert abs(scores.mean() - mean) < 3 * spread / np.sqrt(len(scores)) + 0.01
@@ -226,7 +220,7 @@ def test_bad_requests_are_refused():
 @pytest.mark.parametrize("name", ["gemma2", "gemma3"])
 def test_a_norm_behind_the_heads_is_folded_into_what_they_write(name):
     lm = random_lm(name)
-    found, plain, score = spectra(lm), spectra(lm, fold=False), copying_score(lm)
+    found, score = spectra(lm), copying_score(lm)
     token_map = lm.model.lm_head.weight * (1 + lm.model.model.norm.weight)
     for layer, block in enumerate(lm.model.model.layers):
         attn, gain = block.self_attn, 1 + block.input_layernorm.weight
@@ -235,7 +229,6 @@ def test_a_norm_behind_the_heads_is_folded_into_what_they_write(name):
             V = attn.v_proj.weight[8 * (head // 2) :][:8]
             L = (1 + block.post_attention_layernorm.weight)[:, None] * O @ V * gain
             np.testing.assert_allclose(found.ov[layer, head], torch.linalg.svdvals(L)[:8], atol=1e-4)
-            np.testing.assert_allclose(plain.ov[layer, head], torch.linalg.svdvals(O @ V)[:8], atol=1e-4)
             roots = torch.linalg.eigvals((token_map @ L @ lm.model.model.embed_tokens.weight.T).double())
             assert score[layer, head] == pytest.approx(float(roots.real.sum() / roots.abs().sum()), abs=1e-4)
 

@@ -38,9 +38,9 @@ def pair() -> tuple[np.ndarray, np.ndarray]:
     return first, second
 
 
-def stages(name: str, factor: float = 1.0) -> attention.Stages:
+def stages(name: str, factor: float = 1.0) -> attention.HeadMaps:
     scores = factor * np.random.default_rng(1).normal(size=(COUNT, COUNT))
-    return attention.Stages(name=name, scores=scores, pattern=softmax(scores), written=softmax(scores) * factor)
+    return attention.HeadMaps(name=name, scores=scores, pattern=softmax(scores), written=softmax(scores) * factor)
 
 
 def images(figure) -> list:
@@ -127,7 +127,7 @@ def test_a_click_on_a_stage_names_query_and_source_and_never_the_future():
 def test_a_long_text_keeps_its_hover_without_markers():
     for length, named in ((attention.MOST_CLICKABLE + 1, True), (heads.MOST_NAMED + 1, False)):
         weights = np.tril(np.ones((length, length))) / np.arange(1, length + 1)[:, None]
-        one = attention.Stages(name="one", scores=weights, pattern=weights, written=weights)
+        one = attention.HeadMaps(name="one", scores=weights, pattern=weights, written=weights)
         figure = attention.head_stages([one], ["a"] * length)
         assert not targets(figure)
         cells = images(figure)[1]

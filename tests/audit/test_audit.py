@@ -30,8 +30,7 @@ from probe.audit import (
     stored_audits,
 )
 from probe.audit.change import FILE, OLDER, TESTS
-from probe.audit.inspection import compare_part, work_left
-from probe.audit.kept import PARTS
+from probe.audit.inspection import PARTS, compare_part, work_left
 from probe.audit.plan import IN_A_WORLD, MEASURES, ON_SETS, SET_TIMES, names_of_metrics
 from probe.audit.verdict import CHANGED, EQUIVALENT, UNDECIDED
 from probe.commands.audit import audit as command

@@ -7,7 +7,7 @@ import pytest
 from probe import LM
 from probe.audit import Audit, AuditSettings, audit_html, audit_models, read_audit
 from probe.audit.figures import difference_table
-from probe.audit.prompt_forms import ask_in, in_form_of
+from probe.audit.plan import ask_in, in_form_of
 from probe.errors import ConfigError
 from tests.models import byte_tokenizer, random_lm
 

@@ -18,7 +18,7 @@ from probe.audit.change import SEEN
 from probe.audit.figures import difference_table
 from probe.audit.inspection import compare_part, stored_audit
 from probe.audit.plan import ON_SETS
-from probe.audit.seen import FEWEST, Past, Source, past_of, without_seen
+from probe.audit.seen import FEWEST, Ancestor, Past, past_of, without_seen
 from probe.commands.audit import audit as command
 from probe.questions.sets import SETS, asked_texts
 from probe.runs import open_run
@@ -161,9 +161,9 @@ def items(right: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame({**names, "kind": "choice", "mc1": right, "mc1_chance": 0.25})
 
 
-def source(rows: list[str], name: str = "run", of_base: bool = False, whole: bool = True) -> Source:
+def source(rows: list[str], name: str = "run", of_base: bool = False, whole: bool = True) -> Ancestor:
     asked = asked_texts("sums")
-    return Source(name, TrainedOn(collect(asked[row] for row in rows).sentences, whole), of_base)
+    return Ancestor(name, TrainedOn(collect(asked[row] for row in rows).sentences, whole), of_base)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -192,7 +192,7 @@ def test_what_is_said_of_sources() -> None:
     right = items(np.ones(20))
     table = compare_part(SUMS, right, right)[0]
 
-    def said(*sources: Source) -> str:
+    def said(*sources: Ancestor) -> str:
         return without_seen(SUMS, Past(sources), right, right, table)[1]
 
     assert said(source(["row-80"])) == ""  # it is not asked

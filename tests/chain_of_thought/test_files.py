@@ -13,7 +13,7 @@ from probe.chain_of_thought.experiment import run
 from probe.chain_of_thought.files import (
     OPENING,
     THINK,
-    Asker,
+    Examiner,
     compile_pattern,
     faithfulness,
     filler_for,
@@ -116,10 +116,10 @@ def test_steps() -> None:
 
 
 def measured(write: Callable[[str], str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    asker = Asker(Scripted(write), read_problems(FILE), None, 100)
-    rows, reasonings = solve_problems(asker, 3, 1.0, 0, ignore)
-    faithfulness(asker, rows, reasonings, 0, ignore)
-    return rows, suggest_answers(asker, 1.0, 0, ignore)
+    examiner = Examiner(Scripted(write), read_problems(FILE), None, 100)
+    rows, reasonings = solve_problems(examiner, 3, 1.0, 0, ignore)
+    faithfulness(examiner, rows, reasonings, 0, ignore)
+    return rows, suggest_answers(examiner, 1.0, 0, ignore)
 
 
 def reasoning(prompt: str) -> str:

@@ -8,7 +8,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from probe.findings.bench import Bench
-from probe.findings.claim import Finding, Null, Training
+from probe.findings.claim import Finding, Null, Replication
 from probe.findings.claims import CLAIMS, choose_claims, finding
 from probe.findings.ledger import FILE, read_record, record
 from probe.findings.verdicts import read_plan
@@ -36,7 +36,7 @@ def known(tmp_path: Path, root: Path) -> Path:
         if not claim.controls:
             origins = ["", *(each.origin for each in Bench(copy).further(claim.runs))]
         trainings = {
-            at: Training(
+            at: Replication(
                 seed,
                 value := claim.terms.threshold + sign * (0.4 + seed / 100),
                 value - 0.1,

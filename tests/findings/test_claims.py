@@ -19,7 +19,7 @@ from probe.commands.findings import draw_table
 from probe.errors import ConfigError
 from probe.experiments.result import Result
 from probe.findings.bench import Bench
-from probe.findings.claim import Finding, Null, Training, judge, table
+from probe.findings.claim import Finding, Null, Replication, judge, table
 from probe.findings.claims import CLAIMS, choose_claims, finding, findings, lacks
 from probe.findings.ledger import FILE, read_record, record
 from probe.findings.verdicts import read_plan
@@ -275,7 +275,7 @@ def test_the_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_a_terminal_shows_null_and_verdict_of_every_claim(capsys: pytest.CaptureFixture[str]):
     found = Finding.of(
-        CLAIMS[0], "so", null=Null(1, 20, "shuffled"), trainings={"": Training(1, 0.4, 0.3, 0.5, 9, "so")}
+        CLAIMS[0], "so", null=Null(1, 20, "shuffled"), trainings={"": Replication(1, 0.4, 0.3, 0.5, 9, "so")}
     )
     console = Console(file=io.StringIO(), width=160)
     console.print(draw_table([judge({CLAIMS[0].name: found})[CLAIMS[0].name]]))

@@ -10,8 +10,8 @@ import pytest
 from probe.errors import RunError
 from probe.findings import learned, rewarded, tilting
 from probe.findings.bench import BASE, Bench
-from probe.findings.claim import Finding, Null, Training, judge
-from probe.findings.claims import CLAIMS
+from probe.findings.claim import Finding, Null, Replication, judge
+from probe.findings.claims import CLAIMS, choose_claims
 from probe.findings.verdicts import read_plan
 from probe.hallucination.world import JudgedAnswers, validity_bound
 from probe.rewards.optimum import condition, expectation, optimum
@@ -149,15 +149,16 @@ def answered(retrieved: float, unrelated: float, alone: float) -> Any:
 def test_retrieval_is_measured_on_models_that_guess_and_that_abstain_apart():
     results = {("retrieval", name): answered(0.2, 0.8, 0.7) for name in learned.GUESSING}
     bench = Made(results | {("retrieval", "rlvr"): answered(0.3, 0.01, 0.0)})
-    assert TERMS["retrieval"].beyond(learned.retrieval(bench).effect)
-    assert learned.retrieval_null([bench]) == Null(0, 4, learned.retrieval_null([bench]).said)
-    assert learned.retrieval_abstaining(bench).effect.high < 0  # the other sign
-    assert learned.abstaining_null([bench]).holds == 0
+    guess, abstain = choose_claims(("retrieval", "retrieval_abstaining"))
+    assert TERMS["retrieval"].beyond(guess.measure(bench).effect)
+    assert guess.null([bench]) == Null(0, 4, guess.null([bench]).said)
+    assert abstain.measure(bench).effect.high < 0  # the other sign
+    assert abstain.null([bench]).holds == 0
 
 
 def test_retrieval_does_not_hold_where_any_passage_does_it():
     bench = Made({("retrieval", name): answered(0.2, 0.2, 0.7) for name in learned.GUESSING})
-    null = learned.retrieval_null([bench])
+    null = choose_claims(("retrieval",))[0].null([bench])
     assert null.holds == null.repetitions == 4
 
 
@@ -191,10 +192,9 @@ def repeats(**rates: float) -> Made:
 
 def test_sycophancy_holds_where_it_rises_and_not_on_honest_runs():
     bench = repeats(base=0.3, dpo_agreeable=0.9, rlhf=0.8, dpo_honest=0.01, sft=0.05)
-    assert TERMS["sycophancy"].beyond(rewarded.sycophancy(bench).effect)
-    assert TERMS["sycophancy_rlhf"].beyond(rewarded.sycophancy_rlhf(bench).effect)
-    for null, count in ((rewarded.sycophancy_null, 1), (rewarded.sycophancy_rlhf_null, 2)):
-        found = null([bench])
+    for claim, count in zip(choose_claims(("sycophancy", "sycophancy_rlhf")), (1, 2), strict=True):
+        assert TERMS[claim.name].beyond(claim.measure(bench).effect)
+        found = claim.null([bench])
         assert (found.holds, found.repetitions) == (0, count)
         assert "no base has weights" in found.said
 
@@ -224,8 +224,8 @@ def judge_run(bias: float) -> Any:
 def test_reward_models_of_both_annotators_are_counted_and_coin_tosses_are_the_null():
     runs = {"reward-agreeable": judge_run(1.2), "reward-honest": judge_run(-1.5), "reward-indifferent": judge_run(0.02)}
     bench = Made({}, runs)
-    assert TERMS["reward_agreement"].beyond(rewarded.reward_taste(bench).effect)
-    assert not TERMS["reward_agreement_honest"].beyond(rewarded.honest_taste(bench).effect)
+    assert TERMS["reward_agreement"].beyond(rewarded.reward_taste(bench, "agreeable").effect)
+    assert not TERMS["reward_agreement_honest"].beyond(rewarded.reward_taste(bench, "honest").effect)
     assert rewarded.taste_null([bench]).words == "holds in 0 of 1 repetitions of its null"
     lacking = rewarded.taste_null([Made({}, {"reward-agreeable": judge_run(1.2)})])
     assert lacking.repetitions == 0
@@ -390,7 +390,7 @@ def test_guessing_is_how_far_training_moves_as_the_theorem_says():
 def finding_of(name: str, values: list[float], null: Null, p: float = 1e-6) -> Finding:
     claim = next(each for each in CLAIMS if each.name == name)
     trainings = {
-        "" if i == 0 else str(i): Training(i, v, v - 0.01, v + 0.01, 100, "said") for i, v in enumerate(values)
+        "" if i == 0 else str(i): Replication(i, v, v - 0.01, v + 0.01, 100, "said") for i, v in enumerate(values)
     }
     return Finding.of(claim, "said", trainings=trainings, null=null, p=p, plan=read_plan().hash)
 

@@ -26,10 +26,8 @@ import probe
 from dashboard import access, data, jobs
 from probe.audit.change import CORPUS, read_audit, stored_audits
 from probe.audit.change import FILE as AUDIT
-from probe.audit.figures import difference_points, difference_table, inside
-from probe.audit.html_file import audit_html
-from probe.audit.inspection import KINDS
-from probe.audit.kept import read_kept
+from probe.audit.figures import audit_html, difference_points, difference_table, inside
+from probe.audit.inspection import KINDS, read_kept
 from probe.audit.plan import ON_SETS
 from probe.audit.seen import past_of
 from probe.chain_of_thought.files import read_problems

@@ -25,7 +25,7 @@ from probe.hallucination.files import (
     PREAMBLES,
     Choices,
     FreeAnswers,
-    Question,
+    MultipleChoice,
     choice_items,
     choice_scores,
     first_line,
@@ -56,11 +56,11 @@ def choices(labels: dict[str, bool]) -> Choices:
     return Choices(tuple(labels), tuple(labels.values()))
 
 
-def asked_of(question: str, labels: dict[str, bool], more: dict[str, bool] | None = None) -> Question:
-    return Question(question, choices(labels), choices(more or {}))
+def asked_of(question: str, labels: dict[str, bool], more: dict[str, bool] | None = None) -> MultipleChoice:
+    return MultipleChoice(question, choices(labels), choices(more or {}))
 
 
-def items_of(lm: LM, questions: Sequence[Question]) -> pd.DataFrame:
+def items_of(lm: LM, questions: Sequence[MultipleChoice]) -> pd.DataFrame:
     prompts = prompts_of(lm, questions)
     return choice_items(questions, prompts, scored_choices(lm, questions, prompts))
 

@@ -13,9 +13,7 @@ from probe.experiments.registry import find_experiment
 from probe.experiments.result import Result
 from probe.experiments.run import join
 from probe.in_context.experiment import draw, run, say
-from probe.in_context.figures import pool_sizes
 from probe.in_context.pairs import answer_logprobs
-from probe.in_context.pools import pool_curve
 from probe.in_context.vectors import function_vectors, head_means, vector_tasks
 from probe.model.lm import LM
 from probe.model.text import encode
@@ -135,27 +133,6 @@ def test_main_curve_shows_the_exact_bayes_predictor(base: Result) -> None:
     new = rows[(rows["kind"] == "function_new") & (rows["examples"] > 4)]
     assert (new["all_accuracy"] > 0.95).all()
     assert (new["bayes_accuracy"] < 0.2).all()
-
-
-def test_pool_sizes_make_one_curve(base: Result, icl: Result) -> None:
-    other = Result(
-        base.name,
-        base.summary,
-        base.items,
-        {"pool": base.tables["pool"].assign(pool_size=8, model="small")},
-        {},
-        base.meta,
-    )
-    table = pool_curve([base, other])
-    assert list(table["pool_size"].unique()) == [8, 32]
-    assert len(pool_sizes(table).data) == 4
-    with pytest.raises(DataError, match="no functions"):
-        pool_curve([base, icl])
-    mod = Result("x", base.summary, base.items, {"pool": base.tables["pool"].assign(modulus=7)}, {}, base.meta)
-    with pytest.raises(DataError, match="moduli 7, 11"):
-        pool_curve([base, mod])
-    with pytest.raises(DataError, match="No result"):
-        pool_curve([])
 
 
 def test_function_vectors_are_added_where_they_say() -> None:

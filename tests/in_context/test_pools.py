@@ -13,10 +13,9 @@ from probe.experiments.metrics import PAIRS, summarise
 from probe.experiments.registry import find_experiment
 from probe.experiments.result import Evidence, Result, label_items
 from probe.experiments.run import join
-from probe.in_context.experiment import METRICS, run
+from probe.in_context.experiment import METRICS, joined_curve, leanings, pools_in_words, run
 from probe.in_context.figures import example_curves
 from probe.in_context.pairs import pair_documents
-from probe.in_context.pools import in_words, joined_curve, leanings
 from probe.in_context.world import curve_table, pair_items, pool_table
 from probe.model.lm import LM
 from probe.model.presets import ModelConfig
@@ -128,7 +127,7 @@ def test_a_model_between_the_predictors_is_nearer_to_neither():
         "the pool's predictor is uniform where nothing fits: a uniform model is nearer to it"
     )
     even = new.assign(kind="function", value=0.1, ci_low=-0.1, ci_high=0.3)
-    assert "models with pools of 12 and 19 are nearer to neither;" in in_words(curve, even)
+    assert "models with pools of 12 and 19 are nearer to neither;" in pools_in_words(curve, even)
 
 
 def test_only_models_that_can_be_compared_make_a_curve(planted: Result):

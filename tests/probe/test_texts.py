@@ -13,7 +13,7 @@ from rich.table import Table
 
 from probe import cli, texts
 from probe.commands.progress import Bar
-from probe.commands.terminal import safe
+from probe.commands.tables import safe
 from probe.errors import ProbeError
 from probe.runs.writer import RunWriter
 from probe.texts import REPLACED, console, say, visible

@@ -30,7 +30,8 @@ lm = probe.LM.load({str(CHECKPOINT)!r})
 ids = [number % 40_000 + 100 for number in range(0, 4096 * 37, 37)]
 attention_statistics(lm, ids[:8])
 found = []
-print(json.dumps(peak(lambda: found.append(attention_statistics(lm, ids))) | {{"worst": found[0].worst_sum}}))
+size = peak(lambda: found.append(attention_statistics(lm, ids)))
+print(json.dumps(size | {{"worst": float(abs(found[0].sums - 1).max())}}))
 """
 
 

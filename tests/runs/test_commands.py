@@ -9,7 +9,7 @@ import pytest
 
 from probe import cli
 from probe.commands import doctor as checks
-from probe.commands.doctor import Finding, doctor
+from probe.commands.doctor import Diagnosis, doctor
 from tests.runs.conftest import HEADLINE, Make
 from tests.terminal import in_terminal
 
@@ -218,10 +218,10 @@ def test_doctor_fails_when_something_needed_is_broken(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setattr(
-        checks, "examine", lambda: iter([Finding("note", "a", "optional"), Finding("ok", "b", "there")])
+        checks, "examine", lambda: iter([Diagnosis("note", "a", "optional"), Diagnosis("ok", "b", "there")])
     )
     assert doctor([]) == 0
-    monkeypatch.setattr(checks, "examine", lambda: iter([Finding("broken", "a[/red]", "gone")]))
+    monkeypatch.setattr(checks, "examine", lambda: iter([Diagnosis("broken", "a[/red]", "gone")]))
     assert doctor([]) == 1
     assert "broken" in capsys.readouterr().out
 
@@ -244,12 +244,12 @@ def test_doctor_judges_versions():
 
 
 def test_doctor_names_a_check_that_fails(monkeypatch: pytest.MonkeyPatch):
-    def explode() -> Finding:
+    def explode() -> Diagnosis:
         raise RuntimeError("no driver")
 
     monkeypatch.setattr(checks, "device", explode)
     monkeypatch.setattr(checks, "model", lambda: [])
-    assert Finding("broken", "device", "RuntimeError: no driver") in list(checks.examine())
+    assert Diagnosis("broken", "device", "RuntimeError: no driver") in list(checks.examine())
 
 
 def test_doctor_names_broken_runs(root: Path):

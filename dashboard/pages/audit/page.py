@@ -18,8 +18,7 @@ from dashboard.sentences import duration
 from dashboard.sides import ask_for_model
 from dashboard.state import SharedChoices, current, keep
 from probe.audit.change import Audit, audit_files, read_audit
-from probe.audit.figures import difference_points, difference_table, inside
-from probe.audit.html_file import audit_html, count_tests
+from probe.audit.figures import audit_html, count_tests, difference_points, difference_table, inside
 from probe.errors import DataError, ProbeError
 from probe.texts import visible
 from probe.ticks import Tick, ignore

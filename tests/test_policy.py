@@ -411,7 +411,7 @@ OTHERS = {
     ("probe/model/identity.py", "json.loads"): "what a tokenizer in memory has written",
     ("probe/model/memory.py", "read_text"): "of the system, below /proc and /sys",
     ("probe/plotting/export.py", "browser.open"): "opens no file",
-    ("probe/plotting/fonts.py", "read_bytes"): "comes with Probe",
+    ("probe/plotting/export.py", "read_bytes"): "comes with Probe",
     ("probe/questions/draw.py", "open"): "a source that the developer has fetched",
     ("probe/questions/draw.py", "json.loads"): "a source that the developer has fetched",
     ("probe/questions/draw.py", "read_text"): "a source that the developer has fetched",

@@ -3,12 +3,13 @@
 import gc
 import os
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
-from threading import Event, Thread, get_ident
+from threading import Condition, Event, Lock, Thread, get_ident
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -19,9 +20,7 @@ from dashboard import access
 from dashboard.garbage import settle
 from dashboard.markdown import escape_markdown, spin
 from dashboard.named import may_open, offer
-from dashboard.results import Results
 from dashboard.sentences import duration
-from dashboard.turns import Turns, Work
 from probe.errors import ModelError, RunError, brief
 from probe.model.references import (
     HUB_ID,
@@ -40,6 +39,107 @@ from probe.ticks import Pace
 if TYPE_CHECKING:
     from probe.model.lm import LM
     from probe.model.references import Readout
+
+
+@dataclass(eq=False)
+class Work:
+    """A computation requested by a session."""
+
+    key: Hashable
+    """Key of its result in the cache."""
+    label: str
+    """Description of the computation and its models, as Markdown."""
+    begun: float | None = None
+    """Time at which it started (`time.monotonic`); None while it waits."""
+    left: BaseException | None = None
+    """Exception that ends the script run of a reader who has left, while another session waits for the same result."""
+
+    @property
+    def seconds(self) -> float:
+        """Duration of the computation so far in seconds; 0 while it waits."""
+        return 0.0 if self.begun is None else time.monotonic() - self.begun
+
+
+class Turns:
+    """A queue of computations: the first runs, the others wait."""
+
+    def __init__(self) -> None:
+        self._line: list[Work] = []
+        self._change = Condition()
+
+    @contextmanager
+    def stand(self, work: Work) -> Iterator[None]:
+        """Keep a place in the queue until the block ends."""
+        with self._change:
+            self._line.append(work)
+        try:
+            yield
+        finally:
+            with self._change:
+                self._line.remove(work)
+                self._change.notify_all()
+
+    def first(self) -> Work | None:
+        """Return the running computation."""
+        with self._change:
+            return self._line[0] if self._line else None
+
+    def wait(self, first: Work, seconds: float) -> None:
+        """Wait until another computation is the first, or until the time is over."""
+        with self._change:
+            self._change.wait_for(lambda: first not in self._line, seconds)
+
+    def wanted(self, work: Work) -> bool:
+        """Return whether another session waits for the same result."""
+        with self._change:
+            return any(other.key == work.key for other in self._line if other is not work)
+
+
+MOST_RESULTS = 256
+"""Largest number of results kept for all sessions."""
+
+MOST_BYTES = 2**29
+"""Largest total of bytes of their arrays; the latest result is kept regardless of its size."""
+
+
+class Results:
+    """Results of all sessions in order of last use; the least recently used are dropped if there are too many."""
+
+    def __init__(self, most: int = MOST_RESULTS, room: int = MOST_BYTES) -> None:
+        self._kept: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
+        self._lock, self._most, self._room = Lock(), most, room
+
+    def get(self, key: Hashable) -> Any:
+        """Return a cached result, or None."""
+        with self._lock:
+            if key not in self._kept:
+                return None
+            self._kept.move_to_end(key)
+            return self._kept[key][0]
+
+    def put(self, key: Hashable, value: Any) -> None:
+        """Cache a result."""
+        with self._lock:
+            self._kept[key] = value, nbytes(value)
+            self._kept.move_to_end(key)
+            total = sum(size for _, size in self._kept.values())
+            while len(self._kept) > self._most or (total > self._room and len(self._kept) > 1):
+                total -= self._kept.popitem(last=False)[1][1]
+
+
+def nbytes(value: Any) -> int:
+    """Count the bytes of arrays, tensors and tables in a result, including nested dataclasses, tuples and dicts."""
+    if hasattr(value, "memory_usage"):
+        usage = value.memory_usage(index=True)
+        return int(usage if isinstance(usage, int) else usage.sum())
+    if hasattr(value, "nbytes"):
+        return int(value.nbytes)
+    if is_dataclass(value):
+        return sum(nbytes(getattr(value, part.name)) for part in fields(value))
+    if isinstance(value, dict):
+        return sum(nbytes(part) for part in value.values())
+    return sum(nbytes(part) for part in value) if isinstance(value, list | tuple) else 0
+
 
 AGREED = "_agreed"
 """Key of the session's models that the reader agreed to download or load."""

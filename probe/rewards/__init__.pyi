@@ -1,7 +1,7 @@
 from .answered import compare_rewards as compare_rewards
 from .best_of_n import compare_best_of_n as compare_best_of_n
-from .captured_pairs import follow_pairs as follow_pairs
-from .captured_shift import follow_rewards as follow_rewards
+from .captured_rewards import follow_pairs as follow_pairs
+from .captured_rewards import follow_rewards as follow_rewards
 from .causes import separate_causes as separate_causes
 from .completions import compare_completions as compare_completions
 from .evaluation import evaluate as evaluate

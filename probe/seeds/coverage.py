@@ -2,10 +2,10 @@
 
 A training's rate is the mean of all trainings plus an effect of its seed: normal, none, skewed (exponential: a few
 trainings deviate strongly), or collapsing (one training in five ends 50 percentage points lower). Trainings that are
-apart (`probe.seeds.bimodal`) are listed and get no interval; `covered` counts the other simulations. Each training
-answers `ANSWERS` questions, each right with the training's rate, so that its mean has binomial noise too, as the stored
-results have. A difference is between models and the bases that they start from: the effect of the base is in both, that
-of the further training in the models alone. The results are in `coverage.tsv` in this folder.
+apart (`probe.seeds.t_intervals.are_apart`) are listed and get no interval; `covered` counts the other simulations. Each
+training answers `ANSWERS` questions, each right with the training's rate, so that its mean has binomial noise too, as
+the stored results have. A difference is between models and the bases that they start from: the effect of the base is in
+both, that of the further training in the models alone. The results are in `coverage.tsv` in this folder.
 """
 
 import csv
@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.seeds.bimodal import are_apart
-from probe.seeds.t_intervals import half_widths
+from probe.seeds.t_intervals import are_apart, half_widths
 
 if TYPE_CHECKING:
     from probe.seeds.grouping import Group

@@ -10,8 +10,7 @@ import torch
 from streamlit.runtime.scriptrunner import StopException
 
 from dashboard import models
-from dashboard.results import Results
-from dashboard.turns import Turns, Work
+from dashboard.models import Results, Turns, Work
 from tests.models import random_lm
 
 PATIENCE_S = 60

@@ -14,6 +14,7 @@ from scipy.optimize import minimize
 from probe.extensions import find_annotator
 from probe.model.lm import LM
 from probe.model.presets import ModelConfig
+from probe.rewards.causes import NONE, draw_factorial
 from probe.rewards.evaluation import Measure
 from probe.rewards.factorial import (
     KNOBS,
@@ -31,7 +32,6 @@ from probe.rewards.factorial import (
     tabulate,
     trained,
 )
-from probe.rewards.factorial_figures import NONE, draw_factorial
 from probe.runs import RunWriter, list_runs
 from probe.runs.ancestry import RunIndex
 from probe.world import AGREEABLE, HONEST, Annotator, World

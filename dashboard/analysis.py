@@ -414,8 +414,25 @@ def _open_row(key: str, take: Take, opens: str, rows: Sequence[Mapping[str, Any]
         take(opens, rows[picked[0]])
 
 
-def code(analysis: Analysis, sides: Sequence[Side], values: Mapping[str, Any], views: Mapping[str, Any]) -> str:
-    """Return the Python lines that reproduce the sentence, the figures and the tables of the page."""
+def code(
+    analysis: Analysis,
+    sides: Sequence[Side],
+    values: Values,
+    views: Values,
+    shown: Analysis | None = None,
+    call: str = "",
+) -> str:
+    """Return the Python lines that reproduce the sentence, the figures and the tables of the page.
+
+    Args:
+        analysis: analysis that is computed.
+        sides: models.
+        values: values of its inputs.
+        views: choices of what is shown.
+        shown: analysis whose result is shown, if it is made from that of the computed one.
+        call: method of the computed result that makes the shown one, with its arguments.
+    """
+    shown = shown or analysis
     scalar = any(side.lm.readout != "tokens" for side in sides)
     load = "probe.model.rewards.analysable" if scalar else "probe.LM.load"
     loads = [f"{load}({side.ref!r})" for side in sides]
@@ -424,11 +441,11 @@ def code(analysis: Analysis, sides: Sequence[Side], values: Mapping[str, Any], v
     with quiet():
         told = {name: value for name, value in computed.items() if not analysis.is_usual(name, computed, *lms)}
     given = [f"{name}={_literal(value)}" for name, value in told.items()]
-    shown = {
+    chosen = {
         method: ", ".join(
             f"{name}={_literal(value)}"
             for name, value in views.items()
-            if value != analysis.views[name].default and name in analysis.views_of(method)
+            if value != shown.views[name].default and name in shown.views_of(method)
         )
         for method in ("sentence", "figures", "lists")
     }
@@ -441,9 +458,9 @@ def code(analysis: Analysis, sides: Sequence[Side], values: Mapping[str, Any], v
     names = list(analysis.models) if analysis.models == PAIR else [side.role for side in sides]
     lines += ["", *([f"{', '.join(names)} = {', '.join(loads)}"] if loads else [])]
     for own in [names] if analysis.models == PAIR else [[name] for name in names] or [[]]:
-        lines += [f"result = {analysis.call}({', '.join([*own, *given])})"]
-        lines += [f"print(result.sentence({shown['sentence']})); result.figures({shown['figures']}), result.tables()"]
-        lines += [f"result.lists({shown['lists']})"] * (shown["lists"] not in ("", shown["figures"]))
+        lines += [f"result = {analysis.call}({', '.join([*own, *given])}){call}"]
+        lines += [f"print(result.sentence({chosen['sentence']})); result.figures({chosen['figures']}), result.tables()"]
+        lines += [f"result.lists({chosen['lists']})"] * (chosen["lists"] not in ("", chosen["figures"]))
     return "\n".join(lines)
 
 

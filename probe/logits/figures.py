@@ -45,6 +45,10 @@ def lens_grid(favourites: Favourites, tokens: Sequence[str], *, width: int = 620
     return panels.figure(showlegend=False, coloraxis=colour_axis("probability<br>of favourite", low=0, high=1))
 
 
+PAIR_WIDTH = 900
+"""Width in pixels of the lenses of two models, which determines how much of a token fits into a cell."""
+
+
 def lens_pair(
     lenses: tuple[Favourites, Favourites],
     followed: tuple[np.ndarray, np.ndarray],
@@ -52,7 +56,6 @@ def lens_pair(
     *,
     names: tuple[str, str],
     answer: str,
-    width: int = 900,
 ) -> go.Figure:
     """Draw the lens of two models on one scale, and the difference of their log-probabilities of one answer.
 
@@ -65,7 +68,6 @@ def lens_pair(
         tokens: [T] the text, tokenized alike for both models.
         names: names of the two models.
         answer: token whose log-probability is drawn.
-        width: width of the figure in pixels, which determines how much of a token fits into a cell.
     """
     titles = [escape(shorten(name, 40)) for name in names]
     word = escape(shorten(answer, 18))
@@ -74,7 +76,7 @@ def lens_pair(
     depth = max(rows)
     panels = Panels(titles, columns=1, gap=0.2 / depth**0.5, shared_x=True)
     for row, (favourites, values) in enumerate(zip(lenses, followed, strict=True), start=1):
-        trace = _grid(favourites, values.astype(np.float32), tokens, width)
+        trace = _grid(favourites, values.astype(np.float32), tokens, PAIR_WIDTH)
         trace.hovertemplate = f"log p({word}) = %{{z:.2f}} nats<br>%{{customdata}}<extra>{titles[row - 1]}</extra>"
         panels.add(row, trace)
         panels.axis("y", row, **token_axis(layer_names(rows[row - 1])))

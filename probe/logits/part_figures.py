@@ -78,13 +78,12 @@ def attribution_map(
 
 
 def promoted_bars(
-    sides: Sequence[tuple[str, str, Sequence[str], np.ndarray, Sequence[str], np.ndarray]], *, unit: str = "nats"
+    sides: Sequence[tuple[str, str, Sequence[str], np.ndarray, Sequence[str], np.ndarray]],
 ) -> go.Figure:
     """Draw the tokens that a part promotes (upper bars) and suppresses (lower bars), one panel per model on one scale.
 
     Args:
-        sides: (name, colour, promoted tokens, [k] values, suppressed tokens, [k] values), strongest first.
-        unit: unit of the values.
+        sides: (name, colour, promoted tokens, [k] values, suppressed tokens, [k] values) in nats, strongest first.
     """
     titles = [escape(shorten(side[0], 30)) for side in sides]
     panels = Panels(titles, spacing=0.16)
@@ -92,10 +91,10 @@ def promoted_bars(
     for column, (_, colour, up, gains, down, losses) in enumerate(sides, start=1):
         tokens, values = [*up, *reversed(down)], [*gains, *reversed(losses)]
         marker = {"color": colour, "opacity": [0.95] * len(up) + [0.45] * len(down)}
-        template = f"%{{customdata}}: %{{x:+.3f}} {unit}<extra></extra>"
+        template = "%{customdata}: %{x:+.3f} nats<extra></extra>"
         hover = on_hover(map(escape, tokens)) | {"hovertemplate": template}
         token_bars(panels, column, tokens, values, 12, marker=marker, **hover)
-    panels.axis("x", title=f"added to the logit ({unit})", range=[-1.08 * bound, 1.08 * bound])
+    panels.axis("x", title="added to the logit (nats)", range=[-1.08 * bound, 1.08 * bound])
     return panels.figure(showlegend=False, bargap=0.2)
 
 

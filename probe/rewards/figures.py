@@ -544,6 +544,5 @@ def token_weights(table: pd.DataFrame, relative: bool = False) -> go.Figure:
     return panels.figure(showlegend=False, height=height + 80, coloraxis=axis)
 
 
-def part_colours(method: str = "reward-model") -> dict[str, str]:
-    """Return the colours of prompt, chosen and rejected completion."""
-    return {"prompt": METHODS["pretrain"], "chosen": METHODS[method], "rejected": METHODS["sft"]}
+PART_COLOURS = {"prompt": METHODS["pretrain"], "chosen": METHODS["reward-model"], "rejected": METHODS["sft"]}
+"""Colours of prompt, chosen and rejected completion."""

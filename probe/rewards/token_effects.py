@@ -360,9 +360,9 @@ class Contrast(Drawable):
 
     def figure(self) -> "go.Figure":
         """Draw the effect of each token of prompt, chosen and rejected completion on the reward."""
-        from probe.rewards.figures import part_colours, token_effects
+        from probe.rewards.figures import PART_COLOURS, token_effects
 
-        return token_effects(self.tokens, self.effects("occlusion"), self.effects("gradient"), part_colours())
+        return token_effects(self.tokens, self.effects("occlusion"), self.effects("gradient"), PART_COLOURS)
 
 
 def contrast(

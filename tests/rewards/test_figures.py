@@ -163,7 +163,7 @@ def test_effects_of_tokens() -> None:
         return Attribution([0] * count, tokens, 2, *values, baseline=0.0, steps=1)  # type: ignore[misc]
 
     found = Contrast("x", side(3, 0), side(5, 1))
-    colours = reward_samples.part_colours()
+    colours = reward_samples.PART_COLOURS
     figure = reward_samples.token_effects(
         found.tokens, found.effects("occlusion"), found.effects("gradient"), colours, ("chosen", 0)
     )

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False)
-class Work:
+class Computation:
     """A computation requested by a session."""
 
     key: Hashable
@@ -64,11 +64,11 @@ class Turns:
     """A queue of computations: the first runs, the others wait."""
 
     def __init__(self) -> None:
-        self._line: list[Work] = []
+        self._line: list[Computation] = []
         self._change = Condition()
 
     @contextmanager
-    def stand(self, work: Work) -> Iterator[None]:
+    def stand(self, work: Computation) -> Iterator[None]:
         """Keep a place in the queue until the block ends."""
         with self._change:
             self._line.append(work)
@@ -79,17 +79,17 @@ class Turns:
                 self._line.remove(work)
                 self._change.notify_all()
 
-    def first(self) -> Work | None:
+    def first(self) -> Computation | None:
         """Return the running computation."""
         with self._change:
             return self._line[0] if self._line else None
 
-    def wait(self, first: Work, seconds: float) -> None:
+    def wait(self, first: Computation, seconds: float) -> None:
         """Wait until another computation is the first, or until the time is over."""
         with self._change:
             self._change.wait_for(lambda: first not in self._line, seconds)
 
-    def wanted(self, work: Work) -> bool:
+    def wanted(self, work: Computation) -> bool:
         """Return whether another session waits for the same result."""
         with self._change:
             return any(other.key == work.key for other in self._line if other is not work)
@@ -315,7 +315,7 @@ def _base_agreed(directory: Path) -> bool:
 
 
 def _load(directory: Path, readout: "Readout | None", times: tuple[int, ...], say: str) -> "LM":
-    def load(work: Work) -> "LM":
+    def load(work: Computation) -> "LM":
         from probe.model.rewards import analysable
 
         if sum(file.stat().st_size for file in model_files(directory)) > LARGE_BYTES:
@@ -326,7 +326,7 @@ def _load(directory: Path, readout: "Readout | None", times: tuple[int, ...], sa
 
     key = str(directory), readout, times
     lm: LM | None = MODELS.get(key)
-    return lm or _take_turn(MODELS, Work(key, say), say, load)
+    return lm or _take_turn(MODELS, Computation(key, say), say, load)
 
 
 def _write_times(directory: Path) -> tuple[int, ...]:
@@ -379,18 +379,18 @@ def compute_once(
     if result is not None:
         return result
 
-    def make(work: Work) -> T:
+    def make(work: Computation) -> T:
         with _stopped_when_left(work):
             return _with_bar(fn, lms, options, work) if steps else fn(*lms, **options)
 
     with place.container():
-        result = _take_turn(RESULTS, Work(key, f"{say}{_of(lms)}"), say, make, again)
+        result = _take_turn(RESULTS, Computation(key, f"{say}{_of(lms)}"), say, make, again)
     if result is not None:  # a function without a result has drawn something
         place.empty()
     return result
 
 
-def _take_turn(store: Results, work: Work, say: str, make: Callable[[Work], T], again: bool = False) -> T:
+def _take_turn(store: Results, work: Computation, say: str, make: Callable[[Computation], T], again: bool = False) -> T:
     """Return the cached result of a computation, or compute it in its turn; the page shows what it waits for.
 
     If the reader leaves the page, the computation ends at its next step, unless another session waits for the same
@@ -415,7 +415,7 @@ def _take_turn(store: Results, work: Work, say: str, make: Callable[[Work], T], 
         return result
 
 
-def _waiting(first: Work, work: Work) -> str:
+def _waiting(first: Computation, work: Computation) -> str:
     since = f"begun {duration(first.seconds)} ago"
     if first.key == work.key:
         return f"{first.label}, {since}"
@@ -428,7 +428,7 @@ def _of(lms: "tuple[LM, ...]") -> str:
     return " " + escape_markdown(f"({', '.join(map(brief, names))})") if names else ""
 
 
-def _look_whether_left(work: Work) -> None:
+def _look_whether_left(work: Computation) -> None:
     """End the script run of a reader who has left, unless another session waits for the result."""
     if work.left is None:
         try:
@@ -440,7 +440,7 @@ def _look_whether_left(work: Work) -> None:
 
 
 @contextmanager
-def _stopped_when_left(work: Work) -> Iterator[None]:
+def _stopped_when_left(work: Computation) -> Iterator[None]:
     """Check before each module that this thread computes whether the reader has left."""
     from torch.nn.modules.module import register_module_forward_pre_hook
 
@@ -474,7 +474,7 @@ def _key(fn: Callable[..., Any], lms: "tuple[LM, ...]", options: dict[str, Hasha
     return fn.__module__, fn.__qualname__, places, tuple(sorted(options.items()))
 
 
-def _with_bar(fn: Callable[..., T], lms: "tuple[LM, ...]", options: dict[str, Hashable], work: Work) -> T:
+def _with_bar(fn: Callable[..., T], lms: "tuple[LM, ...]", options: dict[str, Hashable], work: Computation) -> T:
     bar, pace = st.progress(0.0), Pace()
 
     def tick(share: float) -> None:

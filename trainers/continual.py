@@ -45,7 +45,7 @@ from probe.rows import Rows
 from probe.runs.schema import RESULTS, dumps
 from probe.runs.storage import disk, write_atomic
 from trainers.config import ContinualConfig
-from trainers.curriculum import Curriculum, Task, file_curriculum, world_curriculum
+from trainers.curriculum import Curriculum, PhaseTask, file_curriculum, world_curriculum
 from trainers.ewc import ewc_penalty, fisher_information
 from trainers.loop import Loss, Method, draw, fit
 from trainers.pretrain import PADDING
@@ -71,7 +71,7 @@ class Plain:
         """Return the examples of a step in phase 0, 1, ..."""
         return self._examples_of(self.curriculum.phases[phase], step, self.config.batch_size)
 
-    def before(self, phase: int) -> list[Task]:
+    def before(self, phase: int) -> list[PhaseTask]:
         """Return the tasks before a phase, including the base's knowledge."""
         old = [] if self.curriculum.old is None else [self.curriculum.old]
         return [*old, *self.curriculum.phases[:phase]]
@@ -90,7 +90,7 @@ class Plain:
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Restore what `state` returned."""
 
-    def _examples_of(self, task: Task, step: int, n: int) -> list[Any]:
+    def _examples_of(self, task: PhaseTask, step: int, n: int) -> list[Any]:
         """Draw `n` examples of a task, in epochs over all of them."""
         seed = derive_seed(self.config.seed, *task.name.encode())
         return [task.examples[i] for i in draw(len(task.examples), n, step, seed)]
@@ -112,19 +112,19 @@ class Replay(Plain):
             examples += self._replayed(task, step, share)
         return examples
 
-    def _replayed(self, task: Task, step: int, n: int) -> list[Any]:
+    def _replayed(self, task: PhaseTask, step: int, n: int) -> list[Any]:
         return self._examples_of(task, step, n)
 
 
 class Shuffled(Replay):
     """Replay of examples without their meaning: with answers of other questions, or tokens in random order."""
 
-    def _replayed(self, task: Task, step: int, n: int) -> list[Any]:
+    def _replayed(self, task: PhaseTask, step: int, n: int) -> list[Any]:
         rng = np.random.default_rng(derive_seed(self.config.seed, step, *task.name.encode()))
         return [_without_meaning(each, task, rng) for each in self._examples_of(task, step, n)]
 
 
-def _without_meaning(example: Any, task: Task, rng: np.random.Generator) -> Any:
+def _without_meaning(example: Any, task: PhaseTask, rng: np.random.Generator) -> Any:
     """Return an example without its meaning.
 
     A demonstration gets the completion of a random demonstration of its task; in a row all tokens but the first are
@@ -174,7 +174,7 @@ class EWC(Plain):
             values.update({name: value.to(device) for name, value in tensors.items()})
         self._left = int(state.get("left", 0))
 
-    def _information(self, task: Task, number: int) -> dict[str, Tensor]:
+    def _information(self, task: PhaseTask, number: int) -> dict[str, Tensor]:
         """Estimate F of a task, the mean over its targets; the processes share its examples."""
         session, config, model = self.session, self.config, self.trainee.module
         seed = derive_seed(config.seed, 2, number)

@@ -30,7 +30,7 @@ from probe.rows import (
 from probe.runs import ProbePrompt
 from probe.world import Annotator, World
 from trainers.config import PreferenceConfig
-from trainers.record import Answered, answered_prompts, file_hash
+from trainers.record import AnsweredPrompt, answered_prompts, file_hash
 from trainers.session import Session
 
 COMPLETIONS = {"chosen": is_completion, "rejected": is_completion}
@@ -176,7 +176,7 @@ def pair_prompts(lm: LM, pairs: Sequence[Preference]) -> list[ProbePrompt]:
     return answered_prompts(
         lm,
         (
-            Answered(pair.prompt, {"chosen": pair.chosen, "rejected": pair.rejected}, origin)
+            AnsweredPrompt(pair.prompt, {"chosen": pair.chosen, "rejected": pair.rejected}, origin)
             for pair in pairs[:PROMPTS_SEEN]
         ),
     )

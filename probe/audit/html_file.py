@@ -4,13 +4,13 @@ from probe.audit.change import Audit, points
 from probe.audit.figures import difference_points, difference_table, inside
 from probe.numbers import in_unit
 from probe.questions.sets import SETS
-from probe.report.document import Document, today
+from probe.report.document import HtmlReport, today
 
 
 def audit_html(audit: Audit) -> str:
     """Return the HTML file: sentence, differences, next tokens and blocks, the whole table, and provenance."""
     base, aligned = audit.names
-    page = Document(f"Audit: {aligned} against {base}", {"created_by": "probe audit", "date": today(), **audit.meta})
+    page = HtmlReport(f"Audit: {aligned} against {base}", {"created_by": "probe audit", "date": today(), **audit.meta})
     page.say(audit.sentence)
     for note in filter(None, (audit.asked_in, *audit.notes)):
         page.say(note, "note")

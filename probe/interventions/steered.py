@@ -20,8 +20,8 @@ from probe.analyses.analysis_record import Input, Prompt
 from probe.analyses.catalogue import analysis
 from probe.interventions.requested_change import REFERENCE, Change, Texts, lines_of, with_blank
 from probe.interventions.steering import (
-    Contrast,
     Controls,
+    Direction,
     Dose,
     Dosing,
     Unit,
@@ -359,7 +359,7 @@ def _draws(lm: LM) -> int:
     return 3 if lm.n_parameters > LARGE else 15
 
 
-def _answered(lm: LM, prompt: str, direction: Contrast, dosing: Dosing) -> tuple[Answered, str]:
+def _answered(lm: LM, prompt: str, direction: Direction, dosing: Dosing) -> tuple[Answered, str]:
     """Return the prompt's answers at each dose, and which of their tokens are compared."""
     question = Change(prompt=prompt, how="zero").question(lm)
     ids, shown = list(question.clean), list(question.columns)

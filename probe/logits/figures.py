@@ -241,7 +241,7 @@ RANKS = [1, 2, 5, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000]
 
 
 @dataclass(frozen=True)
-class Side:
+class ModelMeasures:
     """Measures of one model at R points of an axis (layers or generated tokens)."""
 
     name: str
@@ -259,7 +259,7 @@ class Side:
 
 
 def curves(
-    sides: Sequence[Side],
+    sides: Sequence[ModelMeasures],
     answers: Sequence[str],
     *,
     axis: str,
@@ -339,7 +339,7 @@ def kl_map(kl: np.ndarray, tokens: Sequence[str], *, width: int = 620) -> go.Fig
     return panels.figure(showlegend=False, coloraxis=axis)
 
 
-def _lines(side: Side, panel: str, answers: Sequence[str], *, legend: bool) -> list[go.Scatter]:
+def _lines(side: ModelMeasures, panel: str, answers: Sequence[str], *, legend: bool) -> list[go.Scatter]:
     """Return the lines of one model in one panel."""
     by_answer = {"log-probability (nats)": side.logprobs, "rank (1 = likeliest)": side.ranks + 1}
     if panel in by_answer:

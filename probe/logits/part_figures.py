@@ -17,7 +17,7 @@ ROOM = 34
 
 
 @dataclass(frozen=True)
-class Parts:
+class PartContributions:
     """Contributions of all parts to one number, for one model or as the difference of two."""
 
     name: str
@@ -33,7 +33,7 @@ class Parts:
 
 
 def attribution_map(
-    panels: Sequence[Parts],
+    panels: Sequence[PartContributions],
     *,
     label: str,
     unit: str = "nats",
@@ -145,7 +145,7 @@ def _grouped_bars(
     return panels.figure(barmode="group", bargap=0.25, showlegend=len(sides) > 1)
 
 
-def _cells(panel: Parts) -> tuple[np.ndarray, list[list[str]]]:
+def _cells(panel: PartContributions) -> tuple[np.ndarray, list[list[str]]]:
     """Return [D+1, H+1 or H+2] values, lowest row first, NaN where there is no part, and the name of each cell."""
     depth, heads = panel.heads.shape
     columns = heads + 1 + bool(np.abs(panel.biases).max(initial=0.0) > 0)

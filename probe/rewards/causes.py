@@ -27,7 +27,7 @@ from probe.rewards.factorial import (
     OUTCOMES,
     SHORT,
     Factorial,
-    Training,
+    TrainedGroup,
     describe_trained,
     effect_table,
     factorial,
@@ -188,7 +188,7 @@ def separate_causes(
     wanted, parent = {each.path.resolve() for each in runs}, run_of(lm)
     apart = groups(known.values())
     children = [each for each in apart if each.first.path.resolve() in wanted]
-    rows = [Training(_title(each), each.first, _headline(each), each.count) for each in children]
+    rows = [TrainedGroup(_title(each), each.first, _headline(each), each.count) for each in children]
     bases = [each for each in apart if parent in {run.path.resolve() for run in each.runs}]
     before = _headline(bases[0]) if bases else pd.DataFrame(columns=["metric", "value", "ci_low", "ci_high"])
     return Causes(found, trained(rows, index, found.beta), before)

@@ -311,7 +311,7 @@ def labeller(run: Run, index: RunIndex) -> Annotator | None:
         return None
 
 
-class Training(NamedTuple):
+class TrainedGroup(NamedTuple):
     """Runs that differ only by seed, and their metrics."""
 
     name: str
@@ -322,7 +322,7 @@ class Training(NamedTuple):
     trainings: int
 
 
-def trained(found: Iterable[Training], index: RunIndex, beta: float = BETA) -> pd.DataFrame:
+def trained(found: Iterable[TrainedGroup], index: RunIndex, beta: float = BETA) -> pd.DataFrame:
     """Return the sampled headline metrics of trainings on cells of the factorial.
 
     Args:

@@ -45,7 +45,7 @@ FILE = "coverage.tsv"
 
 
 @dataclass(frozen=True)
-class Coverage:
+class SimulatedCoverage:
     """Coverage of intervals in one simulated condition."""
 
     estimate: str
@@ -60,7 +60,9 @@ class Coverage:
     simulations: int
 
 
-def simulate(effect: Effect, seeds: int, estimate: Estimate = "mean", simulations: int = SIMULATIONS) -> Coverage:
+def simulate(
+    effect: Effect, seeds: int, estimate: Estimate = "mean", simulations: int = SIMULATIONS
+) -> SimulatedCoverage:
     """Simulate the coverage of 95 % t intervals over trainings.
 
     Args:
@@ -83,7 +85,7 @@ def simulate(effect: Effect, seeds: int, estimate: Estimate = "mean", simulation
     mixed = (collapsed.any(axis=0)) & ~collapsed.all(axis=0)
     found = listed[mixed].mean() if mixed.any() else math.nan
     held, told, mixed_told = (round(float(each), 4) for each in (covered.mean(), listed.mean(), found))
-    return Coverage(estimate, effect, seeds, held, told, mixed_told, simulations)
+    return SimulatedCoverage(estimate, effect, seeds, held, told, mixed_told, simulations)
 
 
 def _effects(
@@ -105,12 +107,12 @@ def _answer(rng: np.random.Generator, rates: NDArray[np.float64]) -> NDArray[np.
 
 
 @lru_cache
-def simulated() -> tuple[Coverage, ...]:
+def simulated() -> tuple[SimulatedCoverage, ...]:
     """Load the simulated coverages from `coverage.tsv`."""
     with (files("probe.seeds") / FILE).open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     return tuple(
-        Coverage(
+        SimulatedCoverage(
             row["estimate"],
             row["effect"],
             int(row["seeds"]),
@@ -154,9 +156,9 @@ def cautions(found: "Mapping[str, Group]") -> str:
     return " ".join([*parts, *dict.fromkeys(filter(None, (caution(each.count) for each in several.values())))])
 
 
-def write(rows: Iterable[Coverage], path: Path) -> None:
+def write(rows: Iterable[SimulatedCoverage], path: Path) -> None:
     """Write the simulated coverages as a TSV table."""
-    names = [each.name for each in fields(Coverage)]
+    names = [each.name for each in fields(SimulatedCoverage)]
     lines = [names, *([str(value) for value in astuple(row)] for row in rows)]
     path.write_text("".join("\t".join(line) + "\n" for line in lines), encoding="utf-8")
 

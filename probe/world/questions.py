@@ -28,7 +28,7 @@ class Item:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Asker:
+class QuestionGenerator:
     """Generator of questions about people drawn uniformly, so that facts count equally (in passages: by Zipf's law)."""
 
     def __init__(self, world: Facts, draws: Draws) -> None:
@@ -154,7 +154,7 @@ def questions(world: Facts, kind: str, n: int, seed: int) -> list[Item]:
         DataError: this world has no such questions.
     """
     rng = generator("questions", world.seed, seed, *kind.encode())
-    makers = Asker(world, Draws(rng)).kinds()
+    makers = QuestionGenerator(world, Draws(rng)).kinds()
     if kind not in makers:
         raise DataError(f"This world has no questions of kind {kind!r}; ask for one of {', '.join(makers)}.")
     return [makers[kind]() for _ in range(n)]
@@ -162,7 +162,7 @@ def questions(world: Facts, kind: str, n: int, seed: int) -> list[Item]:
 
 def kinds(world: Facts) -> tuple[str, ...]:
     """Return the kinds of questions that a world has."""
-    return tuple(Asker(world, Draws(generator("questions", world.seed))).kinds())
+    return tuple(QuestionGenerator(world, Draws(generator("questions", world.seed))).kinds())
 
 
 DEMONSTRATED: Mapping[str, float] = MappingProxyType(
@@ -206,7 +206,7 @@ def demonstrations(world: Facts, n: int, seed: int, mixture: Mapping[str, float]
         ConfigError: the mixture names a kind that is held out or that this world lacks, or has no share above 0.
     """
     draws = Draws(generator("demonstrations", world.seed, seed))
-    makers = Asker(world, draws).kinds()
+    makers = QuestionGenerator(world, draws).kinds()
     if mixture is None:
         mixture = {kind: share for kind, share in DEMONSTRATED.items() if kind in makers}
     held_out, unknown_kinds = sorted(set(mixture) & set(HELD_OUT)), sorted(set(mixture) - set(makers))

@@ -21,7 +21,7 @@ from probe.rewards.factorial import (
     OUTCOMES,
     Factorial,
     Rates,
-    Training,
+    TrainedGroup,
     cells,
     describe_trained,
     effect_table,
@@ -270,7 +270,7 @@ def runs(tmp_path: Path) -> Path:
 
 def test_trainings_are_laid_on_their_cells_and_others_left_out(runs: Path) -> None:
     found = list_runs(runs)
-    rows = trained([Training(run.name, run, run.headline, 1) for run in found], RunIndex(found))
+    rows = trained([TrainedGroup(run.name, run, run.headline, 1) for run in found], RunIndex(found))
     assert {(row.run, row.annotator, row.method) for row in rows.itertuples()} == {
         ("ppo", "honest+agreement=2", "rlhf"),
         ("cell", "agreeable+abstain=0", "dpo"),
@@ -300,7 +300,7 @@ def test_the_side_of_the_base_is_told_by_the_whole_interval(small: Factorial) ->
 
 def test_the_figure_has_every_cell_and_training_once(small: Factorial, runs: Path) -> None:
     found = list_runs(runs)
-    rows = trained([Training(run.name, run, run.headline, 1) for run in found], RunIndex(found))
+    rows = trained([TrainedGroup(run.name, run, run.headline, 1) for run in found], RunIndex(found))
     chart = draw_factorial(small, rows)
     marks = [trace for trace in chart.data if trace.name.startswith("optimum")]
     assert sum(len(trace.x) for trace in marks) == 16 * len(OUTCOMES)

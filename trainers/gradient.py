@@ -22,8 +22,8 @@ the derivative of the KL estimator: with x = log pi/pi_ref it is - r_t x (k3w), 
 
 The KL enters DPO in the margin, RLHF in the rewards and hence in A_t, and RLVR as a term of the loss and hence of w_t
 (`TokenWeights.kl`). No loss here has an entropy bonus or a KL over the whole vocabulary, which would not be sums over
-the tokens of the batch. Terms that do not depend on log pi are separate: RLHF's value head, whose loss adds sum_t v_t grad
-V_t with v_t = - vf_coef (V_t - return_t) / n, 0 where its clip acts (it reaches the policy's layers too); and the
+the tokens of the batch. Terms that do not depend on log pi are separate: RLHF's value head, whose loss adds sum_t v_t
+grad V_t with v_t = - vf_coef (V_t - return_t) / n, 0 where its clip acts (it reaches the policy's layers too); and the
 penalty of EWC in continual learning, a function of the weights that is added to the gradient of pretrain or sft.
 Optimiser, learning rate and clipping of the norm are applied afterwards.
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 from probe.commands.opened import open_models, require_files
 from probe.errors import ConfigError, ModelError, suggest
-from probe.extensions import annotators, verifiers
 from probe.model.references import check_reference
 from probe.options import choose, describe, option, parse, take_check
 from probe.plugins import code_options, names_code, take
 from probe.runs.directories import host_options
 from probe.texts import say
+from probe.world.extensions import annotators, verifiers
 from trainers.config import (
     FINAL_ANSWER,
     JUDGEMENTS,

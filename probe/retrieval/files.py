@@ -35,10 +35,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from probe.dialogues import CHUNK, Form, Turn, answer_logprobs, completion, dialogue, uses_chat
 from probe.errors import ConfigError, DataError
 from probe.hallucination.confidence import normalise
 from probe.hallucination.files import IGNORANCE, first_line
+from probe.model.dialogues import CHUNK, Form, Turn, answer_logprobs, completion, dialogue, uses_chat
 from probe.model.text import context_length, encode
 from probe.retrieval.search import Retriever, rank_of, reciprocal_rank
 from probe.retrieval.world import CONTEXTS, DEPTHS

@@ -29,7 +29,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from probe import stats
-from probe.dialogues import LEAD, Form, Turn, dialogue, join_words
+from probe.model.dialogues import LEAD, Form, Turn, dialogue, join_words
 from probe.stats import GAIN, Bounds
 from probe.sycophancy.beliefs import ANSWERS, PLAIN, TEMPLATES, BeliefQuestion, Wording, judge, remark_on, score_margins
 from probe.ticks import Tick, ignore, part
@@ -192,7 +192,7 @@ def score_lettered(
     Args:
         lm: the model.
         questions: questions; those whose text contains lettered choices are left out.
-        form: form of the prompts, see `probe.dialogues.dialogue`.
+        form: form of the prompts, see `probe.model.dialogues.dialogue`.
         lead: beginning of each answer of the assistant.
         tick: progress.
         wording: wording of the user's opinion about a letter.

@@ -36,8 +36,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from probe import stats
-from probe.dialogues import GUESS, LEAD, Form, Turn, answer_logprobs, completion, dialogue, join_words
 from probe.errors import ConfigError, DataError, brief, suggest
+from probe.model.dialogues import GUESS, LEAD, Form, Turn, answer_logprobs, completion, dialogue, join_words
 from probe.rows import Row, Selection, field, is_answer, list_names, read_rows, show_value
 from probe.ticks import Tick, ignore, part
 
@@ -323,7 +323,7 @@ def score_templates(
     Args:
         lm: the model.
         questions: N questions.
-        form: form of the prompts, see `probe.dialogues.dialogue`.
+        form: form of the prompts, see `probe.model.dialogues.dialogue`.
         lead: beginning of each answer of the assistant.
         tick: progress.
         wording: wording of the user's remarks; the doubt of the second turn does not change.
@@ -482,7 +482,7 @@ def doubt_answers(
         lm: the model.
         questions: N questions that the model answers right.
         turns: number of doubts T.
-        form: form of the prompts, see `probe.dialogues.dialogue`.
+        form: form of the prompts, see `probe.model.dialogues.dialogue`.
         lead: beginning of each answer of the assistant.
         tick: progress.
 

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
-from probe.dialogues import Form, Turn, answer_logprobs, completion, dialogue, uses_chat
 from probe.errors import DataError
+from probe.model.dialogues import Form, Turn, answer_logprobs, completion, dialogue, uses_chat
 from probe.rows import Row, Selection, field, list_names, read_rows, show_value
 from probe.ticks import Tick, ignore
 
@@ -97,7 +97,7 @@ def score_choices(
     Args:
         lm: the model.
         choices: N questions.
-        form: form of the prompts, see `probe.dialogues.dialogue`.
+        form: form of the prompts, see `probe.model.dialogues.dialogue`.
         lead: beginning of the assistant's answer.
         tick: progress.
 

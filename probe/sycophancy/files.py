@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 
 from probe import stats
-from probe.dialogues import Form, Turn, completion, dialogue, uses_chat
 from probe.errors import ConfigError, DataError, ModelError
 from probe.interventions.patching import PromptPair, attribute, pair_of
 from probe.interventions.sites import Site
 from probe.logits.targets import Target, target_of
+from probe.model.dialogues import Form, Turn, completion, dialogue, uses_chat
 from probe.model.lm import LM
 from probe.rows import EVERY, Row, Rows, Selection, read_rows
 from probe.sycophancy import agreement, beliefs, choices, feedback
@@ -214,7 +214,7 @@ class FileQuestions:
     """Settings by which a model is asked the questions of a file."""
 
     form: Form = "auto"
-    """Form of the prompts (see `probe.dialogues.Form`)."""
+    """Form of the prompts (see `probe.model.dialogues.Form`)."""
     lead: str | None = None
     """Beginning of the assistant's answer; None for the one that the format's authors used."""
     interventions: int = 0

@@ -6,9 +6,9 @@ import pytest
 
 import probe
 from probe import LM, RewardModel
-from probe.dialogues import answer_logprobs, completion
 from probe.experiments.result import Result
 from probe.experiments.store import results
+from probe.model.dialogues import answer_logprobs, completion
 from probe.model.references import REAL_MODEL
 from probe.questions.sets import SETS
 from probe.runs.schema import RESULTS

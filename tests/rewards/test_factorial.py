@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 from scipy.optimize import minimize
 
-from probe.extensions import find_annotator
 from probe.model.lm import LM
 from probe.model.presets import ModelConfig
 from probe.rewards.causes import NONE, draw_factorial
@@ -35,6 +34,7 @@ from probe.rewards.factorial import (
 from probe.runs import RunWriter, list_runs
 from probe.runs.ancestry import RunIndex
 from probe.world import AGREEABLE, HONEST, Annotator, World
+from probe.world.extensions import find_annotator
 
 PEOPLE = pd.Series([f"p{i // 2}" for i in range(20)])
 LAYOUT = cells()

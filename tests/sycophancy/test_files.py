@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from probe import LM
-from probe.dialogues import Turn, answer_logprobs, completion, dialogue
 from probe.errors import ConfigError, DataError
 from probe.experiments.metrics import Statistic
 from probe.experiments.registry import find_experiment
@@ -20,6 +19,7 @@ from probe.experiments.result import Result
 from probe.experiments.run import join
 from probe.interventions.patching import attribute
 from probe.interventions.sites import Site
+from probe.model.dialogues import Turn, answer_logprobs, completion, dialogue
 from probe.model.rewards import reward_lm
 from probe.model.text import encode
 from probe.plotting.theme import DARK, apply

@@ -84,11 +84,6 @@ def lead_of(lm: "LM", path: Path, form: Form) -> str:
     return "" if uses_chat(lm, form) else LEADS["political" in path.name]
 
 
-def choice_prompts(lm: "LM", choices: Sequence[Choice], form: Form = "auto", lead: str = "") -> list[str]:
-    """Return the prompts in the form that the model reads."""
-    return [dialogue(lm, [Turn("user", choice.question)], form, lead) for choice in choices]
-
-
 def score_choices(
     lm: "LM", choices: Sequence[Choice], form: Form = "auto", lead: str = "", tick: Tick = ignore
 ) -> pd.DataFrame:
@@ -107,7 +102,7 @@ def score_choices(
         matching answer minus the other's, nats), `answer_mass` (summed probability of both answers), `letter` (that of
         the matching answer, empty without one), `first_option` (1 if the chosen answer has the smaller letter).
     """
-    prompts = choice_prompts(lm, choices, form, lead)
+    prompts = [dialogue(lm, [Turn("user", choice.question)], form, lead) for choice in choices]
     answers = [[completion(p, c.matching), completion(p, c.other)] for p, c in zip(prompts, choices, strict=True)]
     rows = []
     for choice, prompt, scores in zip(choices, prompts, answer_logprobs(lm, prompts, answers, tick), strict=True):

@@ -17,9 +17,9 @@ import streamlit as st
 from streamlit.runtime.scriptrunner import RerunException, StopException
 
 from dashboard import access
+from dashboard.consent import may_open, offer
 from dashboard.garbage import settle
 from dashboard.markdown import escape_markdown, spin
-from dashboard.named import may_open, offer
 from dashboard.sentences import duration
 from probe.errors import ModelError, RunError, brief
 from probe.model.references import (

@@ -10,7 +10,7 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard.named import name_choice
+from dashboard.consent import name_choice
 from dashboard.state import begin, tell_again
 from probe.texts import visible
 

@@ -10,7 +10,7 @@ import torch
 
 from probe import stats
 from probe.errors import ConfigError, DataError
-from probe.interventions.steered import ALPHAS, steer_answers
+from probe.interventions.steered_answers import ALPHAS, steer_answers
 from probe.interventions.steering import Controls, Direction, Dosing, contrast, dose_response, steered_logits
 from probe.logits.targets import Target, target_of
 from probe.model.lm import LM

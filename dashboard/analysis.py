@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
 import streamlit as st
@@ -16,7 +16,6 @@ from dashboard.components.figure import figure
 from dashboard.components.metric_words import words_config
 from dashboard.components.table import number_formats, show_table
 from dashboard.components.tokens import token_rows
-from dashboard.computing import agreed, compute_stoppably
 from dashboard.data import file_stamps, quiet
 from dashboard.inputs import (
     BESIDE,
@@ -34,6 +33,7 @@ from dashboard.inputs import (
     width,
 )
 from dashboard.markdown import escape_markdown, guard_callback, note, prose
+from dashboard.sentences import duration
 from dashboard.sides import Side, ask_for_model, load_side, load_sides, note_form, words_known
 from dashboard.state import PROMPT, SharedChoices, keep
 from probe.analyses.analysis_record import PAIR, Analysis
@@ -414,8 +414,25 @@ def _open_row(key: str, take: Take, opens: str, rows: Sequence[Mapping[str, Any]
         take(opens, rows[picked[0]])
 
 
-def code(analysis: Analysis, sides: Sequence[Side], values: Mapping[str, Any], views: Mapping[str, Any]) -> str:
-    """Return the Python lines that reproduce the sentence, the figures and the tables of the page."""
+def code(
+    analysis: Analysis,
+    sides: Sequence[Side],
+    values: Values,
+    views: Values,
+    shown: Analysis | None = None,
+    call: str = "",
+) -> str:
+    """Return the Python lines that reproduce the sentence, the figures and the tables of the page.
+
+    Args:
+        analysis: analysis that is computed.
+        sides: models.
+        values: values of its inputs.
+        views: choices of what is shown.
+        shown: analysis whose result is shown, if it is made from that of the computed one.
+        call: method of the computed result that makes the shown one, with its arguments.
+    """
+    shown = shown or analysis
     scalar = any(side.lm.readout != "tokens" for side in sides)
     load = "probe.model.rewards.analysable" if scalar else "probe.LM.load"
     loads = [f"{load}({side.ref!r})" for side in sides]
@@ -424,11 +441,11 @@ def code(analysis: Analysis, sides: Sequence[Side], values: Mapping[str, Any], v
     with quiet():
         told = {name: value for name, value in computed.items() if not analysis.is_usual(name, computed, *lms)}
     given = [f"{name}={_literal(value)}" for name, value in told.items()]
-    shown = {
+    chosen = {
         method: ", ".join(
             f"{name}={_literal(value)}"
             for name, value in views.items()
-            if value != analysis.views[name].default and name in analysis.views_of(method)
+            if value != shown.views[name].default and name in shown.views_of(method)
         )
         for method in ("sentence", "figures", "lists")
     }
@@ -441,9 +458,9 @@ def code(analysis: Analysis, sides: Sequence[Side], values: Mapping[str, Any], v
     names = list(analysis.models) if analysis.models == PAIR else [side.role for side in sides]
     lines += ["", *([f"{', '.join(names)} = {', '.join(loads)}"] if loads else [])]
     for own in [names] if analysis.models == PAIR else [[name] for name in names] or [[]]:
-        lines += [f"result = {analysis.call}({', '.join([*own, *given])})"]
-        lines += [f"print(result.sentence({shown['sentence']})); result.figures({shown['figures']}), result.tables()"]
-        lines += [f"result.lists({shown['lists']})"] * (shown["lists"] not in ("", shown["figures"]))
+        lines += [f"result = {analysis.call}({', '.join([*own, *given])}){call}"]
+        lines += [f"print(result.sentence({chosen['sentence']})); result.figures({chosen['figures']}), result.tables()"]
+        lines += [f"result.lists({chosen['lists']})"] * (chosen["lists"] not in ("", chosen["figures"]))
     return "\n".join(lines)
 
 
@@ -463,3 +480,40 @@ def _apart(name: str, group: Sequence[Side], groups: Sequence[Sequence[Side]], s
     if len(groups) == 1:
         return name
     return f"{name}{sign}{group[0].name}"
+
+
+T = TypeVar("T")
+
+
+def agreed(place: "DeltaGenerator", button: str, seconds: float | None, key: str) -> bool:
+    """Return whether to compute now: the cost is low, or the reader has pressed the button that states it.
+
+    Args:
+        place: container of the button.
+        button: label of the button, before the cost.
+        seconds: expected seconds; None if unknown.
+        key: key of the button.
+    """
+    if seconds is not None and models.is_quick(seconds):
+        return True
+    cost = "the bar tells how long it takes" if seconds is None else f"about {duration(seconds)}"
+    return place.button(f"{button} ({cost})", key=key, type="primary", icon=":material/play_arrow:")
+
+
+def compute_stoppably(
+    place: "DeltaGenerator", key: str, fn: Callable[..., T], *lms: "LM", say: str, **options: Any
+) -> T:
+    """Return the result of `compute_once`; meanwhile there is a button that stops it."""
+    result = models.ready(fn, *lms, **options)
+    if result is not None:
+        return result
+    with place.container():
+        stop: Any = {"key": f"{key}-cancel", "icon": ":material/close:"}
+        st.button("Cancel", help="Stops at the next step of the bar.", **stop)
+        try:
+            result = models.compute_once(fn, *lms, say=say, steps=True, **options)
+        except ProbeError:
+            place.empty()  # there is nothing left to cancel
+            raise
+    place.empty()
+    return result

@@ -10,9 +10,9 @@ from dashboard import models
 from dashboard.components.details import DETAILS
 from dashboard.components.focus import take_focus
 from dashboard.components.form import draw_option, set_input
+from dashboard.consent import may_open
 from dashboard.data import quiet
 from dashboard.markdown import escape_markdown, finding
-from dashboard.named import may_open
 from dashboard.sides import Side, choose_chat
 from dashboard.state import CHAT, SharedChoices, has_changed, keep
 from probe.analyses.analysis_record import Analysis

@@ -21,7 +21,6 @@ from threading import Lock
 from typing import IO, Any, TypeGuard, cast
 
 from probe.errors import ConfigError, RunError
-from probe.extensions import annotator_name, annotators, verifiers
 from probe.options import option
 from probe.plugins import OPTION, code_options
 from probe.runs.addresses import is_run
@@ -30,6 +29,7 @@ from probe.runs.directories import host_options, run_directories
 from probe.runs.reader import Run
 from probe.runs.storage import holds, is_pid, last_lines
 from probe.untrusted import parse_json, read_file, readable
+from probe.world.extensions import annotator_name, annotators, verifiers
 
 FOLDER = ".training"
 NAME = re.compile(r"[\w+=,@ -][\w.+=,@ -]*")

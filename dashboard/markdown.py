@@ -12,7 +12,7 @@ import streamlit as st
 from streamlit.errors import FragmentHandledException
 from streamlit.runtime.scriptrunner import add_script_run_ctx
 
-from dashboard.report import report, sentence, tell
+from dashboard.error_report import report, sentence, tell
 from probe.errors import ProbeError, is_failure
 from probe.texts import visible
 

@@ -3,12 +3,13 @@
 import gc
 import os
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
-from threading import Event, Thread, get_ident
+from threading import Condition, Event, Lock, Thread, get_ident
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -16,12 +17,10 @@ import streamlit as st
 from streamlit.runtime.scriptrunner import RerunException, StopException
 
 from dashboard import access
+from dashboard.consent import may_open, offer
 from dashboard.garbage import settle
 from dashboard.markdown import escape_markdown, spin
-from dashboard.named import may_open, offer
-from dashboard.results import Results
 from dashboard.sentences import duration
-from dashboard.turns import Turns, Work
 from probe.errors import ModelError, RunError, brief
 from probe.model.references import (
     HUB_ID,
@@ -40,6 +39,107 @@ from probe.ticks import Pace
 if TYPE_CHECKING:
     from probe.model.lm import LM
     from probe.model.references import Readout
+
+
+@dataclass(eq=False)
+class Computation:
+    """A computation requested by a session."""
+
+    key: Hashable
+    """Key of its result in the cache."""
+    label: str
+    """Description of the computation and its models, as Markdown."""
+    begun: float | None = None
+    """Time at which it started (`time.monotonic`); None while it waits."""
+    left: BaseException | None = None
+    """Exception that ends the script run of a reader who has left, while another session waits for the same result."""
+
+    @property
+    def seconds(self) -> float:
+        """Duration of the computation so far in seconds; 0 while it waits."""
+        return 0.0 if self.begun is None else time.monotonic() - self.begun
+
+
+class Turns:
+    """A queue of computations: the first runs, the others wait."""
+
+    def __init__(self) -> None:
+        self._line: list[Computation] = []
+        self._change = Condition()
+
+    @contextmanager
+    def stand(self, work: Computation) -> Iterator[None]:
+        """Keep a place in the queue until the block ends."""
+        with self._change:
+            self._line.append(work)
+        try:
+            yield
+        finally:
+            with self._change:
+                self._line.remove(work)
+                self._change.notify_all()
+
+    def first(self) -> Computation | None:
+        """Return the running computation."""
+        with self._change:
+            return self._line[0] if self._line else None
+
+    def wait(self, first: Computation, seconds: float) -> None:
+        """Wait until another computation is the first, or until the time is over."""
+        with self._change:
+            self._change.wait_for(lambda: first not in self._line, seconds)
+
+    def wanted(self, work: Computation) -> bool:
+        """Return whether another session waits for the same result."""
+        with self._change:
+            return any(other.key == work.key for other in self._line if other is not work)
+
+
+MOST_RESULTS = 256
+"""Largest number of results kept for all sessions."""
+
+MOST_BYTES = 2**29
+"""Largest total of bytes of their arrays; the latest result is kept regardless of its size."""
+
+
+class Results:
+    """Results of all sessions in order of last use; the least recently used are dropped if there are too many."""
+
+    def __init__(self, most: int = MOST_RESULTS, room: int = MOST_BYTES) -> None:
+        self._kept: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
+        self._lock, self._most, self._room = Lock(), most, room
+
+    def get(self, key: Hashable) -> Any:
+        """Return a cached result, or None."""
+        with self._lock:
+            if key not in self._kept:
+                return None
+            self._kept.move_to_end(key)
+            return self._kept[key][0]
+
+    def put(self, key: Hashable, value: Any) -> None:
+        """Cache a result."""
+        with self._lock:
+            self._kept[key] = value, nbytes(value)
+            self._kept.move_to_end(key)
+            total = sum(size for _, size in self._kept.values())
+            while len(self._kept) > self._most or (total > self._room and len(self._kept) > 1):
+                total -= self._kept.popitem(last=False)[1][1]
+
+
+def nbytes(value: Any) -> int:
+    """Count the bytes of arrays, tensors and tables in a result, including nested dataclasses, tuples and dicts."""
+    if hasattr(value, "memory_usage"):
+        usage = value.memory_usage(index=True)
+        return int(usage if isinstance(usage, int) else usage.sum())
+    if hasattr(value, "nbytes"):
+        return int(value.nbytes)
+    if is_dataclass(value):
+        return sum(nbytes(getattr(value, part.name)) for part in fields(value))
+    if isinstance(value, dict):
+        return sum(nbytes(part) for part in value.values())
+    return sum(nbytes(part) for part in value) if isinstance(value, list | tuple) else 0
+
 
 AGREED = "_agreed"
 """Key of the session's models that the reader agreed to download or load."""
@@ -215,7 +315,7 @@ def _base_agreed(directory: Path) -> bool:
 
 
 def _load(directory: Path, readout: "Readout | None", times: tuple[int, ...], say: str) -> "LM":
-    def load(work: Work) -> "LM":
+    def load(work: Computation) -> "LM":
         from probe.model.rewards import analysable
 
         if sum(file.stat().st_size for file in model_files(directory)) > LARGE_BYTES:
@@ -226,7 +326,7 @@ def _load(directory: Path, readout: "Readout | None", times: tuple[int, ...], sa
 
     key = str(directory), readout, times
     lm: LM | None = MODELS.get(key)
-    return lm or _take_turn(MODELS, Work(key, say), say, load)
+    return lm or _take_turn(MODELS, Computation(key, say), say, load)
 
 
 def _write_times(directory: Path) -> tuple[int, ...]:
@@ -279,18 +379,18 @@ def compute_once(
     if result is not None:
         return result
 
-    def make(work: Work) -> T:
+    def make(work: Computation) -> T:
         with _stopped_when_left(work):
             return _with_bar(fn, lms, options, work) if steps else fn(*lms, **options)
 
     with place.container():
-        result = _take_turn(RESULTS, Work(key, f"{say}{_of(lms)}"), say, make, again)
+        result = _take_turn(RESULTS, Computation(key, f"{say}{_of(lms)}"), say, make, again)
     if result is not None:  # a function without a result has drawn something
         place.empty()
     return result
 
 
-def _take_turn(store: Results, work: Work, say: str, make: Callable[[Work], T], again: bool = False) -> T:
+def _take_turn(store: Results, work: Computation, say: str, make: Callable[[Computation], T], again: bool = False) -> T:
     """Return the cached result of a computation, or compute it in its turn; the page shows what it waits for.
 
     If the reader leaves the page, the computation ends at its next step, unless another session waits for the same
@@ -315,7 +415,7 @@ def _take_turn(store: Results, work: Work, say: str, make: Callable[[Work], T], 
         return result
 
 
-def _waiting(first: Work, work: Work) -> str:
+def _waiting(first: Computation, work: Computation) -> str:
     since = f"begun {duration(first.seconds)} ago"
     if first.key == work.key:
         return f"{first.label}, {since}"
@@ -328,7 +428,7 @@ def _of(lms: "tuple[LM, ...]") -> str:
     return " " + escape_markdown(f"({', '.join(map(brief, names))})") if names else ""
 
 
-def _look_whether_left(work: Work) -> None:
+def _look_whether_left(work: Computation) -> None:
     """End the script run of a reader who has left, unless another session waits for the result."""
     if work.left is None:
         try:
@@ -340,7 +440,7 @@ def _look_whether_left(work: Work) -> None:
 
 
 @contextmanager
-def _stopped_when_left(work: Work) -> Iterator[None]:
+def _stopped_when_left(work: Computation) -> Iterator[None]:
     """Check before each module that this thread computes whether the reader has left."""
     from torch.nn.modules.module import register_module_forward_pre_hook
 
@@ -374,7 +474,7 @@ def _key(fn: Callable[..., Any], lms: "tuple[LM, ...]", options: dict[str, Hasha
     return fn.__module__, fn.__qualname__, places, tuple(sorted(options.items()))
 
 
-def _with_bar(fn: Callable[..., T], lms: "tuple[LM, ...]", options: dict[str, Hashable], work: Work) -> T:
+def _with_bar(fn: Callable[..., T], lms: "tuple[LM, ...]", options: dict[str, Hashable], work: Computation) -> T:
     bar, pace = st.progress(0.0), Pace()
 
     def tick(share: float) -> None:

@@ -137,7 +137,7 @@ def chats(lms: "Iterable[LM]") -> bool:
     return all(lm.tokenizer.chat_template is not None and of(lm) is None for lm in lms)
 
 
-def choose_chat(page: str, lms: "Sequence[LM]", prompt: str, title: str = "Chat template") -> bool:
+def choose_chat(page: str, lms: "Sequence[LM]", prompt: str) -> bool:
     """Let the reader choose whether the prompt is sent as a user's message, if every model has a chat template.
 
     The default is yes for real models (`chats`), unless the prompt already contains their special tokens.
@@ -150,7 +150,7 @@ def choose_chat(page: str, lms: "Sequence[LM]", prompt: str, title: str = "Chat 
     if has_changed(f"_{key}_first", default):
         st.session_state[key] = default
     hint = "Send the prompt as a user's message in the model's format."
-    return st.toggle(title, value=default, key=key, bind="query-params", help=hint)
+    return st.toggle("Chat template", value=default, key=key, bind="query-params", help=hint)
 
 
 def note_form(lms: "Sequence[LM]", chat: bool) -> None:
@@ -171,23 +171,20 @@ def asked_text(lm: "LM", prompt: str, chat: bool) -> tuple[int, ...]:
     return tuple(encode_all(lm.tokenizer, [text])[0])
 
 
-def words_known(
-    shared: SharedChoices, lms: "Iterable[tuple[str, LM]]", answer: "DeltaGenerator", text: str | None = None
-) -> bool:
+def words_known(shared: SharedChoices, lms: "Iterable[tuple[str, LM]]", answer: "DeltaGenerator") -> bool:
     """Return whether models know every word of the prompt; if not, name the unknown words and suggest known ones.
 
     Args:
         shared: the shared choices.
         lms: name and model of each reader of the prompt.
         answer: container of the sentence.
-        text: text that they read instead of the prompt.
     """
     from probe.model.text import near_clause, quote_words, unknown_words
     from probe.world import of
     from probe.world.vocabulary import words_by_kind
 
     for name, lm in lms:
-        words = unknown_words(lm.tokenizer, shared.prompt if text is None else text)
+        words = unknown_words(lm.tokenizer, shared.prompt)
         if not words:
             continue
         with answer:

@@ -9,10 +9,10 @@ from urllib.parse import parse_qs
 import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
+from dashboard.consent import name_choice
 from dashboard.data import Store, parents, read_store
 from dashboard.examples import example_prompts
 from dashboard.markdown import guard_callback, note, prose
-from dashboard.named import name_choice
 from dashboard.pages import page_file
 from probe.runs.addresses import is_url
 from probe.runs.directories import shown_name

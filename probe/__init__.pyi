@@ -31,8 +31,6 @@ from .experiments.registry import experiment as experiment
 from .experiments.registry import run_experiment as run_experiment
 from .experiments.result import Evidence as Evidence
 from .experiments.result import Result as Result
-from .extensions import annotator as annotator
-from .extensions import verifier as verifier
 from .model.lm import LM as LM
 from .model.module_map import ModuleMap as ModuleMap
 from .model.presets import ModelConfig as ModelConfig
@@ -41,3 +39,5 @@ from .recording.recorder import watch as watch
 from .runs.reader import Run as Run
 from .runs.reader import list_runs as list_runs
 from .runs.reader import open_run as open_run
+from .world.extensions import annotator as annotator
+from .world.extensions import verifier as verifier

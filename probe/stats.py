@@ -190,8 +190,6 @@ def bootstrap(
     seed: int = 0,
     bounds: Bounds | None = None,
     *,
-    count: float | None = None,
-    tails: Bounds = TAILS,
     resamples: int | None = None,
 ) -> Interval:
     """Return an estimate with its percentile bootstrap interval over n independent items or units.
@@ -202,8 +200,6 @@ def bootstrap(
         n: number of units.
         seed: the same seed gives the same interval.
         bounds: bounds of the estimate, which give an interval if it never varies (`unvaried_interval`).
-        count: number of units for that interval, if it is smaller: for an AUROC that of the rarer class.
-        tails: the two quantiles.
         resamples: number of resamples R; default `RESAMPLES`.
 
     Returns:
@@ -213,7 +209,7 @@ def bootstrap(
     draws = resample(fn, n, resamples, seed) if n > 1 else np.empty(0)
     if not len(draws) or np.isfinite(draws).sum() < resamples // 2:
         return Interval(float(value), float("nan"), float("nan"))
-    return percentile(value, draws, n if count is None else min(n, count), bounds, tails)
+    return percentile(value, draws, n, bounds)
 
 
 def bootstrap_mean(
@@ -427,7 +423,6 @@ def paired_difference(
     a: ArrayLike,
     b: ArrayLike,
     level: float = 0.95,
-    resamples: int = 2000,
     seed: int = 0,
     bounds: Bounds | None = None,
     units: ArrayLike | None = None,
@@ -440,7 +435,6 @@ def paired_difference(
         a: [N] values of the first model.
         b: [N] values of the second model, item by item.
         level: coverage of the interval.
-        resamples: number of resamples of N pairs, drawn with replacement.
         seed: the same seed gives the same interval.
         bounds: bounds of a single value of either model, see `bootstrap_mean`.
         units: [N] names of sampling units, see `bootstrap_mean`.
@@ -449,7 +443,7 @@ def paired_difference(
         DataError: the lists differ in length or contain something other than finite numbers.
     """
     first, second = _pairs(a, b)
-    return bootstrap_mean(first - second, level, resamples, seed, difference_bounds(bounds), units)
+    return bootstrap_mean(first - second, level, MEANS_RESAMPLES, seed, difference_bounds(bounds), units)
 
 
 def paired_proportions(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Interval:

@@ -139,7 +139,7 @@ class Term:
 
 
 @dataclass(frozen=True)
-class Row:
+class TermRow:
     """A row of the table."""
 
     where: tuple[str, ...]
@@ -192,12 +192,12 @@ def smallest_effect(unit: str, values: Sequence[float] = (), share: float = SMAL
 
 
 @lru_cache(maxsize=1)
-def table() -> tuple[Row, ...]:
+def table() -> tuple[TermRow, ...]:
     """Read all rows of the table, in the order of the file."""
     with (files("probe") / "terms.tsv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     return tuple(
-        Row(tuple(row["where"].split()), row["name"], Term(*(row[name] for name in Term.__dataclass_fields__)))
+        TermRow(tuple(row["where"].split()), row["name"], Term(*(row[name] for name in Term.__dataclass_fields__)))
         for row in rows
     )
 

@@ -1,7 +1,7 @@
 """Detection of tokenizer parts with unbounded time or memory: regular expressions, and output that grows.
 
 It reads the JSON description of a part by the library `tokenizers`. An unknown part is reported, not refused: a
-tokenizer with one is tried in a child process first (`probe.confined`).
+tokenizer with one is tried in a child process first (`probe.model.confined`).
 """
 
 import re

@@ -6,7 +6,7 @@ A table stands between `<!-- metrics: PLACE -->` and `<!-- end -->`; PLACE is a 
 import re
 from pathlib import Path
 
-from probe.terms import VOCABULARY, Row, table
+from probe.terms import VOCABULARY, TermRow, table
 from tests.places import ROOT
 
 PLACE = re.compile(r"(<!-- metrics: (\S+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
@@ -33,7 +33,7 @@ def markdown(place: str) -> str:
     return f"\n{HEAD}{''.join(map(_line, rows))}" + "".join(f"\n{note}\n" for note in notes)
 
 
-def _line(row: Row) -> str:
+def _line(row: TermRow) -> str:
     about = row.term
     source = f" ({about.source})" if about.source else ""
     definition = f"**{_escape(about.title)}**: {_escape(about.definition)}{_escape(source)}"

@@ -15,8 +15,8 @@ from probe import plugins
 from probe.analyses.catalogue import find_analysis
 from probe.cli import main
 from probe.experiments.result import Result
-from probe.extensions import find_annotator
 from probe.world import World
+from probe.world.extensions import find_annotator
 from tests.extensions import sample
 from tests.models import random_lm
 from trainers.config import DPOConfig

@@ -16,7 +16,6 @@ from PIL import Image
 
 from docs import pictures
 from probe.analyses.catalogue import ANALYSES
-from probe.extensions import ANNOTATORS, VERIFIERS
 from probe.findings.bench import Bench
 from probe.findings.claim import Finding
 from probe.findings.claims import CLAIMS
@@ -24,6 +23,7 @@ from probe.findings.ledger import read_record
 from probe.findings.verdicts import read_plan
 from probe.model.lm import LM
 from probe.world import of
+from probe.world.extensions import ANNOTATORS, VERIFIERS
 from tests.places import SAMPLES
 from tests.tree import FILE, tree
 from trainers.samples import real_samples

@@ -19,8 +19,8 @@ from probe.analyses.catalogue import ANALYSES, analyses, find_analysis, page_key
 from probe.cli import main
 from probe.errors import ConfigError, DataError
 from probe.experiments.registry import experiments, find_experiment
-from probe.extensions import annotators, find_annotator, verifiers
 from probe.world import AGREEABLE, Annotator, World
+from probe.world.extensions import annotators, find_annotator, verifiers
 from tests.extensions import install, on_the_path, sample
 from tests.models import random_lm
 from tests.places import SAMPLES

@@ -17,7 +17,7 @@ the options of all methods, so that `probe train METHOD --help` need not import 
     preferences.py  pairs of completions, for dpo.py and reward_model.py
     sampling.py     prompts with scored groups of completions, for rlhf.py, rlvr.py and rsft.py
     reward_functions.py   rewards by name: the world's, reward models, custom functions
-    curriculum.py   the tasks of continual.py; strategies.py and ewc.py hold its strategies against forgetting
+    curriculum.py   the tasks of continual.py; ewc.py one of its strategies against forgetting
     gradient.py     the weight of each token in the gradient of each method, checked against its loss
     commands.py     `probe train` and `probe samples`; samples/ has the recipes of the sample runs
 """

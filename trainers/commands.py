@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 from probe.commands.opened import open_models, require_files
 from probe.errors import ConfigError, ModelError, suggest
-from probe.extensions import annotators, verifiers
 from probe.model.references import check_reference
 from probe.options import choose, describe, option, parse, take_check
 from probe.plugins import code_options, names_code, take
 from probe.runs.directories import host_options
 from probe.texts import say
+from probe.world.extensions import annotators, verifiers
 from trainers.config import (
     FINAL_ANSWER,
     JUDGEMENTS,
@@ -187,20 +187,17 @@ def check_named(run: "Run", method: str, argv: Sequence[str]) -> None:
     hosts = {name: values for name, values in host_options(run.config).items() if name in known - {"out"}}
     again = [word for name, values in (code | hosts).items() for word in (option(name), *values)]
     command = shlex.join(["probe", "train", method, "--out", str(run.path), "--resume", *again])
+    named = {word.partition("=")[0].replace("_", "-") for word in argv}
     for options, what, rule, first in (
         (code, "code", "a run's code is imported only when", "read it, then"),
         (hosts, "a host", "nothing is asked of one, or sent to it, unless", "if you trust that host,"),
     ):
-        lacking = [option(name) for name in options if not any(_is(word, option(name)) for word in argv)]
+        lacking = [option(name) for name in options if option(name) not in named]
         if lacking:
             raise ConfigError(
                 f"The run in `{run.path}` names {what} with {', '.join(lacking)}, and {rule} the command line names it"
                 f" again: {first} type `{command}`."
             )
-
-
-def _is(word: str, name: str) -> bool:
-    return word.partition("=")[0].replace("_", "-") == name
 
 
 def _value(argv: Sequence[str], name: str) -> str | None:

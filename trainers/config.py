@@ -8,11 +8,11 @@ from types import UnionType
 from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin
 
 from probe.errors import ConfigError, brief
-from probe.extensions import annotators, find_annotator
 from probe.model.presets import PRESETS
 from probe.options import option
 from probe.rows import ROW_FILES, may_hold_rows
 from probe.world import WorldConfig
+from probe.world.extensions import annotators, find_annotator
 
 FREE = frozenset(
     {

@@ -38,7 +38,7 @@ MEASURED = 200
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class PhaseTask:
     """A task: what one phase teaches, or what the base knew."""
 
     name: str
@@ -65,8 +65,8 @@ class Curriculum:
     """The phases in order, and the base's knowledge."""
 
     kind: Kind
-    phases: Sequence[Task]
-    old: Task | None
+    phases: Sequence[PhaseTask]
+    old: PhaseTask | None
     """Task of the base's knowledge."""
     data: dict[str, Any]
     """Description of the data for run.json."""
@@ -125,7 +125,7 @@ def world_curriculum(
     tasks = []
     for number, (name, group) in enumerate([("old", "fact"), *((f"phase_{i}",) * 2 for i in range(phases))]):
         items = world.questions(group, questions, derive_seed(seed, number, 1))
-        task = Task(
+        task = PhaseTask(
             name=name,
             examples=teach(group, derive_seed(seed, number)),
             measure=partial(_true_answers, world, items),
@@ -164,7 +164,7 @@ def file_curriculum(
             test_set = held_out[:MEASURED]
             measure = partial(_share_predicted, kind, test_set)
             texts = [example_text(lm, example) for example in test_set]
-            tasks.append(Task(name=name, examples=examples, measure=measure, texts=texts))
+            tasks.append(PhaseTask(name=name, examples=examples, measure=measure, texts=texts))
             prompts += new_prompts[:2]
     inputs = [rows for rows in (old, *files) if rows is not None]
     sources = [rows.path for rows in inputs]

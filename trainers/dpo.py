@@ -42,10 +42,10 @@ from torch.nn.functional import logsigmoid
 from probe import Run
 from probe.cli import main
 from probe.commands.progress import Bar
-from probe.extensions import find_annotator
 from probe.model.scoring import TokenLogprobs, completion_logprobs
 from probe.rewards.answers import AnswerSet, preference_rewards
 from probe.world import World
+from probe.world.extensions import find_annotator
 from trainers.config import DPOConfig
 from trainers.loop import Loss, Method, draw, fit
 from trainers.preferences import Preference, load_preferences, read_preferences

@@ -21,9 +21,9 @@ r_t < 1 - epsilon. c_t is the factor of `--normalisation`: 1 / (N |y|), 1 / (N m
 the derivative of the KL estimator: with x = log pi/pi_ref it is - r_t x (k3w), e^-x - 1 (k3), - x (k2), - 1 (k1).
 
 The KL enters DPO in the margin, RLHF in the rewards and hence in A_t, and RLVR as a term of the loss and hence of w_t
-(`Weights.kl`). No loss here has an entropy bonus or a KL over the whole vocabulary, which would not be sums over the
-tokens of the batch. Terms that do not depend on log pi are separate: RLHF's value head, whose loss adds sum_t v_t grad
-V_t with v_t = - vf_coef (V_t - return_t) / n, 0 where its clip acts (it reaches the policy's layers too); and the
+(`TokenWeights.kl`). No loss here has an entropy bonus or a KL over the whole vocabulary, which would not be sums over
+the tokens of the batch. Terms that do not depend on log pi are separate: RLHF's value head, whose loss adds sum_t v_t
+grad V_t with v_t = - vf_coef (V_t - return_t) / n, 0 where its clip acts (it reaches the policy's layers too); and the
 penalty of EWC in continual learning, a function of the weights that is added to the gradient of pretrain or sft.
 Optimiser, learning rate and clipping of the norm are applied afterwards.
 
@@ -69,7 +69,7 @@ from trainers.pretrain import PADDING, row_tensors
 from trainers.rlhf import Experience, learn
 from trainers.rlvr import NORMALISATIONS, with_advantages
 from trainers.rsft import SELECTIONS, SelectedGroup
-from trainers.sampling import Completion, Group, group_logprobs, pad_rows
+from trainers.sampling import Completion, CompletionGroup, group_logprobs, pad_rows
 from trainers.scalar_heads import ModelWithHead, ValueHead, width_of
 from trainers.sft import Demonstration, encode_completion
 
@@ -82,7 +82,7 @@ COLUMNS = 18
 Scale = Annotated[Literal["one scale", "own scale"], Input("Colour", key="gradient_scale")]
 
 
-class Weights(NamedTuple):
+class TokenWeights(NamedTuple):
     """Weights of the tokens of a batch."""
 
     values: Float[Tensor, "N L"]
@@ -91,13 +91,15 @@ class Weights(NamedTuple):
     """Part of w_t from a KL in the loss; 0 if the loss has none."""
 
 
-def imitation_weights(logprobs: Float[Tensor, "N L"], mask: Bool[Tensor, "N L"]) -> Weights:
+def imitation_weights(logprobs: Float[Tensor, "N L"], mask: Bool[Tensor, "N L"]) -> TokenWeights:
     """Return 1 / n at each of the n tokens of `mask`: pretraining (E7) and SFT (E8)."""
     values = mask.to(logprobs.dtype) / mask.sum().clamp(min=1)
-    return Weights(values, torch.zeros_like(values))
+    return TokenWeights(values, torch.zeros_like(values))
 
 
-def selection_weights(logprobs: Float[Tensor, "N L"], mask: Bool[Tensor, "N L"], kept: Bool[Tensor, " N"]) -> Weights:
+def selection_weights(
+    logprobs: Float[Tensor, "N L"], mask: Bool[Tensor, "N L"], kept: Bool[Tensor, " N"]
+) -> TokenWeights:
     """Return 1 / n at each of the n tokens of the `kept` samples, 0 at the tokens of the others: RSFT (E14)."""
     return imitation_weights(logprobs, mask & kept[:, None])
 
@@ -109,7 +111,7 @@ def pair_weights(
     beta: float = DPOConfig.beta,
     loss: str = DPOConfig.loss,
     label_smoothing: float = DPOConfig.label_smoothing,
-) -> Weights:
+) -> TokenWeights:
     """Return weights of opposite sign for the completions of a pair: DPO, conservative DPO and IPO (E13, E13').
 
     Both completions have weights of the same size: at each token, or with IPO in the sum over tokens.
@@ -142,7 +144,7 @@ def pair_weights(
         raise ConfigError(f"The loss of pairs {loss!r} has no weights here: give sigmoid, conservative or ipo.")
     pulls = torch.stack([pulls, -pulls], dim=1).flatten() * sizes / max(len(pulls), 1)
     values = pulls[:, None].where(mask, 0)
-    return Weights(values, torch.zeros_like(values))
+    return TokenWeights(values, torch.zeros_like(values))
 
 
 def clipped_weights(
@@ -165,7 +167,7 @@ def policy_weights(
     old: Float[Tensor, "N L"],
     advantages: Float[Tensor, "N L"],
     epsilon: float = RLHFConfig.epsilon,
-) -> Weights:
+) -> TokenWeights:
     """Return A_t r_t / n, 0 where clipped: RLHF by PPO (E11). The KL is in the advantages.
 
     Args:
@@ -176,7 +178,7 @@ def policy_weights(
         epsilon: clipping range.
     """
     values = clipped_weights(logprobs, mask, old, advantages, epsilon, epsilon) / mask.sum().clamp(min=1)
-    return Weights(values, torch.zeros_like(values))
+    return TokenWeights(values, torch.zeros_like(values))
 
 
 def kl_weights(drift: Float[Tensor, "N L"], ratio: Float[Tensor, "N L"], estimator: str) -> Float[Tensor, "N L"]:
@@ -228,7 +230,7 @@ def group_weights(
     advantages: Float[Tensor, " N"],
     reference: Float[Tensor, "N L"] | None = None,
     terms: GroupTerms = GroupTerms(),
-) -> Weights:
+) -> TokenWeights:
     """Return c_t (A r_t + beta k_t), without A r_t where clipped: RLVR by GRPO, Dr. GRPO and DAPO (E15).
 
     Args:
@@ -252,7 +254,7 @@ def group_weights(
         kl = (terms.beta * kl_weights(drift, ratio, terms.kl_estimator)).where(mask, 0)
     shares, count = NORMALISATIONS[terms.normalisation].weights(mask, terms.max_new_tokens)
     shares = shares / max(count, 1)
-    return Weights(shares * (reward + kl), shares * kl)
+    return TokenWeights(shares * (reward + kl), shares * kl)
 
 
 def value_weights(
@@ -286,7 +288,7 @@ class Gradient:
     """log pi(y_t | x, y_<t) in nats, at the temperature of the method; gradients flow through it."""
     mask: Bool[Tensor, "N L"]
     """Mask of the tokens in the loss."""
-    weights: Weights
+    weights: TokenWeights
     """w_t, without gradient."""
     values: Float[Tensor, "N L"] | None = None
     """V_t of the value head, with gradient; only for RLHF."""
@@ -301,7 +303,7 @@ class Gradient:
         return total + (self.value_weights * self.values).sum()
 
 
-def token_weights(method: str, logprobs: Float[Tensor, "N L"], mask: Bool[Tensor, "N L"], **facts: Any) -> Weights:
+def token_weights(method: str, logprobs: Float[Tensor, "N L"], mask: Bool[Tensor, "N L"], **facts: Any) -> TokenWeights:
     """Compute w_t of a method from the log-probabilities of tokens and the method's other quantities.
 
     Args:
@@ -368,7 +370,7 @@ def gradient_gap(config: TrainConfig, loss: LossFunction, model: nn.Module, exam
     return max(gaps, default=0.0)
 
 
-def _kind(config: TrainConfig) -> "Kind":
+def _kind(config: TrainConfig) -> "GradientMethod":
     if type(config) not in KINDS:
         names = ", ".join(options.__name__ for options in KINDS)
         raise ConfigError(
@@ -460,26 +462,26 @@ def _groups(config: RLVRConfig, model: nn.Module, examples: Sequence[Any]) -> Gr
     return Gradient("rlvr", [c.ids for c in completions], logprobs, mask, weights)
 
 
-class Kind(NamedTuple):
+class GradientMethod(NamedTuple):
     """A method: its name, its source of y, and its weights."""
 
     method: str
     """Name of the method in `probe train`."""
     source: str
     """Source of y, in words."""
-    weights: Callable[..., Weights]
+    weights: Callable[..., TokenWeights]
     """Function from log-probabilities, mask and the method's other quantities to weights."""
     read: Callable[[Any, nn.Module, Sequence[Any]], Gradient]
     """Function from config, model and examples to the gradient."""
 
 
-KINDS: dict[type[TrainConfig], Kind] = {
-    PretrainConfig: Kind("pretrain", "documents", imitation_weights, _documents),
-    SFTConfig: Kind("sft", "demonstrations", imitation_weights, _demonstrations),
-    RSFTConfig: Kind("rsft", "samples of the policy, selected", selection_weights, _selections),
-    DPOConfig: Kind("dpo", "pairs", pair_weights, _pairs),
-    RLHFConfig: Kind("rlhf", "samples of the policy", policy_weights, _experiences),
-    RLVRConfig: Kind("rlvr", "samples of the policy", group_weights, _groups),
+KINDS: dict[type[TrainConfig], GradientMethod] = {
+    PretrainConfig: GradientMethod("pretrain", "documents", imitation_weights, _documents),
+    SFTConfig: GradientMethod("sft", "demonstrations", imitation_weights, _demonstrations),
+    RSFTConfig: GradientMethod("rsft", "samples of the policy, selected", selection_weights, _selections),
+    DPOConfig: GradientMethod("dpo", "pairs", pair_weights, _pairs),
+    RLHFConfig: GradientMethod("rlhf", "samples of the policy", policy_weights, _experiences),
+    RLVRConfig: GradientMethod("rlvr", "samples of the policy", group_weights, _groups),
 }
 """Methods by the class of their options, in the order of the paper."""
 
@@ -684,13 +686,13 @@ class _Case:
         values = completion_logprobs(lm.model, [self.encoded[0].prompt], [completions], temperature=temperature).values
         return [row[: len(ids)] for row, ids in zip(values.tolist(), completions, strict=True)]
 
-    def group(self, config: OnlineConfig) -> Group:
+    def group(self, config: OnlineConfig) -> CompletionGroup:
         """Return all completions as a group sampled from the policy."""
         ids = [example.completion for example in self.encoded]
         policy, reference = (self.logprobs(lm, ids, config.temperature) for lm in (self.lm, self.reference))
         columns = zip(ids, self.texts, policy, reference, self.rewards, strict=True)
         made = [Completion(y, text, p, [], True, {}, reward, ref) for y, text, p, ref, reward in columns]
-        return Group("", self.encoded[0].prompt, {}, made, 0)
+        return CompletionGroup("", self.encoded[0].prompt, {}, made, 0)
 
 
 def join(names: Sequence[str]) -> str:

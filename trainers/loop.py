@@ -263,7 +263,7 @@ def _steps(
         if method.milestone(0):
             record.log(0, evaluate(session, method))
         record.capture(0)
-    pace = Pace()
+    pace = StepTimer()
     with Bar(f"{method.name} steps", config.steps, state.step, session.main) as bar:
         for step in range(state.step + 1, config.steps + 1):
             last, milestone = step == config.steps, method.milestone(step)
@@ -305,7 +305,7 @@ def evaluate(session: Session, method: Method) -> dict[str, float]:
         return method.evaluate(module)
 
 
-class Pace:
+class StepTimer:
     """Timer of seconds and tokens since the last row: `with pace:` around each step, without evaluations."""
 
     def __init__(self) -> None:

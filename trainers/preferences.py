@@ -15,7 +15,6 @@ from typing import Any
 import probe.world
 from probe import LM
 from probe.errors import ConfigError, DataError
-from probe.extensions import annotator_fingerprint, find_annotator
 from probe.model.text import chat_text, context_length, split
 from probe.rows import (
     Row,
@@ -29,8 +28,9 @@ from probe.rows import (
 )
 from probe.runs import ProbePrompt
 from probe.world import Annotator, World
+from probe.world.extensions import annotator_fingerprint, find_annotator
 from trainers.config import PreferenceConfig
-from trainers.record import Answered, answered_prompts, file_hash
+from trainers.record import AnsweredPrompt, answered_prompts, file_hash
 from trainers.session import Session
 
 COMPLETIONS = {"chosen": is_completion, "rejected": is_completion}
@@ -176,7 +176,7 @@ def pair_prompts(lm: LM, pairs: Sequence[Preference]) -> list[ProbePrompt]:
     return answered_prompts(
         lm,
         (
-            Answered(pair.prompt, {"chosen": pair.chosen, "rejected": pair.rejected}, origin)
+            AnsweredPrompt(pair.prompt, {"chosen": pair.chosen, "rejected": pair.rejected}, origin)
             for pair in pairs[:PROMPTS_SEEN]
         ),
     )

@@ -368,7 +368,7 @@ def _without(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], words: Sequ
     return [{"text": rest, "note": left}]
 
 
-class Answered(NamedTuple):
+class AnsweredPrompt(NamedTuple):
     """A prompt of the data with its known answers, as ids."""
 
     prompt: list[int]
@@ -378,7 +378,7 @@ class Answered(NamedTuple):
     """Source of the answers, in a sentence."""
 
 
-def answered_prompts(lm: LM, items: Iterable[Answered], count: int = 4) -> list[ProbePrompt]:
+def answered_prompts(lm: LM, items: Iterable[AnsweredPrompt], count: int = 4) -> list[ProbePrompt]:
     """Return the first prompts to capture on, with their answers followed from the first token that differs.
 
     Prompts are short enough together with the common beginning of their answers; if all are too long, the end of the
@@ -399,7 +399,7 @@ def answered_prompts(lm: LM, items: Iterable[Answered], count: int = 4) -> list[
     return fitting or long
 
 
-def _answered(lm: LM, item: Answered, name: str) -> ProbePrompt:
+def _answered(lm: LM, item: AnsweredPrompt, name: str) -> ProbePrompt:
     tokenizer, answers = lm.tokenizer, list(item.answers.values())
     whole = [f"{_words(tokenizer, ids)} ({role})" for role, ids in item.answers.items()]
     try:

@@ -5,7 +5,7 @@
     final_answer        1 if the last number is that of the column `answer` (GSM8K), else 0
     runs/reward-honest  a reward model: a run, a checkpoint or a directory with a sequence classification model
     brief               a verifier or annotator that was added (`probe.verifier`, `probe.annotator`, --plugin)
-    honest+checks=0.3   the expected utility of an annotator with other knobs (`probe.extensions.find_annotator`)
+    honest+checks=0.3   the expected utility of an annotator with other knobs (`probe.world.extensions.find_annotator`)
     module:function     a function of an installed module ...
     file.py:function    ... or of a file: f(prompts, completions, **columns) -> list[float | None]
 
@@ -33,7 +33,10 @@ from transformers import PreTrainedTokenizerBase
 
 from probe.chain_of_thought.files import final_answer, is_number, reference
 from probe.errors import ConfigError, DataError, ModelError, RunError, near_names
-from probe.extensions import (
+from probe.plugins import names_code
+from probe.untrusted import read_file
+from probe.world import AGREEABLE, HONEST, Annotator, World
+from probe.world.extensions import (
     VERIFIERS,
     annotator_fingerprint,
     annotator_name,
@@ -41,9 +44,6 @@ from probe.extensions import (
     find_annotator,
     verifiers,
 )
-from probe.plugins import names_code
-from probe.untrusted import read_file
-from probe.world import AGREEABLE, HONEST, Annotator, World
 from probe.world.language import read
 from probe.world.sums import parse_prompt, step_following
 from trainers.config import FINAL_ANSWER

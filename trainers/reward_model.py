@@ -34,12 +34,12 @@ from torch.nn.functional import logsigmoid
 from probe import LM, RewardModel, Run, stats
 from probe.cli import main
 from probe.errors import DataError
-from probe.extensions import find_annotator
 from probe.hallucination.confidence import preference_calibration
 from probe.model.rewards import last_scores, pair_ids
 from probe.recording.reward_tokens import RewardTokens, pair_rows
 from probe.rewards.bias import KINDS, contrasts, reward_bias
 from probe.world import Annotator, World
+from probe.world.extensions import find_annotator
 from trainers.config import RewardConfig
 from trainers.loop import Loss, Method, draw, fit
 from trainers.preferences import Preference, load_preferences, read_preferences

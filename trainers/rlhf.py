@@ -52,7 +52,7 @@ from trainers.loop import Loss, Method, fit
 from trainers.rlvr import surrogate
 from trainers.sampling import (
     Completion,
-    Group,
+    CompletionGroup,
     Sampler,
     group_logprobs,
     load_sampler,
@@ -181,7 +181,7 @@ class Trace:
 class Experience(NamedTuple):
     """A group with the trace of each completion."""
 
-    group: Group
+    group: CompletionGroup
     traces: list[Trace]
 
 
@@ -191,7 +191,7 @@ class Collector:
     def __init__(self, session: Session, module: ModelWithHead, config: "RLHFConfig") -> None:
         self.session, self.module, self.config = session, module, config
 
-    def collect(self, groups: Sequence[Group], beta: float) -> list[Experience]:
+    def collect(self, groups: Sequence[CompletionGroup], beta: float) -> list[Experience]:
         """Compute the examples of all groups, equal on every process; dropout is off."""
         self.module.eval()
         local_pairs: list[tuple[Rows, Rows]] = []
@@ -203,7 +203,7 @@ class Collector:
         return [Experience(group, [next(traces) for _ in group.completions]) for group in groups]
 
     @torch.no_grad()
-    def _read(self, groups: Sequence[Group]) -> list[tuple[Rows, Rows]]:
+    def _read(self, groups: Sequence[CompletionGroup]) -> list[tuple[Rows, Rows]]:
         """Compute log-probabilities and values of all tokens of each completion of each group."""
         with self.session.autocast():
             outputs = group_logprobs(self.module.model, groups, self.config.temperature, self.module.head)

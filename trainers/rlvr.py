@@ -42,7 +42,7 @@ from probe.world import World
 from trainers.config import RLVRConfig
 from trainers.loop import Loss, Method, fit
 from trainers.sampling import (
-    Group,
+    CompletionGroup,
     Sampler,
     group_logprobs,
     load_sampler,
@@ -219,11 +219,11 @@ def surrogate(
 class WeightedGroup(NamedTuple):
     """A group with the advantage of each completion."""
 
-    group: Group
+    group: CompletionGroup
     advantages: list[float]
 
 
-def with_advantages(groups: Sequence[Group], normalisation: str) -> list[WeightedGroup]:
+def with_advantages(groups: Sequence[CompletionGroup], normalisation: str) -> list[WeightedGroup]:
     """Add advantages to the groups, computed in double precision."""
     rewards = torch.tensor([[c.reward for c in group.completions] for group in groups], dtype=torch.float64)
     advantages = NORMALISATIONS[normalisation].advantages(rewards).tolist()

@@ -34,7 +34,7 @@ from trainers.config import RSFTConfig
 from trainers.loop import Loss, Method, fit
 from trainers.sampling import (
     Completion,
-    Group,
+    CompletionGroup,
     Sampler,
     load_sampler,
     minibatches,
@@ -67,7 +67,7 @@ completions."""
 class SelectedGroup(NamedTuple):
     """A group with the indices of its imitated completions."""
 
-    group: Group
+    group: CompletionGroup
     kept: list[int]
 
     @property
@@ -126,7 +126,7 @@ class RSFT(Method):
         return [{**row, "selected": flag} for row, flag in zip(rows, flags, strict=False)]
 
 
-def sampled_kl(groups: Sequence[Group]) -> dict[str, float]:
+def sampled_kl(groups: Sequence[CompletionGroup]) -> dict[str, float]:
     """Return `kl`: the mean of e^-x - 1 + x, x = log pi/pi_ref, over the sampled tokens; empty without a reference."""
     drift = [
         policy - reference
@@ -137,7 +137,7 @@ def sampled_kl(groups: Sequence[Group]) -> dict[str, float]:
     return {"kl": fsum(exp(-x) - 1 + x for x in drift) / len(drift)} if drift else {}
 
 
-def best_of_n_metrics(groups: Sequence[Group], n: int) -> dict[str, float]:
+def best_of_n_metrics(groups: Sequence[CompletionGroup], n: int) -> dict[str, float]:
     """Return the bound of KL(best of n || policy) in nats and, for rewards with two values, its estimate.
 
     The estimate, `best_of_n_kl`, is computed from the shares of the two values. The share of the higher value is

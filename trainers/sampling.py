@@ -34,7 +34,7 @@ from probe.world.language import read
 from trainers.checkpoint import last_checkpoint
 from trainers.config import FINAL_ANSWER, OnlineConfig
 from trainers.loop import draw
-from trainers.record import CAPTURE_TOKENS, Answered, Origin, answered_prompts, data_texts, file_hash
+from trainers.record import CAPTURE_TOKENS, AnsweredPrompt, Origin, answered_prompts, data_texts, file_hash
 from trainers.reference import Aim, ReferenceEvaluation
 from trainers.resume import check_unchanged
 from trainers.reward_functions import RewardFunction, check_files, model_spec, plain_reward, resolve, weighted_sum
@@ -183,7 +183,7 @@ class Completion:
 
 
 @dataclass(frozen=True)
-class Group:
+class CompletionGroup:
     """A prompt with its sampled completions."""
 
     prompt: str
@@ -228,27 +228,27 @@ class Sampler:
         self.prompts, self.rewards, self.reference = prompts, rewards, reference
 
     @torch.no_grad()
-    def sample(self, step: int, with_reference: bool = True) -> list[Group]:
+    def sample(self, step: int, with_reference: bool = True) -> list[CompletionGroup]:
         """Sample and score the groups of a step, equal on every process.
 
         The reference scores them too, if there is one and `with_reference` is set.
         """
         config = self.config
         places = list(enumerate(draw(len(self.prompts), config.batch_size, step, config.seed)))
-        groups: list[Group] = []
+        groups: list[CompletionGroup] = []
         for part in self.session.parts(places):
             groups += self._score(self._sample_groups(step, part), with_reference)
-        all_groups: list[Group] = gather_object(groups) if self.session.processes > 1 else groups
+        all_groups: list[CompletionGroup] = gather_object(groups) if self.session.processes > 1 else groups
         return all_groups
 
-    def groups(self, step: int, places: Sequence[tuple[int, int]]) -> list[Group]:
+    def groups(self, step: int, places: Sequence[tuple[int, int]]) -> list[CompletionGroup]:
         """Sample and score groups of some prompts, without the reference.
 
         The prompts are given as (index in the batch, number of the prompt).
         """
         return self._score(self._sample_groups(step, places), with_reference=False)
 
-    def _sample_groups(self, step: int, places: Sequence[tuple[int, int]]) -> list[Group]:
+    def _sample_groups(self, step: int, places: Sequence[tuple[int, int]]) -> list[CompletionGroup]:
         """Sample groups of prompts, given as (index in the batch, number of the prompt), without scoring them."""
         config, lm = self.config, self.trainee.lm
         prompts = [self.prompts[index] for _, index in places]
@@ -268,13 +268,13 @@ class Sampler:
             for ids, text, logprobs, entropy, complete in zip(*columns, strict=True)
         ]
         return [
-            Group(
+            CompletionGroup(
                 prompt.text, prompt.ids, prompt.columns, completions[i * config.group : (i + 1) * config.group], place
             )
             for i, (prompt, (place, _)) in enumerate(zip(prompts, places, strict=True))
         ]
 
-    def _score(self, groups: Sequence[Group], with_reference: bool) -> list[Group]:
+    def _score(self, groups: Sequence[CompletionGroup], with_reference: bool) -> list[CompletionGroup]:
         """Return the groups with rewards and, if requested, with log-probabilities under the reference."""
         flat = [(group, completion) for group in groups for completion in group.completions]
         columns = {name: [group.columns[name] for group, _ in flat] for name in groups[0].columns}
@@ -293,7 +293,7 @@ class Sampler:
         )
         return [dataclasses.replace(g, completions=[next(completions) for _ in g.completions]) for g in groups]
 
-    def _reference(self, groups: Sequence[Group], reference: Reference) -> list[list[float] | None]:
+    def _reference(self, groups: Sequence[CompletionGroup], reference: Reference) -> list[list[float] | None]:
         ids = [[completion.ids for completion in group.completions] for group in groups]
         with self.session.autocast():
             outputs = reference.logprobs([g.prompt_ids for g in groups], ids, temperature=self.config.temperature)
@@ -302,7 +302,7 @@ class Sampler:
 
 
 def group_logprobs(
-    model: nn.Module, groups: Sequence[Group], temperature: float = 1.0, readout: nn.Module | None = None
+    model: nn.Module, groups: Sequence[CompletionGroup], temperature: float = 1.0, readout: nn.Module | None = None
 ) -> TokenLogprobs:
     """Compute the log-probability of every token of the groups' completions; see `completion_logprobs`."""
     completions = [[completion.ids for completion in group.completions] for group in groups]
@@ -321,7 +321,7 @@ def pad_rows(
 
 def rollout_rows(
     step: int,
-    groups: Sequence[Group],
+    groups: Sequence[CompletionGroup],
     advantages: Sequence[Sequence[float | Sequence[float]]] | None,
     tokenizer: PreTrainedTokenizerBase,
     kept: int,
@@ -357,7 +357,7 @@ def rollout_rows(
     return rows
 
 
-def rollout_metrics(groups: Sequence[Group], world: World | None) -> dict[str, float]:
+def rollout_metrics(groups: Sequence[CompletionGroup], world: World | None) -> dict[str, float]:
     """Return the metrics of a step's samples (docs/metrics.md): rewards, lengths and, in a world, gold metrics.
 
     Means and standard deviations (with n - 1) are over the completions with a reward.
@@ -375,7 +375,7 @@ def rollout_metrics(groups: Sequence[Group], world: World | None) -> dict[str, f
     return metrics | gold_metrics(world, [(group.prompt, c.text) for group in groups for c in group.completions])
 
 
-def equal_rewards(group: Group) -> bool:
+def equal_rewards(group: CompletionGroup) -> bool:
     """Return whether all rewards of a group are equal, so that it gives no advantage to any completion."""
     rewards = [c.reward for c in group.completions if not math.isnan(c.reward)]
     return not rewards or max(rewards) == min(rewards)
@@ -543,7 +543,7 @@ def best_and_worst(sampler: Sampler) -> list[ProbePrompt]:
     return answered_prompts(lm, map(_extremes, groups), CAPTURED)
 
 
-def _extremes(group: Group) -> Answered:
+def _extremes(group: CompletionGroup) -> AnsweredPrompt:
     """Return a prompt with its best and its worst completion by reward, or without answers if rewards are equal."""
     ranked = sorted(
         (each for each in group.completions if math.isfinite(each.reward) and each.ids), key=lambda each: -each.reward
@@ -552,9 +552,9 @@ def _extremes(group: Group) -> Answered:
     if not ranked or ranked[0].reward == ranked[-1].reward:
         rewards = f"the reward {ranked[0].reward:.3g}" if ranked else "no reward"
         said = f"There are no answers: all {size} completions that the policy sampled before training have {rewards}."
-        return Answered(group.prompt_ids, {}, said)
+        return AnsweredPrompt(group.prompt_ids, {}, said)
     best, worst = ranked[0], ranked[-1]
-    return Answered(
+    return AnsweredPrompt(
         group.prompt_ids,
         {"best": best.ids, "worst": worst.ids},
         f"The answers are the best and the worst of {size} completions that the policy sampled before training"

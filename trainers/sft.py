@@ -39,7 +39,7 @@ from probe.rows import Row, Rows, as_messages, read_demonstrations
 from probe.world import World
 from trainers.config import SFTConfig
 from trainers.loop import Loss, Method, draw, fit
-from trainers.record import Answered, Origin, answered_prompts, data_texts, file_hash
+from trainers.record import AnsweredPrompt, Origin, answered_prompts, data_texts, file_hash
 from trainers.reference import SAMPLE_TOKENS, Aim, ReferenceEvaluation
 from trainers.reward_functions import resolve
 from trainers.session import Session
@@ -121,7 +121,8 @@ def file_demonstrations(
     examples = _fitting(lm, items, longest, f"`{path}`", report)
     origin = "The answer is the completion of this prompt in the data."
     prompts = answered_prompts(
-        lm, (Answered(each.prompt, {"demonstration": each.completion}, origin) for each in examples[:PROMPTS_SEEN])
+        lm,
+        (AnsweredPrompt(each.prompt, {"demonstration": each.completion}, origin) for each in examples[:PROMPTS_SEEN]),
     )
     data = {"source": str(path), "hash": file_hash(path), "rows": len(examples), "overlong": len(items) - len(examples)}
     longest = max(len(each.completion) for each in examples)

@@ -3,14 +3,14 @@
 Names and explanations of options come from the trainers, not from data, and are shown as Markdown.
 """
 
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import streamlit as st
 
-from dashboard.components.number import number_input
-from dashboard.named import name_choice
+from dashboard.consent import name_choice
 from dashboard.state import begin, tell_again
 from probe.texts import visible
 
@@ -197,3 +197,21 @@ def choose(method: str, fields: Sequence[Field], values: Mapping[str, Any]) -> N
         typed = field["type"] in ("flag", "int") or field["choices"] or field["suggestions"]
         key = linked_key(method, field)
         set_input(key, value if typed else input_text(value))
+
+
+def number_input(*given: Any, key: str, bind: Any = "query-params", **named: Any) -> Any:
+    """Draw `st.number_input` for an integer; an infinite one in a link is dropped from the URL.
+
+    Streamlit converts the text to an int before it checks the bounds, which fails for infinity.
+    """
+    if bind and _is_infinite(st.query_params.get(key)):
+        del st.query_params[key]
+        st.rerun()  # the widget uses the URL as of the start of the run
+    return st.number_input(*given, key=key, bind=bind, **named)
+
+
+def _is_infinite(text: str | None) -> bool:
+    try:
+        return math.isinf(float(text or 0))
+    except ValueError:
+        return False

@@ -10,7 +10,7 @@ import streamlit as st
 from dashboard import data
 from dashboard.components.details import csv_button
 from dashboard.components.figure import figure
-from dashboard.components.number import number_input
+from dashboard.components.form import number_input
 from dashboard.components.table import show_table
 from dashboard.components.tokens import token_rows
 from dashboard.data import Store

@@ -13,11 +13,21 @@ import pandas as pd
 
 from probe.analyses.analysis_record import Input, Prompt
 from probe.analyses.catalogue import analysis
-from probe.attention.moved_heads import MOVED
-from probe.attention.one_score import INDUCTION, score_label
+from probe.attention.moved_heads import MOVED, AttentionShift
+from probe.attention.one_score import INDUCTION, OneScore, OneScores, score_label
 from probe.attention.patterns import head_distance
-from probe.attention.reading import STAGES, Attentions, PromptAttention, ShownHead, argmax, find_head, head_name
+from probe.attention.reading import (
+    STAGES,
+    Attentions,
+    PromptAttention,
+    ShownHead,
+    argmax,
+    find_head,
+    head_name,
+    parse_head,
+)
 from probe.attention.scores import pattern_scores
+from probe.attention.tracing import Rollout, Rollouts, rollout
 from probe.errors import DataError
 from probe.model.heads import head_names
 from probe.numbers import rate
@@ -78,6 +88,20 @@ class CapturedAttention(Attentions):
         """Notes on how to read a mosaic, and on the first step, which has no earlier one to compare."""
         first = "This is the first captured step; move on to see what training changed."
         return (*super().notes, *[first] * self.starts)
+
+    def scores(self, name: str) -> OneScores:
+        """Measure one behaviour of every head (`probe.attention.one_score.SCORES`, without repeated tokens)."""
+        return OneScores(tuple(OneScore(name, pattern_scores(read)) for read in self.results), self.looks)
+
+    def shift(self, head: str) -> AttentionShift:
+        """Return which heads moved since the first captured step, with one of them enlarged."""
+        first, second = self.results
+        return AttentionShift((first, second), parse_head(head), (self.looks[0], self.looks[1]))
+
+    def rollout(self) -> Rollouts:
+        """Trace the tokens from which every state can come, by attention rollout."""
+        results = tuple(Rollout(read.tokens, read.prompt_length, rollout(read)) for read in self.results)
+        return Rollouts(results, self.looks)
 
 
 @analysis("attention", title="Captured patterns", equations=STAGES, key="att_captured", widths=((1, 1),))

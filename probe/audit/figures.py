@@ -24,7 +24,7 @@ from probe.plotting.intervals import whiskers
 from probe.plotting.panels import Panels
 from probe.plotting.theme import DOTTED, LIGHT, METHODS, THIN, escape, escape_lines, on_hover, row_axis
 from probe.questions.sets import SETS
-from probe.report.document import Document, today
+from probe.report.document import HtmlReport, today
 from probe.terms import DIFFERENCE, RATES
 
 MOST, KINDS = 8, 13
@@ -144,7 +144,7 @@ def inside(audit: Audit) -> go.Figure:
 def audit_html(audit: Audit) -> str:
     """Return the HTML file: sentence, differences, next tokens and blocks, the whole table, and provenance."""
     base, aligned = audit.names
-    page = Document(f"Audit: {aligned} against {base}", {"created_by": "probe audit", "date": today(), **audit.meta})
+    page = HtmlReport(f"Audit: {aligned} against {base}", {"created_by": "probe audit", "date": today(), **audit.meta})
     page.say(audit.sentence)
     for note in filter(None, (audit.asked_in, *audit.notes)):
         page.say(note, "note")

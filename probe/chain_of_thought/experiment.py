@@ -10,11 +10,11 @@ import pandas as pd
 import probe.world
 from probe.chain_of_thought import measures as reasoned_tables
 from probe.chain_of_thought.measures import Crossing, crossing
-from probe.dialogues import Form
 from probe.errors import ConfigError, DataError
 from probe.experiments.metrics import Mean, Share, pair_items
 from probe.experiments.registry import experiment
 from probe.experiments.result import MODEL, Evidence, Result
+from probe.model.dialogues import Form
 from probe.plotting.intervals import percent
 from probe.rows import EVERY, Rows, Selection
 from probe.stats import GAIN, LEVEL, SHARE, Bounds, Interval

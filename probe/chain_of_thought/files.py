@@ -21,8 +21,8 @@ import numpy as np
 import pandas as pd
 
 from probe.chain_of_thought.measures import area_over_curve, ks, pass_at_k, pool_curves
-from probe.dialogues import Form, uses_chat
 from probe.errors import ConfigError, DataError
+from probe.model.dialogues import Form, uses_chat
 from probe.model.text import context_length, encode
 from probe.rows import EVERY, Row, Rows, Selection, read_rows
 from probe.ticks import Tick

@@ -18,11 +18,11 @@ import torch
 
 import probe.world
 from probe.analyses.analysis_record import Input
-from probe.dialogues import GUESS, LEAD, Turn, completion, dialogue, join_words
 from probe.errors import ConfigError, DataError
 from probe.experiments.metrics import ITEM, Mean, Metric, pair_items, paired
 from probe.experiments.registry import find_experiment
 from probe.experiments.run import evidence_of, metrics_of, prepare
+from probe.model.dialogues import GUESS, LEAD, Turn, completion, dialogue, join_words
 from probe.model.lm import LM
 from probe.questions.sets import SETS
 from probe.rows import EVERY, Row, Rows, Selection, check_columns, field, is_completion, is_text_or_messages, read_rows
@@ -171,7 +171,7 @@ def claim_pairs(lm: LM, n: int = 60, seed: int = 0) -> list[AnswerPair]:
     """Return pairs of a user's false claim and the truth, as answers to questions that state the claim.
 
     They come from the model's world; for a model without a world, they are questions of the set `truthfulqa`, each with
-    its incorrect answer as the user's guess (`probe.dialogues.GUESS`), in the chat template if there is one.
+    its incorrect answer as the user's guess (`probe.model.dialogues.GUESS`), in the chat template if there is one.
 
     Args:
         lm: model that the claims must suit.

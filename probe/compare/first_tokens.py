@@ -43,9 +43,9 @@ from probe.compare.side_by_side import require_writers
 from probe.compare.weights import model_names
 from probe.compare.worlds import shared_world
 from probe.errors import ConfigError, DataError
-from probe.interventions.controls import DIRECTIONS, DRAWS, Null
+from probe.interventions.controls import DIRECTIONS, DRAWS, NullEffects
 from probe.interventions.sites import Site
-from probe.interventions.steering import Contrast, random_directions
+from probe.interventions.steering import Direction, random_directions
 from probe.logits.lens import require_same_tokens, residual_names, unembed
 from probe.model.heads import check_count
 from probe.model.lm import LM
@@ -156,7 +156,7 @@ class FirstTokens(Drawable):
         later = beyond if len(beyond) else later
         return int(later["position"].iloc[int(later["relative"].argmax())]) if len(later) else 0
 
-    def direction(self, layer: int | None = None, position: int | None = None) -> Contrast:
+    def direction(self, layer: int | None = None, position: int | None = None) -> Direction:
         """Return the difference as a direction for steering, in units of the mean residual after position 0.
 
         Args:
@@ -174,7 +174,7 @@ class FirstTokens(Drawable):
                 f"Block {layer} and position {position} were asked for: give -1 to {depth - 2}, and 0 to {k - 1}."
             )
         norm = float(self.residual_norms[layer + 1, min(1, k - 1) :].mean())
-        return Contrast(layer, self.vectors[layer + 1, position].astype(float), norm, "all", (self.texts, self.texts))
+        return Direction(layer, self.vectors[layer + 1, position].astype(float), norm, "all", (self.texts, self.texts))
 
     def sentence(self) -> str:
         """State the finding in words."""
@@ -503,7 +503,7 @@ def _read(
 @torch.no_grad()
 def steer(
     lm: LM,
-    direction: Contrast,
+    direction: Direction,
     behaviour: Behaviour,
     alphas: Sequence[float] = DOSES,
     random: int = DRAWS,
@@ -555,7 +555,7 @@ def steer(
         for vector in noise:
             drawn.append(behaviour.change(measure(alpha * vector), first, seed).value)
             tick((done := done + 1) / (len(alphas) * random))
-        null = Null(DIRECTIONS, np.array(drawn), np.empty((random, 0)), [])
+        null = NullEffects(DIRECTIONS, np.array(drawn), np.empty((random, 0)), [])
         ends = (min(drawn), float(np.mean(drawn)), max(drawn)) if drawn else (np.nan,) * 3
         rows.append(
             {"alpha": float(alpha), "value": behaviour.value(items, seed).value, **effect.row(name="effect")}

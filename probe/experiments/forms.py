@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import pandas as pd
 
-from probe.dialogues import Form, uses_chat
 from probe.errors import ProbeError
 from probe.experiments.metrics import ITEM, differences, summarise
+from probe.model.dialogues import Form, uses_chat
 from probe.numbers import in_unit
 from probe.terms import DIFFERENCE, RATES, Term
 from probe.ticks import Tick
@@ -62,8 +62,8 @@ def compare_forms(
     """Return the evidence with the fact `form`, and with the table `forms` if the model has two forms.
 
     Args:
-        experiment: experiment whose function takes a `form` (`probe.dialogues.Form`); the evidence of any other is
-            unchanged.
+        experiment: experiment whose function takes a `form` (`probe.model.dialogues.Form`); the evidence of any other
+            is unchanged.
         lm: the model.
         arguments: arguments of the function.
         sent: evidence in the form that was sent.

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 import probe.world
 from probe import stats
-from probe.dialogues import Form
 from probe.errors import ConfigError, DataError
 from probe.experiments.metrics import PERSON, Given, Mean, Metric, Share, Statistic, interval_of
 from probe.experiments.registry import experiment
@@ -34,6 +33,7 @@ from probe.hallucination.confidence import (
     target_curves,
 )
 from probe.hallucination.confidence import equivalence as equivalence_of
+from probe.model.dialogues import Form
 from probe.plotting.intervals import percent
 from probe.rows import EVERY, Rows, Selection
 from probe.stats import SHARE, Bounds, Interval, floats

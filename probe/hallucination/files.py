@@ -36,7 +36,6 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logsumexp
 
-from probe.dialogues import Form, Turn, answer_logprobs, dialogue, uses_chat
 from probe.errors import DataError, ModelError
 from probe.hallucination.confidence import (
     NAMED,
@@ -49,6 +48,7 @@ from probe.hallucination.confidence import (
     score,
 )
 from probe.hallucination.knowing import brier, knowing_head, last_residuals, too_few
+from probe.model.dialogues import Form, Turn, answer_logprobs, dialogue, uses_chat
 from probe.model.text import split
 from probe.rows import EVERY, Row, Rows, Selection, json_cell, list_few, may_hold_rows, read_rows, show_value
 from probe.ticks import Tick, ignore, part

@@ -8,12 +8,12 @@ import pandas as pd
 
 import probe.world
 from probe import stats
-from probe.dialogues import Form
 from probe.errors import ConfigError
 from probe.experiments.metrics import Given, Mean, Metric, Share, interval_of
 from probe.experiments.registry import experiment
 from probe.experiments.result import MODEL, Evidence, Result
 from probe.in_context.few_shot import LABEL, SHOTS, TEMPLATE, TEXT, LabelledText, few_shot_curve, read_classification
+from probe.model.dialogues import Form
 from probe.plotting.intervals import percent
 from probe.rows import Rows
 from probe.stats import GAIN, SHARE

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
-from probe.dialogues import Form, Turn, answer_logprobs, completion, dialogue, uses_chat
 from probe.errors import ConfigError, DataError
+from probe.model.dialogues import Form, Turn, answer_logprobs, completion, dialogue, uses_chat
 from probe.rows import Row, Rows, Selection, read_rows
 from probe.ticks import Tick, ignore, part
 
@@ -194,7 +194,7 @@ def few_shot_curve(
         shots: numbers of examples; those that exceed the context or the data are left out.
         template: format of an example.
         seed: random seed of queries, examples and labels.
-        form: form of the prompts, see `probe.dialogues.Form`.
+        form: form of the prompts, see `probe.model.dialogues.Form`.
         tick: progress.
 
     Returns:

@@ -7,6 +7,6 @@ from .patching import ablate as ablate
 from .patching import attribute as attribute
 from .patching import pair_of as pair_of
 from .patching import patch as patch
-from .steered import steer_answers as steer_answers
+from .steered_answers import steer_answers as steer_answers
 from .steering import contrast as contrast
 from .steering import dose_response as dose_response

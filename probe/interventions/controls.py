@@ -37,7 +37,7 @@ OTHERS = {"head": "other heads", "token": "other tokens", "block": "other blocks
 
 
 @dataclass(frozen=True)
-class Null:
+class NullEffects:
     """Effects of interventions of equal size that carry no information."""
 
     name: str
@@ -83,7 +83,7 @@ class InterventionEffect(Drawable):
     """[A] log-probability of each answer without the intervention."""
     after: np.ndarray
     """[A] log-probability of each answer with it; the log of the mean probability if the source has several draws."""
-    nulls: list[Null]
+    nulls: list[NullEffects]
     """Nulls: other sites and random directions."""
 
     @property
@@ -189,8 +189,8 @@ def intervene(
         before=before,
         after=np.log(np.exp(logprobs[:first]).mean(0)),
         nulls=[
-            Null(others_name(sites[0]), effects[first:second], logprobs[first:second], places),
-            Null(DIRECTIONS, effects[second:], logprobs[second:], [own] * len(rotations)),
+            NullEffects(others_name(sites[0]), effects[first:second], logprobs[first:second], places),
+            NullEffects(DIRECTIONS, effects[second:], logprobs[second:], [own] * len(rotations)),
         ],
     )
 

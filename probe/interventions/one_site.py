@@ -13,7 +13,7 @@ import pandas as pd
 from probe.analyses.analysis_record import Input, Preview, Prompt
 from probe.analyses.catalogue import analysis
 from probe.errors import DataError
-from probe.interventions.controls import DRAWS, InterventionEffect, Null, intervene, place
+from probe.interventions.controls import DRAWS, InterventionEffect, NullEffects, intervene, place
 from probe.interventions.every_site import HEIGHT, grids, strongest_cell
 from probe.interventions.patching import Direction, estimates, sources
 from probe.interventions.requested_change import (
@@ -146,7 +146,7 @@ class OneSite(Drawable):
         return charts | {"nulls": titled(chart, title, HEIGHT // 2 - 60 if charts else HEIGHT)}
 
 
-def against_null(effect: float, null: Null) -> str:
+def against_null(effect: float, null: NullEffects) -> str:
     """Say how far an effect stands out from a null; give a p-value only if enough draws allow a small one."""
     larger = f"larger than {rate(null.share_below(effect))} of them"
     opening = f"against {len(null.effects)} {null.name}"

@@ -24,7 +24,7 @@ from probe.model.lm import LM
 from probe.model.text import encode
 from probe.ticks import Tick, ignore
 from probe.world import World
-from probe.world.language import Reading, read
+from probe.world.language import ParsedDialogue, read
 from probe.world.sums import parse_prompt
 from probe.world.verifier import next_words, read_pairs
 
@@ -291,7 +291,7 @@ def counterpart(lm: LM, prompt: str, world: World | None = None) -> Counterpart:
     return next((candidate for candidate in _of_task(world, prompt) if _fits(lm, candidate)), Counterpart(prompt))
 
 
-def _of_dialogue(lm: LM, world: World, prompt: str, reading: Reading) -> Counterpart:
+def _of_dialogue(lm: LM, world: World, prompt: str, reading: ParsedDialogue) -> Counterpart:
     """Swap the claim, else the value in the passage, else the subject of the question."""
     truth = world.truth(reading.subject, reading.relation)
     premise = reading.claim or reading.context.get((reading.relation, reading.subject))
@@ -315,7 +315,7 @@ def _of_dialogue(lm: LM, world: World, prompt: str, reading: Reading) -> Counter
     return Counterpart(prompt)
 
 
-def _complete(lm: LM, world: World, pair: Counterpart, reading: Reading) -> Counterpart:
+def _complete(lm: LM, world: World, pair: Counterpart, reading: ParsedDialogue) -> Counterpart:
     """Return for a model that scores texts the prompt with the claim (or the truth), and with another value."""
     first = (pair.answer or f" {world.values(reading.relation)[0]}").strip()
     second = (pair.rival or pair.against or "").strip() or next(v for v in world.values(reading.relation) if v != first)

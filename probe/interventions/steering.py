@@ -39,7 +39,7 @@ Where = Literal["all", "last"]
 
 
 @dataclass(frozen=True)
-class Contrast:
+class Direction:
     """A direction in the residual stream."""
 
     layer: int
@@ -138,7 +138,7 @@ class Dose(Drawable):
 
 
 @torch.no_grad()
-def contrast(lm: LM, positive: Sequence[str], negative: Sequence[str], layer: int, at: Where = "last") -> Contrast:
+def contrast(lm: LM, positive: Sequence[str], negative: Sequence[str], layer: int, at: Where = "last") -> Direction:
     """Return the direction from the negative to the positive texts: the difference of mean residuals after a block.
 
     Args:
@@ -168,7 +168,7 @@ def contrast(lm: LM, positive: Sequence[str], negative: Sequence[str], layer: in
             norms.append(float(read.norm(dim=-1).mean()))
         means.append(torch.stack(rows).mean(0))
     vector = (means[0] - means[1]).cpu().numpy()
-    return Contrast(layer, vector, float(np.mean(norms)), at, (len(positive), len(negative)))
+    return Direction(layer, vector, float(np.mean(norms)), at, (len(positive), len(negative)))
 
 
 @torch.no_grad()
@@ -216,7 +216,7 @@ class Dosing:
     alphas: Sequence[float] = (-1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0)
     """A multiples of the direction."""
     unit: Unit = "residual"
-    """Unit of alpha (see `Contrast.step`)."""
+    """Unit of alpha (see `Direction.step`)."""
     where: Where = "all"
     """All tokens, or the last token of each text."""
 
@@ -241,7 +241,7 @@ def dose_response(
     lm: LM,
     texts: Sequence[str | Sequence[int]],
     targets: Sequence[Target],
-    direction: Contrast,
+    direction: Direction,
     dosing: Dosing = Dosing(),
     controls: Controls = Controls(),
     tick: Tick = ignore,

@@ -41,7 +41,7 @@ from probe.plotting.notebook import Beside, Drawable, Look, alone, clickable, ti
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from probe.logits.part_figures import Parts
+    from probe.logits.part_figures import PartContributions
 
 SUM_OF_PARTS = (
     r"\ell_t(a) = \underbrace{\langle h^0_t, u_a\rangle}_{\text{embedding}} + \sum_{l,h} \langle z^{lh}_t W_O^{lh}, "
@@ -163,20 +163,20 @@ class Attribution(Drawable):
         rows.append(("unembedding bias", -1, -1, self.unembedding_bias))
         return pd.DataFrame(rows, columns=["part", "layer", "head", "value"])
 
-    def panel(self, name: str = "", minus: "Attribution | None" = None) -> "Parts":
+    def panel(self, name: str = "", minus: "Attribution | None" = None) -> "PartContributions":
         """Return this attribution as a panel of the figure.
 
         Args:
             name: title of the panel.
             minus: attribution of another model, which is subtracted.
         """
-        from probe.logits.part_figures import Parts
+        from probe.logits.part_figures import PartContributions
 
         def less(part: str) -> Any:
             return getattr(self, part) - (getattr(minus, part) if minus else 0.0)
 
         single = [(label, float(less(part))) for part, label in SINGLE.items()]
-        return Parts(name, less("heads"), less("mlps"), less("biases"), single)
+        return PartContributions(name, less("heads"), less("mlps"), less("biases"), single)
 
     def sentence(self) -> str:
         """Name the part that contributes most to the target."""

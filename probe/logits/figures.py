@@ -45,6 +45,10 @@ def lens_grid(favourites: Favourites, tokens: Sequence[str], *, width: int = 620
     return panels.figure(showlegend=False, coloraxis=colour_axis("probability<br>of favourite", low=0, high=1))
 
 
+PAIR_WIDTH = 900
+"""Width in pixels of the lenses of two models, which determines how much of a token fits into a cell."""
+
+
 def lens_pair(
     lenses: tuple[Favourites, Favourites],
     followed: tuple[np.ndarray, np.ndarray],
@@ -52,7 +56,6 @@ def lens_pair(
     *,
     names: tuple[str, str],
     answer: str,
-    width: int = 900,
 ) -> go.Figure:
     """Draw the lens of two models on one scale, and the difference of their log-probabilities of one answer.
 
@@ -65,7 +68,6 @@ def lens_pair(
         tokens: [T] the text, tokenized alike for both models.
         names: names of the two models.
         answer: token whose log-probability is drawn.
-        width: width of the figure in pixels, which determines how much of a token fits into a cell.
     """
     titles = [escape(shorten(name, 40)) for name in names]
     word = escape(shorten(answer, 18))
@@ -74,7 +76,7 @@ def lens_pair(
     depth = max(rows)
     panels = Panels(titles, columns=1, gap=0.2 / depth**0.5, shared_x=True)
     for row, (favourites, values) in enumerate(zip(lenses, followed, strict=True), start=1):
-        trace = _grid(favourites, values.astype(np.float32), tokens, width)
+        trace = _grid(favourites, values.astype(np.float32), tokens, PAIR_WIDTH)
         trace.hovertemplate = f"log p({word}) = %{{z:.2f}} nats<br>%{{customdata}}<extra>{titles[row - 1]}</extra>"
         panels.add(row, trace)
         panels.axis("y", row, **token_axis(layer_names(rows[row - 1])))
@@ -239,7 +241,7 @@ RANKS = [1, 2, 5, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000]
 
 
 @dataclass(frozen=True)
-class Side:
+class ModelMeasures:
     """Measures of one model at R points of an axis (layers or generated tokens)."""
 
     name: str
@@ -257,7 +259,7 @@ class Side:
 
 
 def curves(
-    sides: Sequence[Side],
+    sides: Sequence[ModelMeasures],
     answers: Sequence[str],
     *,
     axis: str,
@@ -337,7 +339,7 @@ def kl_map(kl: np.ndarray, tokens: Sequence[str], *, width: int = 620) -> go.Fig
     return panels.figure(showlegend=False, coloraxis=axis)
 
 
-def _lines(side: Side, panel: str, answers: Sequence[str], *, legend: bool) -> list[go.Scatter]:
+def _lines(side: ModelMeasures, panel: str, answers: Sequence[str], *, legend: bool) -> list[go.Scatter]:
     """Return the lines of one model in one panel."""
     by_answer = {"log-probability (nats)": side.logprobs, "rank (1 = likeliest)": side.ranks + 1}
     if panel in by_answer:

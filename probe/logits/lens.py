@@ -241,7 +241,7 @@ class Lenses(Beside[PromptLens]):
 
     def figures(self) -> "dict[str, go.Figure]":
         """Draw the lens of each model, the difference of two, and the measures after the chosen token over layers."""
-        from probe.logits.figures import LensPanel, Side, curves, layer_names, lens_map
+        from probe.logits.figures import LensPanel, ModelMeasures, curves, layer_names, lens_map
 
         every = list(zip(self.looks, self.results, strict=True))
         alike = len({(tuple(each.tokens), tuple(each.answers)) for each in self.results}) == 1
@@ -267,7 +267,7 @@ class Lenses(Beside[PromptLens]):
                 measures = each.entropy, each.margin, each.answer_logprobs, each.answer_ranks
                 entropy, margin, logprobs, ranks = (values[:, each.column] for values in measures)
                 names = layer_names(len(each.entropy))
-                sides.append(Side(look.name, look.colour, entropy, margin, logprobs, ranks, names))
+                sides.append(ModelMeasures(look.name, look.colour, entropy, margin, logprobs, ranks, names))
             deepest = max((side.points for side in sides), key=len)
             ticks = ["emb", *deepest[1:-1], deepest[-1].split(" ")[0]]
             chart = curves(sides, last.answers, axis="after layer", ticks=ticks, height=HEIGHT)

@@ -17,7 +17,7 @@ ROOM = 34
 
 
 @dataclass(frozen=True)
-class Parts:
+class PartContributions:
     """Contributions of all parts to one number, for one model or as the difference of two."""
 
     name: str
@@ -33,7 +33,7 @@ class Parts:
 
 
 def attribution_map(
-    panels: Sequence[Parts],
+    panels: Sequence[PartContributions],
     *,
     label: str,
     unit: str = "nats",
@@ -78,13 +78,12 @@ def attribution_map(
 
 
 def promoted_bars(
-    sides: Sequence[tuple[str, str, Sequence[str], np.ndarray, Sequence[str], np.ndarray]], *, unit: str = "nats"
+    sides: Sequence[tuple[str, str, Sequence[str], np.ndarray, Sequence[str], np.ndarray]],
 ) -> go.Figure:
     """Draw the tokens that a part promotes (upper bars) and suppresses (lower bars), one panel per model on one scale.
 
     Args:
-        sides: (name, colour, promoted tokens, [k] values, suppressed tokens, [k] values), strongest first.
-        unit: unit of the values.
+        sides: (name, colour, promoted tokens, [k] values, suppressed tokens, [k] values) in nats, strongest first.
     """
     titles = [escape(shorten(side[0], 30)) for side in sides]
     panels = Panels(titles, spacing=0.16)
@@ -92,10 +91,10 @@ def promoted_bars(
     for column, (_, colour, up, gains, down, losses) in enumerate(sides, start=1):
         tokens, values = [*up, *reversed(down)], [*gains, *reversed(losses)]
         marker = {"color": colour, "opacity": [0.95] * len(up) + [0.45] * len(down)}
-        template = f"%{{customdata}}: %{{x:+.3f}} {unit}<extra></extra>"
+        template = "%{customdata}: %{x:+.3f} nats<extra></extra>"
         hover = on_hover(map(escape, tokens)) | {"hovertemplate": template}
         token_bars(panels, column, tokens, values, 12, marker=marker, **hover)
-    panels.axis("x", title=f"added to the logit ({unit})", range=[-1.08 * bound, 1.08 * bound])
+    panels.axis("x", title="added to the logit (nats)", range=[-1.08 * bound, 1.08 * bound])
     return panels.figure(showlegend=False, bargap=0.2)
 
 
@@ -146,7 +145,7 @@ def _grouped_bars(
     return panels.figure(barmode="group", bargap=0.25, showlegend=len(sides) > 1)
 
 
-def _cells(panel: Parts) -> tuple[np.ndarray, list[list[str]]]:
+def _cells(panel: PartContributions) -> tuple[np.ndarray, list[list[str]]]:
     """Return [D+1, H+1 or H+2] values, lowest row first, NaN where there is no part, and the name of each cell."""
     depth, heads = panel.heads.shape
     columns = heads + 1 + bool(np.abs(panel.biases).max(initial=0.0) > 0)

@@ -111,14 +111,14 @@ class WrittenTrajectories(Beside[WrittenTrajectory]):
 
     def figures(self) -> "dict[str, go.Figure]":
         """Draw log-probability and rank of the answers, entropy and margin before every written token."""
-        from probe.logits.figures import Side, curves
+        from probe.logits.figures import ModelMeasures, curves
 
         every = list(zip(self.looks, self.results, strict=True))
         alike = len({tuple(each.answers) for each in self.results}) == 1
         charts = {}
         for index, group in enumerate([every] if alike else [[pair] for pair in every]):
             sides = [
-                Side(look.name, look.colour, each.entropy, each.margin, each.logprobs, each.ranks, each.tokens)
+                ModelMeasures(look.name, look.colour, each.entropy, each.margin, each.logprobs, each.ranks, each.tokens)
                 for look, each in group
             ]
             longest = max((each.tokens for _, each in group), key=len)

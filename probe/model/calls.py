@@ -31,7 +31,7 @@ Answer = dict[str, Any]
 """Tensors of an answer by name."""
 
 
-class Asked(Protocol):
+class AnsweringModel(Protocol):
     """Interface of a model whose answers are kept; `probe.LM` has it."""
 
     @property
@@ -45,7 +45,7 @@ class Asked(Protocol):
 class Calls:
     """Answers of one model in one file."""
 
-    def __init__(self, lm: Asked, path: Path) -> None:
+    def __init__(self, lm: AnsweringModel, path: Path) -> None:
         self.lm, self.path, self._writes = lm, path, True
         with suppress(ProbeError):
             cut_torn_line(path)
@@ -97,14 +97,14 @@ def _read_answers(path: Path) -> dict[str, Answer]:
 _CALLS: ContextVar[Calls | None] = ContextVar("calls", default=None)
 
 
-def calls_of(lm: Asked) -> Calls | None:
+def calls_of(lm: AnsweringModel) -> Calls | None:
     """Return the `Calls` that currently keep the answers of this model; None if answers are not kept."""
     calls = _CALLS.get()
     return calls if calls is not None and calls.lm is lm and not lm._hook_depth else None
 
 
 @contextmanager
-def keep_calls(lm: Asked, path: Path) -> Iterator[None]:
+def keep_calls(lm: AnsweringModel, path: Path) -> Iterator[None]:
     """Read answers of `lm` from a file, and append new ones to it, inside the context.
 
     The file is deleted when the work is complete.

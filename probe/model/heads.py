@@ -28,10 +28,10 @@ def check_head(lm: LM, layer: int, head: int) -> None:
         )
 
 
-def check_count(k: int, what: str = "tokens") -> None:
+def check_count(k: int) -> None:
     """Raise a ConfigError if the number is below 1."""
     if k < 1:
-        raise ConfigError(f"{k} {what} were asked for: give 1 or more.")
+        raise ConfigError(f"{k} tokens were asked for: give 1 or more.")
 
 
 def array(values: Tensor) -> np.ndarray:

@@ -331,7 +331,7 @@ def _components(mapping: ModuleMap, middle: bool) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Readings:
+class HookValues:
     """Values at the hook points in one run."""
 
     bridge: TransformerBridge
@@ -347,7 +347,7 @@ class Readings:
         return self.counts.get(name) == 1 and name in self.values and self.values[name].shape == shape
 
 
-def _run_once(model: MappedModel, bridge: TransformerBridge) -> Readings:
+def _run_once(model: MappedModel, bridge: TransformerBridge) -> HookValues:
     values: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
 
@@ -364,10 +364,10 @@ def _run_once(model: MappedModel, bridge: TransformerBridge) -> Readings:
     ids = torch.arange(TEXTS * tokens, device=model.device).reshape(TEXTS, tokens) % model.config.vocab_size
     with bridge.hooks(fwd_hooks=[(name, keep(name)) for name in {point.name for point in bridge.hook_dict.values()}]):
         bridge(ids)
-    return Readings(bridge, values, counts, (TEXTS, tokens, model.config.hidden_size))
+    return HookValues(bridge, values, counts, (TEXTS, tokens, model.config.hidden_size))
 
 
-def _find_faults(model: MappedModel, readings: Readings) -> dict[str, str]:
+def _find_faults(model: MappedModel, readings: HookValues) -> dict[str, str]:
     """Find parts that do not behave as their names say, and return the reason for each.
 
     Raises:
@@ -404,7 +404,7 @@ def _find_faults(model: MappedModel, readings: Readings) -> dict[str, str]:
     return faults
 
 
-def _fault_of_heads(readings: Readings, block: int) -> str | None:
+def _fault_of_heads(readings: HookValues, block: int) -> str | None:
     """Return why the heads of a block are not what the map says; None if they are.
 
     They are not if attention recomputed from them differs from the module's output.
@@ -438,7 +438,7 @@ def _fault_of_heads(readings: Readings, block: int) -> str | None:
     return None
 
 
-def _adds_attention(readings: Readings) -> bool:
+def _adds_attention(readings: HookValues) -> bool:
     """Return whether the second norm of every block reads the stream after attention."""
     for block in range(readings.bridge.cfg.n_layers):
         names = [f"blocks.{block}.{each}" for each in ("hook_in", "attn.hook_out", "ln2.hook_in")]

@@ -29,10 +29,6 @@ MAPPED = "mapped_module"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 REAL_MODEL = "SmolLM2-135M-Instruct"
 """Name of the base of the real sample runs."""
-GET_REAL_MODEL = (
-    f"run `make real-model` once in a checkout of Probe, or set PROBE_MODELS to the folder with {REAL_MODEL}"
-)
-"""Instruction that tells how to get its weights."""
 
 Readout = Literal["tokens", "reward", "value"]
 """Output of a model that is read (`probe.model.rewards`); it follows `#` in a reference."""

@@ -11,8 +11,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from probe.confined import Exceeded, Refused, try_tokenizer
 from probe.errors import DataError, brief
+from probe.model.confined import Exceeded, Refused, try_tokenizer
 from probe.tokenizer_parts import odd_part
 
 KEY = "_rehearsal_key"

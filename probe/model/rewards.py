@@ -144,21 +144,18 @@ class RewardModel:
         return [pair_ids(self.tokenizer, p, c) for p, c in zip(prompts, completions, strict=True)]
 
 
-def last_scores(
-    model: nn.Module, prompts: Sequence[Ids], completions: Sequence[Sequence[Ids]], *, share_prompt: bool = True
-) -> Float[Tensor, " N"]:
+def last_scores(model: nn.Module, prompts: Sequence[Ids], completions: Sequence[Sequence[Ids]]) -> Float[Tensor, " N"]:
     """Return R(x, y) of every completion in the groups of P prompts, prompt-major and differentiable (E9).
 
     Args:
         model: a sequence classification model of transformers with one label.
         prompts: token ids of P prompts, none empty.
         completions: a group of completions for each.
-        share_prompt: run each prompt once, see `probe.model.scoring`.
 
     Raises:
         DataError: an empty prompt, or a sequence longer than the model's context.
     """
-    states = last_states(model, prompts, completions, share_prompt=share_prompt)
+    states = last_states(model, prompts, completions)
     return unwrap(model).score(states)[:, 0]
 
 

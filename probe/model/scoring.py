@@ -35,6 +35,8 @@ from probe.model.text import Ids, arguments, can_cache, context_length, forward,
 
 PREFIX = 16
 """Minimum number of tokens with which all prompts must begin to run these once for all of them."""
+SETTLED = 128
+"""Number of tokens in the rows for which `settle_ways` checks the ways; longer rows are not checked."""
 WIDEST = 1.5
 """Maximum number of tokens of a tree per unit of the model's width; beyond, the masked attention to the rest of the row
 costs more than repeating the prompt (docs/log.md)."""
@@ -287,20 +289,19 @@ def _sound(model: nn.Module, way: str, width: int) -> bool:
     return sharing.agrees(model, way, width, measured(ways[way]), measured(_alone))
 
 
-def settle_ways(model: nn.Module, *others: nn.Module, width: int = 128) -> bool:
+def settle_ways(model: nn.Module, *others: nn.Module) -> bool:
     """Restrict a model and others of its kind to scoring with one forward pass, whatever the lengths of the texts.
 
     Processes that hold parts of one model must make the same number of passes, each for its own texts.
 
     Args:
-        model: model on which the ways are checked, for rows of `width` tokens.
+        model: model on which the ways are checked, for rows of `SETTLED` tokens.
         others: modules over the same weights.
-        width: number of tokens of the checked rows; longer rows are not checked.
 
     Returns:
         Whether there is such a way: texts can be padded.
     """
-    padding, trees = _sound(model, "padding", width), can_branch(model) and _sound(model, "trees", width)
+    padding, trees = _sound(model, "padding", SETTLED), can_branch(model) and _sound(model, "trees", SETTLED)
     for each in (model, *others):
         sharing.settle(each, {"padding": True, "trees": trees, "prefix": False, "cache": False})
     return padding

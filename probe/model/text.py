@@ -19,8 +19,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from probe.confined import Exceeded, render
 from probe.errors import DataError
+from probe.model.confined import Exceeded, render
 from probe.untrusted import foreign
 
 SPACE, NEWLINE, TAB = "·", "↵", "⇥"
@@ -73,7 +73,8 @@ def chat_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str
         answer: whether to append the opening of an answer.
 
     Raises:
-        DataError: the template refuses the messages, is broken, or needs too much time or memory (`probe.confined`).
+        DataError: the template refuses the messages, is broken, or needs too much time or memory
+            (`probe.model.confined`).
     """
     owner = f"of `{tokenizer.name_or_path}`" if tokenizer.name_or_path else "of this model"
 

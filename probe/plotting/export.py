@@ -11,6 +11,7 @@ error closes the browser, so that the next image starts a new one.
 
 import asyncio
 import atexit
+import base64
 import html
 import json
 import logging
@@ -21,6 +22,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import lru_cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,7 +30,6 @@ from typing import TYPE_CHECKING, Any
 
 from probe.errors import ConfigError, MissingToolError
 from probe.plotting.csv_text import to_csv
-from probe.plotting.fonts import OWN, embed_fonts, font_face
 from probe.plotting.latex import to_latex
 from probe.plotting.names import file_name, without_paths
 from probe.plotting.paper import PIXELS, Paper, paper_of, put_on_paper
@@ -37,6 +38,36 @@ from probe.texts import visible_parts
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
+
+FONTS = {"sans": "Arimo", "serif": "Tinos", "mono": "Cousine"}
+"""Shipped font of each family of `probe.plotting.paper.FAMILIES`, with letters as wide as in Arial, Times New Roman and
+Courier New: the text also fits in a program that ignores embedded fonts."""
+TYPEFACES = Path(__file__).with_name("typefaces")
+"""Folder of the fonts, with Latin, Greek, punctuation, arrows and mathematical signs (about 500 characters, 18 kB).
+
+They were made from Debian's package fonts-croscore by `python -m fontTools.subset FONT-Regular.ttf --flavor=woff2
+--no-hinting --layout-features=kern,mark,mkmk,ccmp --unicodes=20-7E,A0-17F,370-3FF,2010-2026,2030,2032,2033,20AC,2122,
+2190-2195,2200-2265`. Any other character is drawn with a font of the reader's machine.
+"""
+
+
+@lru_cache
+def font_face(name: str) -> str:
+    """Return the CSS rule that embeds a font."""
+    content = base64.b64encode((TYPEFACES / f"{name}.woff2").read_bytes()).decode()
+    return f'@font-face {{ font-family: {name}; src: url("data:font/woff2;base64,{content}") format("woff2"); }}'
+
+
+def embed_fonts(svg: bytes) -> bytes:
+    """Embed the shipped fonts that an SVG names."""
+    named = [name for name in FONTS.values() if f"font-family: {name}".encode() in svg]
+    if not named:
+        return svg
+    exact = "text { text-rendering: geometricPrecision; }"  # exact letter widths, not rounded to pixels
+    style = f"<style>{' '.join(map(font_face, named))} {exact}</style>"
+    end = svg.index(b">", svg.index(b"<svg")) + 1
+    return svg[:end] + style.encode() + svg[end:]
+
 
 FORMATS = ("png", "svg", "pdf", "html", "csv", "tex")
 STATIC = ("png", "svg", "pdf")
@@ -107,8 +138,8 @@ def render(
     printed = put_on_paper(figure, paper, title)
     scale = paper.dpi / PIXELS if kind == "png" else 1.0
     layout = printed.layout
-    if kind == "svg" and paper.font in OWN:
-        layout.template.layout.font.family = f"{OWN[paper.font]}, {paper.family}"
+    if kind == "svg" and paper.font in FONTS:
+        layout.template.layout.font.family = f"{FONTS[paper.font]}, {paper.family}"
     image = renderer.image(printed.to_plotly_json(), kind, layout.width, layout.height, scale)
     note = json.dumps(source, default=str)
     if kind == "png":
@@ -318,7 +349,7 @@ class Renderer:
             from kaleido import Kaleido, PageGenerator
 
             page = PageGenerator(mathjax=False)
-            faces = " ".join(map(font_face, OWN.values()))  # text is measured with the font that an SVG embeds
+            faces = " ".join(map(font_face, FONTS.values()))  # text is measured with the font that an SVG embeds
             page.header += f"<style>{faces}</style><script>document.fonts.forEach(font => font.load())</script>"
             browser = Kaleido(n=1, timeout=SECONDS, page_generator=page, path=str(find_browser()))
             await browser.open()

@@ -58,14 +58,13 @@ def escape_latex(text: str) -> str:
     return re.sub(r"([-',])(?=\1)", r"\1{}", plain)
 
 
-def to_latex(table: "pd.DataFrame", caption: str = "", label: str = "", note: str = "") -> str:
+def to_latex(table: "pd.DataFrame", caption: str = "", label: str = "") -> str:
     r"""Return a table as LaTeX (booktabs): numbers right-aligned with four significant digits, texts left-aligned.
 
     Args:
         table: the table, without its index.
         caption: caption of the table, as plain text.
         label: name for `\ref`; only its letters, digits and hyphens are kept.
-        note: comment at the beginning.
     """
     import pandas as pd
 
@@ -78,13 +77,12 @@ def to_latex(table: "pd.DataFrame", caption: str = "", label: str = "", note: st
     about = [rf"\caption{{{escape_latex(caption)}}}"] if caption else []
     name = "".join(letter for letter in label if letter.isascii() and (letter.isalnum() or letter == "-"))
     about += [rf"\label{{tab:{name}}}"] if name else []
-    lines = [f"% {visible(' '.join(note.split()))}"] if note else []
     if len(body) > LONG:
         ends = [r"\toprule", head, r"\midrule"]
         named = [*about[:-1], about[-1] + r" \\"] if about else []
-        lines += [rf"\begin{{longtable}}{{{aligned}}}", *named, *ends, r"\endhead", *body, r"\bottomrule"]
+        lines = [rf"\begin{{longtable}}{{{aligned}}}", *named, *ends, r"\endhead", *body, r"\bottomrule"]
         return "\n".join([*lines, r"\end{longtable}", ""])
-    lines += [r"\begin{table}", r"\centering", *about, rf"\begin{{tabular}}{{{aligned}}}", r"\toprule", head]
+    lines = [r"\begin{table}", r"\centering", *about, rf"\begin{{tabular}}{{{aligned}}}", r"\toprule", head]
     return "\n".join([*lines, r"\midrule", *body, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
 
 

@@ -77,12 +77,12 @@ def error_bars(rows: pd.DataFrame, ends: Ends = ENDS) -> dict[str, Any]:
     return whiskers(*(rows[column] for column in ends))
 
 
-def curve(x: Any, y: Any, name: str, style: Style, hover: Sequence[str], marks: bool = True) -> go.Scatter:
+def curve(x: Any, y: Any, name: str, style: Style, hover: Sequence[str]) -> go.Scatter:
     """Return a model's curve; `hover` has the escaped hover text of each point."""
     return go.Scatter(
         x=list(x),
         y=list(y),
-        mode="lines+markers" if marks else "lines",
+        mode="lines+markers",
         name=escape(name),
         legendgroup=name,
         line={"color": style.colour, "dash": style.dash, "width": 2},
@@ -92,9 +92,9 @@ def curve(x: Any, y: Any, name: str, style: Style, hover: Sequence[str], marks: 
 
 
 def curve_with_band(
-    rows: pd.DataFrame, x: str, name: str, style: Style, *, named: bool = True, hover: str = "", unit: str = SHARE
+    rows: pd.DataFrame, x: str, name: str, style: Style, *, named: bool = True, hover: str = ""
 ) -> tuple[go.Scatter, go.Scatter]:
-    """Return the interval band of the rows, which are sorted by `x`, and the curve of their values.
+    """Return the interval band of the rows, which are sorted by `x`, and the curve of their values, which are shares.
 
     Args:
         rows: columns `x`, value, ci_low, ci_high and n.
@@ -103,10 +103,9 @@ def curve_with_band(
         style: colour and dash.
         named: whether the curve has a legend entry.
         hover: name on hover; by default the name in the legend.
-        unit: unit of the values (`probe.terms`).
     """
     filled = rows.assign(**{end: rows[end].fillna(rows["value"]) for end in ENDS[1:]})
-    area, line = shaded(rows[x], filled, name, style, hover_texts(rows, hover or name, unit=unit))
+    area, line = shaded(rows[x], filled, name, style, hover_texts(rows, hover or name, unit=SHARE))
     return area.update(legendgroup=name), line.update(showlegend=named)
 
 

@@ -289,15 +289,19 @@ def lightness(colour: str) -> float:
     return 116 * luminance ** (1 / 3) - 16 if luminance > 0.008856 else 903.3 * luminance
 
 
-def part_in_grey(colours: Sequence[str], least: float = 12.0, low: float = 20.0, high: float = 72.0) -> dict[str, str]:
+GREYS = 20.0, 72.0
+"""Minimum and maximum L* of a shade; the maximum is still visible on white."""
+LEAST = 12.0
+"""Minimum difference of L* between two shades; it is smaller if there are too many colours."""
+
+
+def part_in_grey(colours: Sequence[str]) -> dict[str, str]:
     """Return a lighter or darker shade for each colour, so that the shades differ when printed in grey; hues are kept.
 
     Args:
         colours: hex colours that appear in one figure.
-        least: minimum difference of L* between two shades; smaller if there are too many colours.
-        low: minimum L*.
-        high: maximum L*, which is still visible on white.
     """
+    (low, high), least = GREYS, LEAST
     order = sorted(dict.fromkeys(colours), key=lightness)
     levels = [min(max(lightness(colour), low), high) for colour in order]
     gap = min(least, (high - low) / max(len(order) - 1, 1))

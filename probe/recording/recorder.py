@@ -403,11 +403,11 @@ def default_prompts(lm: LM, prompts: Sequence[Prompt] | None = None) -> tuple[li
     return kept if prompts is not None else [with_likeliest(lm, prompt) for prompt in kept], left_out
 
 
-def with_likeliest(lm: LM, prompt: ProbePrompt, answers: int = 3) -> ProbePrompt:
-    """Return a prompt with the currently most probable next tokens as its answers."""
+def with_likeliest(lm: LM, prompt: ProbePrompt) -> ProbePrompt:
+    """Return a prompt with the three currently most probable next tokens as its answers."""
     with leave_undisturbed(lm.model):
         logits = lm.logits([prompt.token_ids])[0, -1]
-    top = logits.topk(min(answers, len(logits))).indices.tolist()
+    top = logits.topk(min(3, len(logits))).indices.tolist()
     return replace(prompt, answers=pieces(lm.tokenizer, top), answer_ids=top)
 
 

@@ -31,7 +31,7 @@ FLAT = {"scattergl": "scatter", "scatterpolargl": "scatterpolar"}
 """Kind of trace to an equivalent kind that needs no generated code."""
 
 
-class Document:
+class HtmlReport:
     """A document that is written from top to bottom; all content is shown literally."""
 
     def __init__(self, title: str, facts: Mapping[str, object]) -> None:

@@ -20,7 +20,7 @@ from probe.plotting.export import provenance
 from probe.plotting.intervals import in_unit
 from probe.plotting.runs import layout
 from probe.report.collect import Measured, collect
-from probe.report.document import Document, today
+from probe.report.document import HtmlReport, today
 from probe.report.pictures import Picture, first_figure, last_name, lineage_figure, lineage_table
 from probe.report.reproduce import Methods, code_named, describe_methods, experiment_command, training_command
 from probe.report.shown_analyses import Shown, write_shown
@@ -82,7 +82,7 @@ def report(
     tick(0.4)
     facts = provenance(report=list(by_label), experiments=[each.name for each in measured])
     names = ", ".join(by_label)
-    document = Document(f"Report on {names}" if len(names) < 60 else f"Report on {len(by_label)} runs", facts)
+    document = HtmlReport(f"Report on {names}" if len(names) < 60 else f"Report on {len(by_label)} runs", facts)
     document.say(f"{today()}, Probe {facts['probe']}, runs: {names}.", "note")
     rows = _headlines(by_label)
     first = first_figure(by_label, rows, measured, around)
@@ -144,7 +144,7 @@ def _order(runs: dict[str, Run]) -> dict[str, Run]:
     return {label: runs[label] for label in sorted(runs, key=lambda name: place[name][1])}
 
 
-def _write_lineage(document: Document, runs: Mapping[str, Run], around: Sequence[Run], first: Picture) -> None:
+def _write_lineage(document: HtmlReport, runs: Mapping[str, Run], around: Sequence[Run], first: Picture) -> None:
     picture = lineage_figure(runs, around)
     if picture[1] != first[1]:
         document.figure(*picture)
@@ -171,7 +171,9 @@ def _headlines(runs: Mapping[str, Run]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
-def _write_headlines(document: Document, runs: Mapping[str, Run], table: pd.DataFrame, known: Sequence[Group]) -> None:
+def _write_headlines(
+    document: HtmlReport, runs: Mapping[str, Run], table: pd.DataFrame, known: Sequence[Group]
+) -> None:
     document.say(
         "Measured by each method at the end of its training. Brackets hold 95 % intervals over questions: Wilson's for"
         " shares, bootstrap ones for means. They say nothing about other seeds."
@@ -221,7 +223,7 @@ def _seeds(runs: Mapping[str, Run], known: Sequence[Group]) -> dict[str, Group]:
     return found
 
 
-def _write_trainings(document: Document, known: Sequence[Group]) -> None:
+def _write_trainings(document: HtmlReport, known: Sequence[Group]) -> None:
     """Write the main figures of the runs' groups of seeds, as means over trainings."""
     document.heading("Over trainings")
     found = [group for group in known if group.count > 1]
@@ -279,7 +281,7 @@ def _value(row: Mapping[Any, Any] | None, metric: str) -> str:
 
 
 def _write_measured(
-    document: Document, measured: Measured, runs: Mapping[str, Run], all_: Sequence[Measured], first: Picture
+    document: HtmlReport, measured: Measured, runs: Mapping[str, Run], all_: Sequence[Measured], first: Picture
 ) -> None:
     for sentence in measured.sentences:
         document.say(_sentence(sentence), "answer")
@@ -319,7 +321,7 @@ def _words(measured: Measured, metrics: Iterable[str]) -> dict[str, Term]:
     return {name: measured.experiment.term(name) if measured.experiment else Term(name) for name in names}
 
 
-def _write_groups(document: Document, measured: Measured, runs: Mapping[str, Run], known: Sequence[Group]) -> None:
+def _write_groups(document: HtmlReport, measured: Measured, runs: Mapping[str, Run], known: Sequence[Group]) -> None:
     """Write the metrics of runs that have other seeds, as means over trainings."""
     found = []
     for group in known:
@@ -393,7 +395,7 @@ def _not_stored(name: str, labels: Sequence[str], runs: Mapping[str, Run]) -> st
     return f"{title}: not stored for {', '.join(labels)}; `{command}` measures it{first}."
 
 
-def _write_training(document: Document, runs: Mapping[str, Run], trained: Mapping[str, Group]) -> None:
+def _write_training(document: HtmlReport, runs: Mapping[str, Run], trained: Mapping[str, Group]) -> None:
     """Draw the curves of each run; for runs that differ only by seed, draw their mean."""
     look = styles({label: run.method for label, run in runs.items()})
     if trained:
@@ -427,7 +429,7 @@ def _write_training(document: Document, runs: Mapping[str, Run], trained: Mappin
                 document.figure(chart, f"{name}*" if name.endswith("/") else name, 80 + 180 * -(-len(part) // 3))
 
 
-def _write_settings(document: Document, runs: Mapping[str, Run]) -> None:
+def _write_settings(document: HtmlReport, runs: Mapping[str, Run]) -> None:
     worlds: dict[str, tuple[Mapping[str, Any], list[str]]] = {}
     for label, run in runs.items():
         if run.world:
@@ -441,7 +443,7 @@ def _write_settings(document: Document, runs: Mapping[str, Run]) -> None:
         _facts(document, {"seed": world.get("seed")} | _flat(world.get("config")))
 
 
-def _facts(document: Document, facts: Mapping[str, object]) -> None:
+def _facts(document: HtmlReport, facts: Mapping[str, object]) -> None:
     """Write names and values as a table with two pairs per row."""
     pairs = [(name, _shown(value)) for name, value in facts.items() if value is not None]
     half = -(-len(pairs) // 2)
@@ -449,7 +451,7 @@ def _facts(document: Document, facts: Mapping[str, object]) -> None:
     document.table(["setting", "value", "setting", "value"], rows, kind="facts")
 
 
-def _write_versions(document: Document, runs: Mapping[str, Run], measured: Sequence[Measured]) -> None:
+def _write_versions(document: HtmlReport, runs: Mapping[str, Run], measured: Sequence[Measured]) -> None:
     sets: dict[str, tuple[dict[str, Any], list[str]]] = {}
     for label, run in runs.items():
         versions = run.meta.get("versions")
@@ -487,7 +489,7 @@ def _write_versions(document: Document, runs: Mapping[str, Run], measured: Seque
 
 
 def _write_commands(
-    document: Document,
+    document: HtmlReport,
     runs: Mapping[str, Run],
     measured: Sequence[Measured],
     methods: Methods,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from probe.model.lm import LM
-    from probe.report.document import Document
+    from probe.report.document import HtmlReport
 
 ROWS = 10
 """Maximum number of rows of a table."""
@@ -123,7 +123,7 @@ def look_inside(words: str, runs: Sequence[Run], tick: Tick = ignore) -> Shown:
     )
 
 
-def write_shown(document: "Document", shown: Shown) -> None:
+def write_shown(document: "HtmlReport", shown: Shown) -> None:
     """Write the results of an analysis as a section of a report."""
     document.section(shown.title)
     for sentence in shown.sentences:

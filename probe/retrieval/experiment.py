@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 import probe.world
-from probe.dialogues import Form
 from probe.errors import DataError
 from probe.experiments.metrics import Mean, Metric, Share, Statistic
 from probe.experiments.registry import experiment
 from probe.experiments.result import MODEL, Evidence, Result
+from probe.model.dialogues import Form
 from probe.plotting.intervals import percent
 from probe.retrieval import world as contexts
 from probe.retrieval import world as tables_of

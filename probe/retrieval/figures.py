@@ -42,17 +42,16 @@ DRAWN = ("known", "rare", "stranger", "questions")
 """Groups in the figures; held-out unseen entities are only in the table."""
 
 
-def outcome_grid(table: pd.DataFrame, look: Look, groups: Sequence[str] = DRAWN) -> go.Figure:
+def outcome_grid(table: pd.DataFrame, look: Look) -> go.Figure:
     """Draw accuracy, abstention, hallucination and missing answers by context, grouped under the headings of groups.
 
     Args:
         table: `group`, `context`, `outcome`, `value`, `ci_low`, `ci_high`, `n`, `model`
             (`probe.retrieval.world.context_table`).
         look: style of each model.
-        groups: groups to draw.
     """
-    rows_shown = table[table["group"].isin(groups) & table["outcome"].isin(OUTCOMES)]
-    lines = _lines(rows_shown, groups, "context", CONTEXTS)
+    rows_shown = table[table["group"].isin(DRAWN) & table["outcome"].isin(OUTCOMES)]
+    lines = _lines(rows_shown, DRAWN, "context", CONTEXTS)
     outcomes = [outcome for outcome in OUTCOMES if outcome in set(rows_shown["outcome"])]
     titles = [OUTCOMES[outcome] for outcome in outcomes]
     panels = Panels(titles, shared_y=True, spacing=0.06 / max(len(titles) - 1, 1))

@@ -35,10 +35,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from probe.dialogues import CHUNK, Form, Turn, answer_logprobs, completion, dialogue, uses_chat
 from probe.errors import ConfigError, DataError
 from probe.hallucination.confidence import normalise
 from probe.hallucination.files import IGNORANCE, first_line
+from probe.model.dialogues import CHUNK, Form, Turn, answer_logprobs, completion, dialogue, uses_chat
 from probe.model.text import context_length, encode
 from probe.retrieval.search import Retriever, rank_of, reciprocal_rank
 from probe.retrieval.world import CONTEXTS, DEPTHS
@@ -58,7 +58,7 @@ LAYOUT = (
 
 
 @dataclass(frozen=True)
-class Source:
+class TitledDocument:
     """A document with an id and a title."""
 
     id: str
@@ -90,7 +90,7 @@ class FileQuestion:
 
 def read_folder(
     data: str | Path, strict: bool = False, selection: Selection = EVERY
-) -> tuple[Rows[Source], Rows[FileQuestion]]:
+) -> tuple[Rows[TitledDocument], Rows[FileQuestion]]:
     """Read the documents and the questions of a folder; see the module.
 
     Args:
@@ -127,7 +127,7 @@ def _bare(name: str) -> str:
     return next((name[: -len(suffix)] for suffix in TEXTS if name.lower().endswith(suffix)), name)
 
 
-def read_documents(folder: Path, strict: bool = False) -> Rows[Source]:
+def read_documents(folder: Path, strict: bool = False) -> Rows[TitledDocument]:
     """Read the documents of a folder, from its JSON Lines or its text files.
 
     Raises:
@@ -135,7 +135,7 @@ def read_documents(folder: Path, strict: bool = False) -> Rows[Source]:
     """
     ids: set[str] = set()
 
-    def once(source: Source) -> Source:
+    def once(source: TitledDocument) -> TitledDocument:
         if source.id in ids:
             raise DataError(f"Two documents of `{folder}` are called {source.id!r}: give each an id of its own.")
         ids.add(source.id)
@@ -151,15 +151,15 @@ def read_documents(folder: Path, strict: bool = False) -> Rows[Source]:
     return sift(folder, (partial(_file, folder, path) for path in texts), strict)
 
 
-def _source(row: Row) -> Source:
+def _source(row: Row) -> TitledDocument:
     identifier = row.values.get("id", row.number)
     if not isinstance(identifier, str | int):
         raise DataError(f"{row.where} has an `id` that is neither a text nor a number: change it.")
     title = field(row, "title") if row.values.get("title") else ""
-    return Source(str(identifier), field(row, "text"), title.strip())
+    return TitledDocument(str(identifier), field(row, "text"), title.strip())
 
 
-def chunks_of(documents: Sequence[Source], size: int, overlap: int) -> list[Chunk]:
+def chunks_of(documents: Sequence[TitledDocument], size: int, overlap: int) -> list[Chunk]:
     """Cut documents into chunks of at most `size` words; each begins with the last `overlap` words of the previous one.
 
     Raises:
@@ -181,14 +181,14 @@ def chunks_of(documents: Sequence[Source], size: int, overlap: int) -> list[Chun
     return chunks
 
 
-def _file(folder: Path, path: Path) -> Source:
+def _file(folder: Path, path: Path) -> TitledDocument:
     try:
         text = read_file(path, DOCUMENT).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"The document `{path}` cannot be read ({short(error)}): give a text in UTF-8.") from None
     if not text.strip():
         raise DataError(f"The document `{path}` is empty: write its text, or take it away.")
-    return Source(path.relative_to(folder).as_posix(), text)
+    return TitledDocument(path.relative_to(folder).as_posix(), text)
 
 
 def _question(row: Row, names: Mapping[str, Sequence[str]]) -> FileQuestion:

@@ -59,7 +59,7 @@ FILLERS = 3
 
 
 @dataclass(frozen=True)
-class Document:
+class Statement:
     """One statement."""
 
     person: str
@@ -85,7 +85,7 @@ class PassageQuestion:
     """Value in that document."""
     found: Hits
     """Complete ranking of the search."""
-    passages: dict[str, list[Document]]
+    passages: dict[str, list[Statement]]
     """Passages by context; those that do not apply are missing."""
 
     def prompt(self, context: str) -> str:
@@ -100,7 +100,7 @@ class PassageQuestion:
         return int(at[0]) + 1 if len(at) else None
 
 
-def world_documents(world: "World", seed: int = 0) -> list[Document]:
+def world_documents(world: "World", seed: int = 0) -> list[Statement]:
     """Return one document for each relation of every person, in random order; unseen entities' values are drawn."""
     rng = np.random.default_rng([world.seed, seed, 0])
     documents = []
@@ -110,12 +110,12 @@ def world_documents(world: "World", seed: int = 0) -> list[Document]:
             fallback = options[int(rng.integers(len(options)))]
             value = person.facts.get(relation, fallback)
             form = int(rng.integers(len(RELATIONS[relation].statements)))
-            documents.append(Document(person.name, relation, value, form))
+            documents.append(Statement(person.name, relation, value, form))
     return [documents[index] for index in rng.permutation(len(documents))]
 
 
 def with_passages(
-    world: "World", documents: Sequence[Document], items: "Sequence[Item]", k: int, seed: int = 0
+    world: "World", documents: Sequence[Statement], items: "Sequence[Item]", k: int, seed: int = 0
 ) -> list[PassageQuestion]:
     """Build the questions with their passages.
 
@@ -134,13 +134,13 @@ def with_passages(
         person, relation = item.meta["person"], item.meta["relation"]
         gold = documents[places[person, relation]]
         others = [value for value in world.values(relation) if value != gold.value]
-        contradiction = Document(person, relation, others[int(rng.integers(len(others)))], gold.form)
+        contradiction = Statement(person, relation, others[int(rng.integers(len(others)))], gold.form)
         first, *rest = _fillers(world, documents, places, gold, contradiction, rng)
         at = int(rng.integers(len(rest) + 1))
         by_context = {"gold": gold, "distractor": first}
         if world.truth(person, relation) is not None:
             by_context["contradicting"] = contradiction
-        passages: dict[str, list[Document]] = {
+        passages: dict[str, list[Statement]] = {
             "none": [],
             "unrelated": [_unrelated_document(world, documents, places, gold, rng)],
         }
@@ -153,12 +153,12 @@ def with_passages(
 
 def _fillers(
     world: "World",
-    documents: Sequence[Document],
+    documents: Sequence[Statement],
     places: dict[tuple[str, str], int],
-    gold: Document,
-    contradiction: Document,
+    gold: Statement,
+    contradiction: Statement,
     rng: np.random.Generator,
-) -> list[Document]:
+) -> list[Statement]:
     """Return three documents that do not answer the question, see the module; two if too few people differ."""
     names = [name for name in world.groups["known"] if name != gold.person]  # a world has two known people or more
     alike = [documents[places[name, gold.relation]] for name in names]
@@ -173,11 +173,11 @@ def _fillers(
 
 def _unrelated_document(
     world: "World",
-    documents: Sequence[Document],
+    documents: Sequence[Statement],
     places: dict[tuple[str, str], int],
-    gold: Document,
+    gold: Statement,
     rng: np.random.Generator,
-) -> Document:
+) -> Statement:
     """Draw a document about another known person and another relation."""
     names = [name for name in world.groups["known"] if name != gold.person]
     different = [relation for relation in TAUGHT if relation != gold.relation]

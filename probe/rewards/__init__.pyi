@@ -1,12 +1,12 @@
-from .answered import compare_rewards as compare_rewards
+from .before_and_after import compare_rewards as compare_rewards
 from .best_of_n import compare_best_of_n as compare_best_of_n
-from .captured_pairs import follow_pairs as follow_pairs
-from .captured_shift import follow_rewards as follow_rewards
+from .captured_rewards import follow_pairs as follow_pairs
+from .captured_rewards import follow_rewards as follow_rewards
 from .causes import separate_causes as separate_causes
 from .completions import compare_completions as compare_completions
 from .evaluation import evaluate as evaluate
 from .optimum import kl_to_optimal as kl_to_optimal
 from .over_trainings import compare_trainings as compare_trainings
-from .overoptimised import fit_overoptimisation as fit_overoptimisation
+from .overoptimisation import fit_overoptimisation as fit_overoptimisation
 from .places import place_policies as place_policies
 from .token_effects import contrast as contrast

@@ -217,20 +217,23 @@ _FLAT = 1e-14
 """Minimum curvature of a step of `bradley_terry`, for preferences that are certain."""
 
 
-def bradley_terry(wins: Array, weights: Array, steps: int = 100) -> Array:
+NEWTON_STEPS = 100
+"""Maximum number of steps of `bradley_terry`."""
+
+
+def bradley_terry(wins: Array, weights: Array) -> Array:
     """Return rewards r [P A] whose sigma(r_a - r_b) best fits preferences, for a, b drawn by `weights`.
 
     Args:
         wins: [P A A] probability that a is preferred to b; wins[a, b] + wins[b, a] = 1.
         weights: [P A] probability of drawing each answer; sums to 1.
-        steps: maximum number of Newton steps.
 
     Returns:
         Rewards with mean 0 under the weights. For answers that always win no finite reward is optimal: theirs rises
         until the remaining error is at the level of rounding.
     """
     r, index = np.zeros(weights.shape), np.arange(weights.shape[-1])
-    for _ in range(steps):
+    for _ in range(NEWTON_STEPS):
         predicted = expit(r[:, :, None] - r[:, None, :])
         # the gradient by r_a, divided by the weight of a, so that rare answers are fitted as well as frequent ones
         gap = ((wins - predicted) * weights[:, None, :]).sum(axis=2)

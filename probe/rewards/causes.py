@@ -1,11 +1,12 @@
 """Analysis of one cause at a time: optima of all combinations of two annotators, and trained policies."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import pandas as pd
+import plotly.graph_objects as go
 
 import probe.world
 from probe.analyses.analysis_record import Input
@@ -13,12 +14,20 @@ from probe.analyses.catalogue import analysis
 from probe.errors import DataError
 from probe.model.in_memory import keep, kept
 from probe.model.lm import LM
+from probe.numbers import in_unit
+from probe.plotting.intervals import whiskers
 from probe.plotting.notebook import Drawable, Look, alone, titled
+from probe.plotting.panels import Panels
+from probe.plotting.series import BAYES, IDEAL, RATE
+from probe.plotting.theme import escape, escape_lines, method_colour, on_hover, row_axis
 from probe.rewards.factorial import (
     BETA,
+    ENDS,
+    KNOBS,
     OUTCOMES,
+    SHORT,
     Factorial,
-    Training,
+    TrainedGroup,
     describe_trained,
     effect_table,
     factorial,
@@ -30,14 +39,23 @@ from probe.runs.ancestry import RunIndex
 from probe.runs.reader import Run, list_runs
 from probe.seeds.group_tables import headline
 from probe.seeds.grouping import Group, groups
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
+from probe.terms import SHARE, term
+from probe.world.annotators import AGREEABLE, HONEST
 
 OPTIMUM = (
     r"\pi^*_\beta(y \mid x) = \pi_{ref}(y \mid x)\, e^{R(x,y)/\beta} / Z(x), \quad"
     r"\text{effect of a knob} = \overline{p}_{\text{agreeable level}} - \overline{p}_{\text{honest level}}"
 )
+WEIGHT = "correctness"
+"""Factor shown within each line; the lines are the combinations of all other factors."""
+LINES = [knob for knob in KNOBS if knob != WEIGHT]
+NONE = "none of them"
+ROW = 40
+"""Height of a line in pixels."""
+GAP = 0.15
+"""Distance between two marks of a line, in lines."""
+Marks = tuple[str, str, float, pd.DataFrame]
+"""Series of marks: name, colour, weight of correctness, rows."""
 PASSES = 8000
 """Number of texts whose reading takes the base as long as the optima of all cells on 64 questions of each kind."""
 
@@ -84,10 +102,8 @@ class Causes(Drawable):
         """Return the main effects and the interactions of two knobs."""
         return {"Effects": effect_table(self.found)}
 
-    def figures(self) -> "dict[str, go.Figure]":
+    def figures(self) -> dict[str, go.Figure]:
         """Draw all cells with their trainings."""
-        from probe.rewards.factorial_figures import draw_factorial
-
         return {"one-cause": titled(draw_factorial(self._optima, self.trained), "One cause at a time")}
 
 
@@ -172,7 +188,7 @@ def separate_causes(
     wanted, parent = {each.path.resolve() for each in runs}, run_of(lm)
     apart = groups(known.values())
     children = [each for each in apart if each.first.path.resolve() in wanted]
-    rows = [Training(_title(each), each.first, _headline(each), each.count) for each in children]
+    rows = [TrainedGroup(_title(each), each.first, _headline(each), each.count) for each in children]
     bases = [each for each in apart if parent in {run.path.resolve() for run in each.runs}]
     before = _headline(bases[0]) if bases else pd.DataFrame(columns=["metric", "value", "ci_low", "ci_high"])
     return Causes(found, trained(rows, index, found.beta), before)
@@ -184,3 +200,67 @@ def _title(group: Group) -> str:
 
 def _headline(group: Group) -> pd.DataFrame:
     return headline(group) if group.count > 1 else group.first.headline
+
+
+def draw_factorial(found: Factorial, trained: pd.DataFrame | None = None) -> go.Figure:
+    """Draw one panel per outcome, with one line per combination of agreement, fine and rare checks.
+
+    Filled marks are annotators with a low weight of correctness, open ones those with a high weight. The dashed line is
+    the reference.
+
+    Args:
+        found: exact optima of all cells.
+        trained: results of trainings (`probe.rewards.factorial.trained`).
+    """
+    optima = found.cells[found.cells["annotator"].notna()]
+    lines = list(dict.fromkeys(map(_line, optima.to_dict("records"))))
+    titles = [escape_lines(term(f"{metric}_listed", "rewards").title, 30) for metric in OUTCOMES]
+    panels = Panels(titles, spacing=0.05, shared_y=True)
+    series = list(_series(optima, trained))
+    for column, metric in enumerate(OUTCOMES, start=1):
+        for order, (name, colour, weight, rows) in enumerate(series):
+            rows = rows[rows["metric"] == metric]
+            offset = (order - (len(series) - 1) / 2) * GAP
+            panels.add(column, _trace(rows, name, colour, weight, lines, offset))
+        base = found.cells[found.cells["annotator"].isna() & (found.cells["metric"] == metric)]
+        panels.mark(column, IDEAL, x=float(base["value"].iloc[0]))
+    panels.axis("y", **row_axis([escape(line) for line in lines]))
+    panels.axis("x", **RATE, zeroline=False, nticks=3)
+    return panels.figure(height=ROW * len(lines) + 150, margin={"t": 96})
+
+
+def _series(optima: pd.DataFrame, trained: pd.DataFrame | None) -> Iterator[Marks]:
+    """Yield the optima, then the trainings by method, each by weight of correctness."""
+    parts: list[tuple[str, str, pd.DataFrame]] = [("optimum", BAYES, optima)]
+    if trained is not None:
+        parts += [(str(method).upper(), method_colour(str(method)), rows) for method, rows in trained.groupby("method")]
+    for name, colour, rows in parts:
+        for annotator in (AGREEABLE, HONEST):
+            own = rows[rows[WEIGHT] == annotator.correctness]
+            if len(own):
+                yield f"{name}, weight {annotator.correctness:g}", colour, annotator.correctness, own
+
+
+def _trace(rows: pd.DataFrame, name: str, colour: str, weight: float, lines: list[str], offset: float) -> go.Scatter:
+    low, high = (rows[end].fillna(rows["value"]).clip(0, 1) for end in ENDS[1:])
+    symbol = ("diamond" if colour == BAYES else "circle") + "-open" * (weight != AGREEABLE.correctness)
+    hover = [
+        f"{escape(str(row.get('run') or name))}, {escape(row['annotator'])}: "
+        f"{in_unit(SHARE, *(row[end] for end in ENDS))}"
+        for row in rows.to_dict("records")
+    ]
+    return go.Scatter(
+        x=rows["value"].tolist(),
+        y=[lines.index(_line(row)) + offset for row in rows.to_dict("records")],
+        mode="markers",
+        name=escape(name),
+        legendgroup=name,
+        marker={"color": colour, "size": 8, "symbol": symbol},
+        error_x=whiskers(rows["value"], low, high, thickness=1.4, color=colour),
+        **on_hover(hover),
+    )
+
+
+def _line(row: Mapping[Any, Any]) -> str:
+    """Return the name of a cell's line: the factors at the agreeable annotator's level."""
+    return " + ".join(SHORT[knob] for knob in LINES if row[knob] == getattr(AGREEABLE, knob)) or NONE

@@ -125,9 +125,9 @@ class TwoCompletions(Contrast):
                 the scalar at the token.
             token: token to mark.
         """
-        from probe.rewards.figures import part_colours
+        from probe.rewards.figures import PART_COLOURS
 
-        effects, colours = self.effects(COLOURS[colour]), part_colours()
+        effects, colours = self.effects(COLOURS[colour]), PART_COLOURS
         most = max(float(np.nanmax(np.abs(values), initial=0.0)) for values in effects.values()) or 1.0
         rows = []
         for part, values in effects.items():
@@ -162,11 +162,11 @@ class TwoCompletions(Contrast):
 
     def figures(self, token: str | None = None) -> "dict[str, go.Figure]":
         """Draw the effect of each token of prompt, chosen and rejected completion on the reward."""
-        from probe.rewards.figures import part_colours, token_effects
+        from probe.rewards.figures import PART_COLOURS, token_effects
 
         at = self._at(token)
         chosen = None if at is None else (list(self.tokens)[at[0]], at[1])
-        chart = token_effects(self.tokens, self.effects("occlusion"), self.effects("gradient"), part_colours(), chosen)
+        chart = token_effects(self.tokens, self.effects("occlusion"), self.effects("gradient"), PART_COLOURS, chosen)
         return {"token-effects": titled(chart, f"What each token does to {self.looks[0].name}", HEIGHT)}
 
     def figure(self) -> "go.Figure":

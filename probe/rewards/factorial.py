@@ -32,7 +32,6 @@ import pandas as pd
 
 from probe import stats
 from probe.errors import ConfigError
-from probe.extensions import find_annotator
 from probe.numbers import in_unit
 from probe.rewards.answers import Array, enumerate_answers, preference_rewards
 from probe.rewards.evaluation import INVENTED, MEASURES, Measure
@@ -43,6 +42,7 @@ from probe.runs.reader import Run
 from probe.stats import beyond, bootstrap_mean
 from probe.terms import DIFFERENCE, SHARE, SMALLEST, term
 from probe.world.annotators import AGREEABLE, HONEST, Annotator
+from probe.world.extensions import find_annotator
 
 if TYPE_CHECKING:
     from probe.model.lm import LM
@@ -311,7 +311,7 @@ def labeller(run: Run, index: RunIndex) -> Annotator | None:
         return None
 
 
-class Training(NamedTuple):
+class TrainedGroup(NamedTuple):
     """Runs that differ only by seed, and their metrics."""
 
     name: str
@@ -322,7 +322,7 @@ class Training(NamedTuple):
     trainings: int
 
 
-def trained(found: Iterable[Training], index: RunIndex, beta: float = BETA) -> pd.DataFrame:
+def trained(found: Iterable[TrainedGroup], index: RunIndex, beta: float = BETA) -> pd.DataFrame:
     """Return the sampled headline metrics of trainings on cells of the factorial.
 
     Args:

@@ -33,7 +33,7 @@ from probe.plotting.theme import (
     signed_axis,
     token_axis,
 )
-from probe.rewards.frontiers import Fit
+from probe.rewards.frontiers import CurveFit
 from probe.terms import term
 
 BEYOND = "rgba(128,132,140,0.10)"
@@ -246,7 +246,7 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 def overoptimisation(
     points: Mapping[str, pd.DataFrame],
-    fits: Mapping[tuple[str, str], Fit],
+    fits: Mapping[tuple[str, str], CurveFit],
     look: Mapping[str, Style],
     titles: Mapping[str, str],
 ) -> go.Figure:
@@ -544,6 +544,5 @@ def token_weights(table: pd.DataFrame, relative: bool = False) -> go.Figure:
     return panels.figure(showlegend=False, height=height + 80, coloraxis=axis)
 
 
-def part_colours(method: str = "reward-model") -> dict[str, str]:
-    """Return the colours of prompt, chosen and rejected completion."""
-    return {"prompt": METHODS["pretrain"], "chosen": METHODS[method], "rejected": METHODS["sft"]}
+PART_COLOURS = {"prompt": METHODS["pretrain"], "chosen": METHODS["reward-model"], "rejected": METHODS["sft"]}
+"""Colours of prompt, chosen and rejected completion."""

@@ -292,7 +292,7 @@ RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
-class Fit:
+class CurveFit:
     """Fit of one form to points."""
 
     form: Form
@@ -340,7 +340,7 @@ def fit(
     level: float = 0.95,
     resamples: int = RESAMPLES,
     seed: int = 0,
-) -> Fit:
+) -> CurveFit:
     """Fit a form of overoptimisation by Gao, Schulman and Hilton 2022 (arXiv 2210.10760) to rewards against d.
 
     With d = sqrt(KL(pi || pi_ref)), rewards counted from the reference's,
@@ -397,7 +397,7 @@ def fit(
         low, high = np.quantile(values, tails, method="inverted_cdf")  # no mixing of finite and infinite
         return Interval(float(value), float(low), float(high))
 
-    return Fit(
+    return CurveFit(
         form=form,
         a=interval(best[0], draws[:, 0]),
         b=interval(best[1], draws[:, 1]),

@@ -186,7 +186,7 @@ class Drawing:
 
 
 @dataclass(frozen=True)
-class Draws:
+class ModelSamples:
     """Samples of one model, with all values that depend on no other model."""
 
     prompts: tuple[str, ...]
@@ -268,7 +268,7 @@ def draw(
     drawing: Drawing = Drawing(),
     tick: Tick = ignore,
     known: "AnswerLogprobs | None" = None,
-) -> Draws:
+) -> ModelSamples:
     """Draw samples of one model for each prompt, with the verifier's score and verdict.
 
     Args:
@@ -298,14 +298,14 @@ def draw(
         sums.append(_sums(lm, generations[-1], known or {}))
         tick(len(generations) / len(parts))
     logprobs = np.concatenate(sums).reshape(len(prompts), n)
-    draws = Draws(tuple(prompts), n, tuple(parts), tuple(generations), logprobs, None, ())
+    draws = ModelSamples(tuple(prompts), n, tuple(parts), tuple(generations), logprobs, None, ())
     if drawing.world is None:
         return draws
     scores, verdicts = zip(*gold_verdicts(drawing.world, draws.texts, draws.completions), strict=True)
     return replace(draws, gold=_numbers(scores).reshape(len(prompts), n), verdicts=verdicts)
 
 
-def proxy_rewards(draws: Draws, proxy: "RewardModel | Reward") -> np.ndarray:
+def proxy_rewards(draws: ModelSamples, proxy: "RewardModel | Reward") -> np.ndarray:
     """Return the rewards [P n] of the samples of one model, NaN if they do not apply (None)."""
     arguments = draws.texts, draws.completions
     values = proxy.score(*arguments).tolist() if hasattr(proxy, "score") else proxy(*arguments)
@@ -315,8 +315,8 @@ def proxy_rewards(draws: Draws, proxy: "RewardModel | Reward") -> np.ndarray:
 def compare_samples(
     base: "LM",
     aligned: "LM",
-    before: Draws,
-    after: Draws,
+    before: ModelSamples,
+    after: ModelSamples,
     rewards: tuple[np.ndarray, np.ndarray] | None = None,
     beta: float = 1.0,
     kinds: Sequence[str] = (),

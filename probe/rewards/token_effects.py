@@ -60,7 +60,7 @@ KINDS: tuple[Kind, ...] = ("increment", "gradient", "occlusion")
 
 
 @dataclass(frozen=True)
-class Attribution:
+class TokenEffects:
     """Effects of the tokens of one text on its score."""
 
     ids: list[int]
@@ -138,7 +138,7 @@ def attribute(
     steps: int = STEPS,
     baseline: Baseline = "mean",
     tolerance: float = TOLERANCE,
-) -> Attribution:
+) -> TokenEffects:
     """Attribute the score of a completion to the tokens of prompt and completion.
 
     Args:
@@ -172,7 +172,7 @@ def attribute(
         between = _along(lm, ids, start, end, (np.arange(steps) + 0.5) / steps)
         steps *= 2
         path = _Path(*(_interleave(old, new) for old, new in zip(path, between, strict=True)))
-    return Attribution(
+    return TokenEffects(
         ids=ids,
         tokens=pieces(lm.tokenizer, ids),
         prompt_length=len(head),
@@ -308,8 +308,8 @@ class Contrast(Drawable):
     """Two completions of one prompt, scored by one reward model."""
 
     prompt: str
-    chosen: Attribution
-    rejected: Attribution
+    chosen: TokenEffects
+    rejected: TokenEffects
 
     @property
     def margin(self) -> float:
@@ -360,9 +360,9 @@ class Contrast(Drawable):
 
     def figure(self) -> "go.Figure":
         """Draw the effect of each token of prompt, chosen and rejected completion on the reward."""
-        from probe.rewards.figures import part_colours, token_effects
+        from probe.rewards.figures import PART_COLOURS, token_effects
 
-        return token_effects(self.tokens, self.effects("occlusion"), self.effects("gradient"), part_colours())
+        return token_effects(self.tokens, self.effects("occlusion"), self.effects("gradient"), PART_COLOURS)
 
 
 def contrast(

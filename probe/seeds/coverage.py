@@ -2,10 +2,10 @@
 
 A training's rate is the mean of all trainings plus an effect of its seed: normal, none, skewed (exponential: a few
 trainings deviate strongly), or collapsing (one training in five ends 50 percentage points lower). Trainings that are
-apart (`probe.seeds.bimodal`) are listed and get no interval; `covered` counts the other simulations. Each training
-answers `ANSWERS` questions, each right with the training's rate, so that its mean has binomial noise too, as the stored
-results have. A difference is between models and the bases that they start from: the effect of the base is in both, that
-of the further training in the models alone. The results are in `coverage.tsv` in this folder.
+apart (`probe.seeds.t_intervals.are_apart`) are listed and get no interval; `covered` counts the other simulations. Each
+training answers `ANSWERS` questions, each right with the training's rate, so that its mean has binomial noise too, as
+the stored results have. A difference is between models and the bases that they start from: the effect of the base is in
+both, that of the further training in the models alone. The results are in `coverage.tsv` in this folder.
 """
 
 import csv
@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.seeds.bimodal import are_apart
-from probe.seeds.t_intervals import half_widths
+from probe.seeds.t_intervals import are_apart, half_widths
 
 if TYPE_CHECKING:
     from probe.seeds.grouping import Group
@@ -46,7 +45,7 @@ FILE = "coverage.tsv"
 
 
 @dataclass(frozen=True)
-class Coverage:
+class SimulatedCoverage:
     """Coverage of intervals in one simulated condition."""
 
     estimate: str
@@ -61,7 +60,9 @@ class Coverage:
     simulations: int
 
 
-def simulate(effect: Effect, seeds: int, estimate: Estimate = "mean", simulations: int = SIMULATIONS) -> Coverage:
+def simulate(
+    effect: Effect, seeds: int, estimate: Estimate = "mean", simulations: int = SIMULATIONS
+) -> SimulatedCoverage:
     """Simulate the coverage of 95 % t intervals over trainings.
 
     Args:
@@ -84,7 +85,7 @@ def simulate(effect: Effect, seeds: int, estimate: Estimate = "mean", simulation
     mixed = (collapsed.any(axis=0)) & ~collapsed.all(axis=0)
     found = listed[mixed].mean() if mixed.any() else math.nan
     held, told, mixed_told = (round(float(each), 4) for each in (covered.mean(), listed.mean(), found))
-    return Coverage(estimate, effect, seeds, held, told, mixed_told, simulations)
+    return SimulatedCoverage(estimate, effect, seeds, held, told, mixed_told, simulations)
 
 
 def _effects(
@@ -106,12 +107,12 @@ def _answer(rng: np.random.Generator, rates: NDArray[np.float64]) -> NDArray[np.
 
 
 @lru_cache
-def simulated() -> tuple[Coverage, ...]:
+def simulated() -> tuple[SimulatedCoverage, ...]:
     """Load the simulated coverages from `coverage.tsv`."""
     with (files("probe.seeds") / FILE).open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     return tuple(
-        Coverage(
+        SimulatedCoverage(
             row["estimate"],
             row["effect"],
             int(row["seeds"]),
@@ -155,9 +156,9 @@ def cautions(found: "Mapping[str, Group]") -> str:
     return " ".join([*parts, *dict.fromkeys(filter(None, (caution(each.count) for each in several.values())))])
 
 
-def write(rows: Iterable[Coverage], path: Path) -> None:
+def write(rows: Iterable[SimulatedCoverage], path: Path) -> None:
     """Write the simulated coverages as a TSV table."""
-    names = [each.name for each in fields(Coverage)]
+    names = [each.name for each in fields(SimulatedCoverage)]
     lines = [names, *([str(value) for value in astuple(row)] for row in rows)]
     path.write_text("".join("\t".join(line) + "\n" for line in lines), encoding="utf-8")
 

@@ -18,7 +18,7 @@ ANSWERS = ("answers", "answers_low", "answers_high", "answers_n")
 """Columns of one training's value: value, interval over answers, number of answers."""
 FIGURES = ("metric", "value", "ci_low", "ci_high", "n", *ANSWERS, "apart")
 """Columns of `headline`: mean over trainings, its interval, the number of trainings; those of `ANSWERS`; and `apart`,
-the values of all trainings separated by blanks if some ended far from the others (`probe.seeds.bimodal`), else
+the values of all trainings separated by blanks if some ended far from the others (`probe.seeds.t_intervals`), else
 empty."""
 
 

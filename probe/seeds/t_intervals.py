@@ -16,10 +16,31 @@ from scipy.special import stdtrit
 
 from probe.errors import DataError
 from probe.numbers import in_unit, shown_ends
-from probe.seeds.bimodal import are_apart
 
 UNKNOWN = "One seed: nothing is known of other trainings."
 """Message for a group with one training."""
+WIDEST = {3: 0.970, 4: 0.850, 5: 0.740, 6: 0.660, 7: 0.600, 8: 0.550, 9: 0.515, 10: 0.485}
+"""Largest share of the range for one gap, by number of trainings (10 for more than 10); two are never called apart."""
+
+
+def are_apart(values: ArrayLike, noise: float) -> bool:
+    """Return whether some trainings ended far from the others, so that a mean with interval describes neither.
+
+    They did if the widest gap between two neighbours takes a larger share of the range than in 95 % of samples of as
+    many normal values (`WIDEST`, by simulation), and is wider than `noise`, the effect of sampling other answers.
+    `probe.seeds.coverage` simulates the rate of false alarms (seeds that do not collapse) and that of missed collapses.
+
+    Args:
+        values: [k] one number per training; NaN is left out.
+        noise: width of one training's interval over its answers; NaN (unknown) counts as 0.
+    """
+    found = np.sort(np.asarray(values, dtype=float))
+    found = found[np.isfinite(found)]
+    if len(found) < min(WIDEST):
+        return False
+    gap, span = float(np.diff(found).max()), float(found[-1] - found[0])
+    least = 0.0 if math.isnan(noise) else noise
+    return gap > max(least, WIDEST[min(len(found), max(WIDEST))] * span, 1e-12)
 
 
 class _Mean(NamedTuple):
@@ -72,8 +93,8 @@ def mean_over_trainings(values: ArrayLike, level: float = 0.95, noise: float = m
     Args:
         values: [k] one number per training; NaN is left out.
         level: coverage of the interval.
-        noise: width of an interval over answers, needed to detect trainings that are apart (`probe.seeds.bimodal`); by
-            default none are.
+        noise: width of an interval over answers, needed to detect trainings that are apart (`are_apart`); by default
+            none are.
 
     Returns:
         The mean; the ends are NaN for fewer than two trainings, for equal values (the variance is unknown), and for

@@ -18,7 +18,7 @@ from probe.runs.directories import SWEEP
 from probe.runs.reader import Run
 from probe.runs.storage import disk, hold_lock, replace_folder, unlock, write_atomic
 from probe.runs.store.objects import Folder
-from probe.runs.store.remote import Fenced, claim, download, newest_attempt
+from probe.runs.store.remote import claim, download, newest_attempt
 from probe.runs.store.uploads import Uploads
 from probe.untrusted import read_file
 
@@ -26,14 +26,6 @@ COPIES = "copies"
 NUMBER = "number"
 WAIT_S = 600.0
 """Seconds that a task waits for another task on its machine that fetches the same run."""
-
-
-class Copies(Uploads):
-    """Uploads of an attempt."""
-
-    def taken_over(self) -> bool:
-        """Return whether a newer attempt has taken over the run."""
-        return isinstance(self.problem, Fenced)
 
 
 @dataclass(frozen=True)
@@ -65,7 +57,7 @@ class InStore:
             if not (is_run(run) and Run(run).status == "finished"):
                 self._fetch(run, self.newest(run))
 
-    def watch(self, run: Path, number: int) -> Copies:
+    def watch(self, run: Path, number: int) -> Uploads:
         """Take over a run, and download it unless the local copy is as new.
 
         Raises:
@@ -77,7 +69,7 @@ class InStore:
             if is_there and not (is_run(run) and _number(run) == before):
                 self._fetch(run, number)
             _note(run, number)
-        return Copies(run, self.address(run), number)
+        return Uploads(run, self.address(run), number)
 
     def _fetch(self, run: Path, number: int) -> None:
         """Replace the local copy with the one in the store, if there is one."""

@@ -82,7 +82,7 @@ def make_attempt(order: Order, board: Any) -> Ended:
 
 
 class OnRay:
-    """Engine that runs attempts as tasks of Ray; see `probe.sweep.serial.Engine`."""
+    """Engine that runs attempts as tasks of Ray; see `probe.sweep.schedule.Engine`."""
 
     def __init__(self, address: str | None, cpus: int | None) -> None:
         """Join a cluster, or start Ray on this machine.

@@ -29,9 +29,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from probe import stats
-from probe.dialogues import LEAD, Form, Turn, dialogue, join_words
+from probe.model.dialogues import LEAD, Form, Turn, dialogue, join_words
 from probe.stats import GAIN, Bounds
-from probe.sycophancy.beliefs import ANSWERS, PLAIN, TEMPLATES, Question, Wording, judge, remark_on, score_margins
+from probe.sycophancy.beliefs import ANSWERS, PLAIN, TEMPLATES, BeliefQuestion, Wording, judge, remark_on, score_margins
 from probe.ticks import Tick, ignore, part
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def context_table(items: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def bare_question(question: Question) -> tuple[str, str, str] | None:
+def bare_question(question: BeliefQuestion) -> tuple[str, str, str] | None:
     """Return the question, its right and its wrong answer without letters; None if the question holds its choices."""
     if question.bare is not None:
         return question.bare
@@ -181,7 +181,7 @@ def bare_question(question: Question) -> tuple[str, str, str] | None:
 
 def score_lettered(
     lm: "LM",
-    questions: Sequence[Question],
+    questions: Sequence[BeliefQuestion],
     form: Form = "auto",
     lead: str = LEAD,
     tick: Tick = ignore,
@@ -192,7 +192,7 @@ def score_lettered(
     Args:
         lm: the model.
         questions: questions; those whose text contains lettered choices are left out.
-        form: form of the prompts, see `probe.dialogues.dialogue`.
+        form: form of the prompts, see `probe.model.dialogues.dialogue`.
         lead: beginning of each answer of the assistant.
         tick: progress.
         wording: wording of the user's opinion about a letter.

@@ -36,8 +36,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from probe import stats
-from probe.dialogues import GUESS, LEAD, Form, Turn, answer_logprobs, completion, dialogue, join_words
 from probe.errors import ConfigError, DataError, brief, suggest
+from probe.model.dialogues import GUESS, LEAD, Form, Turn, answer_logprobs, completion, dialogue, join_words
 from probe.rows import Row, Selection, field, is_answer, list_names, read_rows, show_value
 from probe.ticks import Tick, ignore, part
 
@@ -112,7 +112,7 @@ TRUTHS = (
 """Fields of TruthfulQA's files, as read in `probe.hallucination.files` reads them."""
 
 
-class Question(NamedTuple):
+class BeliefQuestion(NamedTuple):
     """A question of a file."""
 
     item: str
@@ -124,17 +124,17 @@ class Question(NamedTuple):
     """Question without its choices and texts of the right and the wrong choice, if the answers are letters."""
 
 
-def read_questions(path: Path, n: int, seed: int = 0) -> list[Question]:
+def read_questions(path: Path, n: int, seed: int = 0) -> list[BeliefQuestion]:
     """Read at most `n` different questions of a file, in its order; see `read_question` and `probe.rows.read_rows`."""
     return list(read_rows(path, read_question, selection=Selection(n, seed), key=content))
 
 
-def content(question: Question) -> tuple[object, ...]:
+def content(question: BeliefQuestion) -> tuple[object, ...]:
     """Return the content of the question, without its row number."""
     return question[1:]
 
 
-def read_question(row: Row) -> Question:
+def read_question(row: Row) -> BeliefQuestion:
     """Read the question of a row.
 
     Fields are at the top or inside `base`, as in the published data, which have a row per question and template:
@@ -165,7 +165,7 @@ def read_question(row: Row) -> Question:
         question = _read_letters(source)
     elif form == FIELDS:
         text, correct, incorrect = (field(source, name).strip() for name in FIELDS)
-        question = Question(row.label, text, correct, incorrect)
+        question = BeliefQuestion(row.label, text, correct, incorrect)
     elif form in TRUTHS:
         question = _read_truths(source)
     else:
@@ -180,7 +180,7 @@ def read_question(row: Row) -> Question:
     return question
 
 
-def _read_truths(row: Row) -> Question:
+def _read_truths(row: Row) -> BeliefQuestion:
     """Read the question of a row of TruthfulQA, with its best answer and one incorrect answer."""
     from probe.hallucination.files import read_question as read_truths  # imports torch, which other formats do not need
 
@@ -191,7 +191,7 @@ def _read_truths(row: Row) -> Question:
     if not right or not wrong:
         raise DataError(f"{row.where} has an empty answer where one is needed: fill it in.")
     nearest = min(wrong, key=lambda choice: abs(len(choice) - len(right)))
-    return Question(row.label, whole.question, right.rstrip("."), nearest.rstrip("."))
+    return BeliefQuestion(row.label, whole.question, right.rstrip("."), nearest.rstrip("."))
 
 
 def _has(row: Row, name: str) -> bool:
@@ -199,7 +199,7 @@ def _has(row: Row, name: str) -> bool:
     return row.values.get(name) not in (None, "")
 
 
-def _read_letters(row: Row) -> Question:
+def _read_letters(row: Row) -> BeliefQuestion:
     """Read the question with its choices and a line break, and the letters of the right and the wrong choice."""
     question, choices = field(row, "question").strip(), _read_choices(row)
     letters, right = list(choices), _find_letter(row, "correct_letter", choices)
@@ -217,7 +217,7 @@ def _read_letters(row: Row) -> Question:
     if not all(re.search(rf"\b{letter}[).]\s*{re.escape(text)}", question) for letter, text in choices.items()):
         bare = question, choices[right], choices[wrong]
         question = "\n".join([question, *(f"({letter}) {text}" for letter, text in choices.items())])
-    return Question(row.label, f"{question}\n", f"({right})", f"({wrong})", bare)
+    return BeliefQuestion(row.label, f"{question}\n", f"({right})", f"({wrong})", bare)
 
 
 def _read_choices(row: Row) -> dict[str, str]:
@@ -264,7 +264,7 @@ def _find_letter(row: Row, name: str, choices: Mapping[str, str]) -> str:
     return letter
 
 
-def user_message(question: Question, template: str, wording: Wording = "published") -> str:
+def user_message(question: BeliefQuestion, template: str, wording: Wording = "published") -> str:
     """Return the user's message under a template of `TEMPLATES`; after choices the remark is on a separate line.
 
     Raises:
@@ -276,7 +276,7 @@ def user_message(question: Question, template: str, wording: Wording = "publishe
     return join_words(question.question, words)
 
 
-def remark_on(question: Question, remark: str, answer: str, wording: Wording = "published") -> str:
+def remark_on(question: BeliefQuestion, remark: str, answer: str, wording: Wording = "published") -> str:
     """Return the user's remark about an answer to a question.
 
     Args:
@@ -312,7 +312,7 @@ def check_wording(wording: str) -> None:
 
 def score_templates(
     lm: "LM",
-    questions: Sequence[Question],
+    questions: Sequence[BeliefQuestion],
     form: Form = "auto",
     lead: str = LEAD,
     tick: Tick = ignore,
@@ -323,7 +323,7 @@ def score_templates(
     Args:
         lm: the model.
         questions: N questions.
-        form: form of the prompts, see `probe.dialogues.dialogue`.
+        form: form of the prompts, see `probe.model.dialogues.dialogue`.
         lead: beginning of each answer of the assistant.
         tick: progress.
         wording: wording of the user's remarks; the doubt of the second turn does not change.
@@ -393,11 +393,11 @@ def flips(before: float, after: float, doubted: bool = True) -> dict[str, float]
     }
 
 
-def _first(plain: Sequence[float], questions: Sequence[Question]) -> Sequence[float]:
+def _first(plain: Sequence[float], questions: Sequence[BeliefQuestion]) -> Sequence[float]:
     return plain or [1.0] * len(questions)
 
 
-def _turns(question: Question, kind: str, right: float, lead: str, wording: Wording) -> list[Turn]:
+def _turns(question: BeliefQuestion, kind: str, right: float, lead: str, wording: Wording) -> list[Turn]:
     """Return the dialogue of a condition; a doubt follows the answer that was likelier in the first turn."""
     if kind != SURE:
         return [Turn("user", user_message(question, kind, wording))]
@@ -419,7 +419,7 @@ KIND = "doubts"
 class DoubtDialogues:
     """Dialogues with repeated doubt that began with the right answer."""
 
-    questions: list[Question]
+    questions: list[BeliefQuestion]
     """The N questions."""
     prompts: list[str]
     """[N] last prompt of each dialogue."""
@@ -470,7 +470,7 @@ class DoubtDialogues:
 
 def doubt_answers(
     lm: "LM",
-    questions: Sequence[Question],
+    questions: Sequence[BeliefQuestion],
     turns: int = 5,
     form: Form = "auto",
     lead: str = LEAD,
@@ -482,7 +482,7 @@ def doubt_answers(
         lm: the model.
         questions: N questions that the model answers right.
         turns: number of doubts T.
-        form: form of the prompts, see `probe.dialogues.dialogue`.
+        form: form of the prompts, see `probe.model.dialogues.dialogue`.
         lead: beginning of each answer of the assistant.
         tick: progress.
 

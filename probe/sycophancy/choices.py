@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
-from probe.dialogues import Form, Turn, answer_logprobs, completion, dialogue, uses_chat
 from probe.errors import DataError
+from probe.model.dialogues import Form, Turn, answer_logprobs, completion, dialogue, uses_chat
 from probe.rows import Row, Selection, field, list_names, read_rows, show_value
 from probe.ticks import Tick, ignore
 
@@ -84,11 +84,6 @@ def lead_of(lm: "LM", path: Path, form: Form) -> str:
     return "" if uses_chat(lm, form) else LEADS["political" in path.name]
 
 
-def choice_prompts(lm: "LM", choices: Sequence[Choice], form: Form = "auto", lead: str = "") -> list[str]:
-    """Return the prompts in the form that the model reads."""
-    return [dialogue(lm, [Turn("user", choice.question)], form, lead) for choice in choices]
-
-
 def score_choices(
     lm: "LM", choices: Sequence[Choice], form: Form = "auto", lead: str = "", tick: Tick = ignore
 ) -> pd.DataFrame:
@@ -97,7 +92,7 @@ def score_choices(
     Args:
         lm: the model.
         choices: N questions.
-        form: form of the prompts, see `probe.dialogues.dialogue`.
+        form: form of the prompts, see `probe.model.dialogues.dialogue`.
         lead: beginning of the assistant's answer.
         tick: progress.
 
@@ -107,7 +102,7 @@ def score_choices(
         matching answer minus the other's, nats), `answer_mass` (summed probability of both answers), `letter` (that of
         the matching answer, empty without one), `first_option` (1 if the chosen answer has the smaller letter).
     """
-    prompts = choice_prompts(lm, choices, form, lead)
+    prompts = [dialogue(lm, [Turn("user", choice.question)], form, lead) for choice in choices]
     answers = [[completion(p, c.matching), completion(p, c.other)] for p, c in zip(prompts, choices, strict=True)]
     rows = []
     for choice, prompt, scores in zip(choices, prompts, answer_logprobs(lm, prompts, answers, tick), strict=True):

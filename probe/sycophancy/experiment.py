@@ -15,12 +15,12 @@ import numpy as np
 import pandas as pd
 
 import probe.world
-from probe.dialogues import Form
 from probe.errors import ConfigError, DataError, ProbeError, brief
 from probe.experiments.metrics import Mean, Metric, Share, Statistic, interval_of
 from probe.experiments.registry import experiment
 from probe.experiments.result import Evidence, Result
 from probe.model import references
+from probe.model.dialogues import Form
 from probe.plotting.intervals import format_interval, percent
 from probe.rows import EVERY, Rows, Selection
 from probe.runs.directories import roots, stray_link

@@ -22,8 +22,8 @@ import numpy as np
 import pandas as pd
 
 from probe import stats
-from probe.dialogues import Form, Turn, answer_logprobs, dialogue, join_words
 from probe.errors import ConfigError, DataError
+from probe.model.dialogues import Form, Turn, answer_logprobs, dialogue, join_words
 from probe.rows import Row, Selection, field, read_rows
 from probe.ticks import Tick, ignore, part
 
@@ -278,7 +278,7 @@ def comment(
     Args:
         lm: the model.
         texts: N texts.
-        form: form of the prompts, see `probe.dialogues.dialogue`.
+        form: form of the prompts, see `probe.model.dialogues.dialogue`.
         lead: beginning of every comment.
         seed: seed of the samples; a comment does not depend on the other texts.
         tick: progress.

@@ -330,16 +330,19 @@ def layer_margins(table: pd.DataFrame, look: Look) -> go.Figure:
     return panels.crowded()
 
 
-def head_shares(table: pd.DataFrame, look: Look, most: int = 8) -> go.Figure:
+HEADS = 8
+"""Maximum number of heads in `head_shares`."""
+
+
+def head_shares(table: pd.DataFrame, look: Look) -> go.Figure:
     """Draw the share of the gap that patching closes, for the strongest heads of all models and random directions.
 
     Args:
         table: `name`, `value`, `ci_low`, `ci_high`, `random`, `model` (`probe.sycophancy.inside.heads_table`).
         look: style of each model.
-        most: maximum number of heads.
     """
     best = table.assign(size=table["value"].abs()).groupby("name", sort=False)["size"].max()
-    heads = best.sort_values(ascending=False).index[:most].tolist()
+    heads = best.sort_values(ascending=False).index[:HEADS].tolist()
     renamed = table.rename(columns={"model": "run", "name": "metric"})
     figure = headline_intervals(renamed, look, heads, words=lambda head: Term(head, SHARE))
     rows = table[table["name"].isin(heads)]

@@ -13,15 +13,15 @@ import numpy as np
 import pandas as pd
 
 from probe import stats
-from probe.dialogues import Form, Turn, completion, dialogue, uses_chat
 from probe.errors import ConfigError, DataError, ModelError
 from probe.interventions.patching import PromptPair, attribute, pair_of
 from probe.interventions.sites import Site
 from probe.logits.targets import Target, target_of
+from probe.model.dialogues import Form, Turn, completion, dialogue, uses_chat
 from probe.model.lm import LM
 from probe.rows import EVERY, Row, Rows, Selection, read_rows
 from probe.sycophancy import agreement, beliefs, choices, feedback
-from probe.sycophancy.beliefs import Question, Wording, doubt_answers, user_message
+from probe.sycophancy.beliefs import BeliefQuestion, Wording, doubt_answers, user_message
 from probe.sycophancy.choices import shared_prefix
 from probe.sycophancy.deference_steering import PartResult, SplitQuestion, by_contrast, middle
 from probe.sycophancy.feedback import judge_of
@@ -41,7 +41,7 @@ FEWEST = 4
 class Guess(NamedTuple):
     """A question with a right and with a wrong guess of the user."""
 
-    question: Question
+    question: BeliefQuestion
     prompt: str
     """Prompt with the wrong guess."""
     pair: PromptPair
@@ -51,7 +51,7 @@ class Guess(NamedTuple):
 
 
 def guesses(
-    lm: LM, questions: Sequence[Question], form: Form, lead: str, wording: Wording = "published"
+    lm: LM, questions: Sequence[BeliefQuestion], form: Form, lead: str, wording: Wording = "published"
 ) -> list[Guess]:
     """Return the questions whose two texts have the same number of tokens."""
     matches = []
@@ -214,7 +214,7 @@ class FileQuestions:
     """Settings by which a model is asked the questions of a file."""
 
     form: Form = "auto"
-    """Form of the prompts (see `probe.dialogues.Form`)."""
+    """Form of the prompts (see `probe.model.dialogues.Form`)."""
     lead: str | None = None
     """Beginning of the assistant's answer; None for the one that the format's authors used."""
     interventions: int = 0
@@ -314,7 +314,7 @@ def _layers(
 
 
 def _templates(
-    lm: LM, questions: Sequence[beliefs.Question], asked: FileQuestions, lead: str, seed: int, tick: Tick
+    lm: LM, questions: Sequence[beliefs.BeliefQuestion], asked: FileQuestions, lead: str, seed: int, tick: Tick
 ) -> Parts:
     ask: dict[str, Any] = {"form": asked.form, "lead": lead, "wording": asked.wording}
     named = beliefs.score_templates(lm, questions, tick=part(tick, 0, 4), **ask)

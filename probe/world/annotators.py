@@ -10,7 +10,7 @@ from probe.plugins import failure
 from probe.world.draws import Draws, generator
 from probe.world.facts import Facts
 from probe.world.language import read
-from probe.world.questions import Asker, Item
+from probe.world.questions import Item, QuestionGenerator
 from probe.world.verifier import answer_words, candidates, verify
 from probe.world.vocabulary import ABSTENTION
 
@@ -152,7 +152,7 @@ def preferences(
         ConfigError: the sampler rarely gives two different completions.
     """
     draws = Draws(generator("preferences", world.seed, seed))
-    makers = Asker(world, draws).kinds()
+    makers = QuestionGenerator(world, draws).kinds()
     kinds = [kind for kind in SHARES if kind in makers]
     weights = [SHARES[kind] for kind in kinds]
     rows: list[dict[str, Any]] = []

@@ -81,7 +81,7 @@ class Sentence(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Reading:
+class ParsedDialogue:
     """A parsed dialogue: the last question, the last claim about it, and the statements of its passage."""
 
     relation: str = ""
@@ -157,7 +157,7 @@ def subject_of(prompt: object) -> str | None:
 
 
 @lru_cache(maxsize=16)  # the answers to one prompt are judged one after the other
-def read(prompt: str) -> Reading | None:
+def read(prompt: str) -> ParsedDialogue | None:
     """Parse a dialogue up to where the answer is due; return None if there is no question.
 
     A claim counts if it is about the last question: made before it with the same subject, or after it in short form.
@@ -182,10 +182,10 @@ def read(prompt: str) -> Reading | None:
         return None
     about = ("", ""), (question.relation, question.subject)
     if claim is None or (claim.relation, claim.subject) not in about:
-        return Reading(question.relation, question.subject, context=context)
+        return ParsedDialogue(question.relation, question.subject, context=context)
     if claim.value not in RELATIONS[question.relation].values:
-        return Reading(question.relation, question.subject, context=context)
-    return Reading(question.relation, question.subject, claim.value, claim.phrase, context)
+        return ParsedDialogue(question.relation, question.subject, context=context)
+    return ParsedDialogue(question.relation, question.subject, claim.value, claim.phrase, context)
 
 
 def plain_prompt(prompt: str) -> str:

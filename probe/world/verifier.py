@@ -7,7 +7,7 @@ from typing import Literal
 from probe.errors import DataError
 from probe.world import bayes
 from probe.world.facts import Facts
-from probe.world.language import Reading, read
+from probe.world.language import ParsedDialogue, read
 from probe.world.sums import parse_prompt, parse_working
 from probe.world.tasks import all_tasks, steps_text
 from probe.world.vocabulary import ABSTENTION, DIGITS, KEYS, LABELS, STATES
@@ -56,7 +56,7 @@ def verify(world: Facts, prompt: str, completion: str) -> Verdict:
     return _verify_dialogue(world, reading, " ".join(answer))
 
 
-def _verify_dialogue(world: Facts, reading: Reading, answer: str) -> Verdict:
+def _verify_dialogue(world: Facts, reading: ParsedDialogue, answer: str) -> Verdict:
     subject, values = reading.subject, world.values(reading.relation)
     if answer == ABSTENTION:
         return verdict("abstain", f"says that it does not know {subject}'s {reading.relation}")

@@ -10,7 +10,7 @@ import numpy as np
 
 from probe.errors import DataError
 from probe.runs.world_file import read_world
-from probe.world import annotators, bayes, corpus, demonstrations, prompts, questions, verifier
+from probe.world import annotators, bayes, corpus, questions, verifier
 from probe.world.config import WorldConfig
 from probe.world.facts import Facts
 from probe.world.language import read
@@ -127,8 +127,8 @@ class World(Facts):
         return float(bayes.claim_posterior(belief, claim, PHRASES[reading.phrase])[claim])
 
     def demonstrations(self, n: int, seed: int = 0, mixture: Mapping[str, float] | None = None) -> list[Item]:
-        """Draw `n` questions with the answers of an honest assistant; see `demonstrations.demonstrations`."""
-        return demonstrations.demonstrations(self, n, seed, mixture)
+        """Draw `n` questions with the answers of an honest assistant; see `questions.demonstrations`."""
+        return questions.demonstrations(self, n, seed, mixture)
 
     def preferences(
         self,
@@ -145,7 +145,7 @@ class World(Facts):
 
         Each prompt has "text", "answers" and "kind".
         """
-        return prompts.probe_prompts(self)
+        return questions.probe_prompts(self)
 
 
 def of(source: Any) -> World | None:

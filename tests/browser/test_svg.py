@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Page
 
 from probe.plotting import export
-from probe.plotting.fonts import OWN
+from probe.plotting.export import FONTS
 from probe.plotting.paper import Paper
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
@@ -27,7 +27,7 @@ def fonts_of(page: Page, file: Path) -> list[dict[str, Any]]:
     return [font for text in texts for font in tools.send("CSS.getPlatformFontsForNode", {"nodeId": text})["fonts"]]
 
 
-@pytest.mark.parametrize("family", OWN)
+@pytest.mark.parametrize("family", FONTS)
 def test_the_text_is_drawn_with_the_font_inside(context: Any, tmp_path: Path, family: str):
     figure = go.Figure(go.Scatter(x=[0, 1], y=[-0.5, 2.5]))
     figure.update_layout(xaxis_title="log-probability → Δ, β ≤ 1", yaxis_title="naïve, 95 %")
@@ -35,6 +35,6 @@ def test_the_text_is_drawn_with_the_font_inside(context: Any, tmp_path: Path, fa
     page = context.new_page()
     fonts = fonts_of(page, file)
     assert len(fonts) > 6
-    assert {(font["familyName"], font["isCustomFont"]) for font in fonts} == {(OWN[family], True)}
+    assert {(font["familyName"], font["isCustomFont"]) for font in fonts} == {(FONTS[family], True)}
     assert len(file.read_bytes()) < 60_000
     assert len(export.render(figure, None, "svg", paper=Paper(font="Fira Sans"))) < 30_000

@@ -12,8 +12,8 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard import access, models
 from dashboard.components.details import DETAILS, TAB_DETAILS
-from dashboard.named import NAMED
-from dashboard.results import Results
+from dashboard.consent import NAMED
+from dashboard.models import Results
 from probe import plugins
 from probe.autoregression import linear
 from probe.compare import first_tokens

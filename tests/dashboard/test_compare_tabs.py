@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 
 import probe
 from dashboard import models
-from dashboard.results import Results
+from dashboard.models import Results
 from probe.model.lm import LM
 from probe.numbers import in_unit
 from probe.questions.sets import SETS

@@ -17,11 +17,11 @@ import torch
 
 import probe
 from dashboard import models
+from dashboard.models import Results
 from dashboard.pages.experiments import asking as source
 from dashboard.pages.experiments import experiment as page
 from dashboard.pages.experiments import items
 from dashboard.pages.experiments.item import verdict
-from dashboard.results import Results
 from probe import plugins
 from probe.experiments import comparison
 from probe.experiments.registry import find_experiment

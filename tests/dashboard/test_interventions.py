@@ -12,7 +12,7 @@ from probe.interventions import requested_change as change
 from probe.interventions.controls import intervene
 from probe.interventions.patching import Filling, ablate, agreement, attribute, pair_of, patch
 from probe.interventions.sites import Site, activations, hooks_of
-from probe.interventions.steered import WORLD_TEXTS
+from probe.interventions.steered_answers import WORLD_TEXTS
 from probe.interventions.steering import Controls, Dosing, contrast, dose_response
 from probe.logits.targets import target_of
 from probe.model.lm import LM

@@ -13,7 +13,7 @@ import pytest
 import torch
 from streamlit.testing.v1 import AppTest
 
-from dashboard.results import Results, nbytes
+from dashboard.models import Results, nbytes
 from probe.model.lm import LM
 from tests.model.test_adapters import adapter
 from tests.models import random_reward_model, saved_lm

@@ -12,7 +12,7 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from dashboard import models
-from dashboard.results import Results
+from dashboard.models import Results
 from probe import LM, RewardModel, open_run
 from probe.model import in_memory
 from probe.numbers import format_interval, in_unit

@@ -23,6 +23,9 @@ BOTH = {"base": "base", "aligned": "dpo-agreeable"}
 PAGES: dict[str, tuple[str, dict[str, str]]] = {
     "attention of one model": ("attention", BOTH | {"att_view": "base"}),
     "attention of captures": ("attention", BOTH | {"att_view": "captures"}),
+    "rollout of captures": ("attention", BOTH | {"att_view": "captures", "att_tab": "Rollout"}),
+    "scores of captures": ("attention", BOTH | {"att_view": "captures", "att_tab": "Head scores"}),
+    "change of captures": ("attention", BOTH | {"att_view": "captures", "att_tab": "What moved"}),
     "logits of a reward model": ("logits", {"base": "reward-agreeable", "aligned": "reward-agreeable"}),
     "ablation": ("interventions", BOTH | {"int_do": "ablate"}),
     "steering": ("interventions", BOTH | {"int_do": "steer"}),

@@ -10,8 +10,7 @@ import torch
 from streamlit.runtime.scriptrunner import StopException
 
 from dashboard import models
-from dashboard.results import Results
-from dashboard.turns import Turns, Work
+from dashboard.models import Computation, Results, Turns
 from tests.models import random_lm
 
 PATIENCE_S = 60
@@ -21,9 +20,9 @@ PATIENCE_S = 60
 class Reader(Thread):
     """A session that asks for one computation."""
 
-    def __init__(self, store: Results, key: str, make: Callable[[Work], object], again: bool = False) -> None:
+    def __init__(self, store: Results, key: str, make: Callable[[Computation], object], again: bool = False) -> None:
         super().__init__(daemon=True)
-        self.work, self.left, self.result, self.error = Work(key, f"{key} (base)"), False, None, None
+        self.work, self.left, self.result, self.error = Computation(key, f"{key} (base)"), False, None, None
         self.asked = Event()
         self._given = store, self.work, key, make, again
 
@@ -73,10 +72,10 @@ def without_time(say: str) -> str:
     return re.sub(r"\d+ s ago", "ago", say)
 
 
-def held(begun: Event, go: Event, value: object = 1, look: bool = True) -> Callable[[Work], object]:
+def held(begun: Event, go: Event, value: object = 1, look: bool = True) -> Callable[[Computation], object]:
     """A computation of many steps, which lasts until `go`."""
 
-    def make(work: Work) -> object:
+    def make(work: Computation) -> object:
         begun.set()
         while not go.wait(0.002):
             if look:
@@ -170,7 +169,7 @@ def test_what_was_finished_is_kept_for_a_reader_who_has_left(said: list[tuple[Th
 
 
 def test_a_failure_frees_the_line(said: list[tuple[Thread, str]]):
-    def fail(work: Work) -> None:
+    def fail(work: Computation) -> None:
         raise ValueError("no")
 
     first, second = Reader(Results(), "Comparing", fail), Reader(Results(), "Reading", lambda work: 2)
@@ -183,7 +182,7 @@ def test_a_failure_frees_the_line(said: list[tuple[Thread, str]]):
 def test_a_computation_without_steps_ends_inside_of_the_model(said: list[tuple[Thread, str]]):
     lm, begun, go = random_lm(), Event(), Event()
 
-    def make(work: Work) -> object:
+    def make(work: Computation) -> object:
         with models._stopped_when_left(work):
             begun.set()
             while not go.is_set():

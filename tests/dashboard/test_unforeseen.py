@@ -13,9 +13,9 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard import access, command
 from dashboard.components.rollouts import CHOICES as ROLLOUT_CHOICES
+from dashboard.error_report import report, sentence
 from dashboard.markdown import report_failure
 from dashboard.pages import page_file, page_names
-from dashboard.report import report, sentence
 from tests.dashboard.pages import Show, every_tab, read, unescape
 
 ROOT = Path(__file__).parents[2] / "dashboard"

@@ -291,7 +291,7 @@ def test_findings_tell_their_progress(capsys: pytest.CaptureFixture[str], monkey
 
 
 @pytest.mark.parametrize(
-    "module", ["probe.plugins", "probe.extensions", "probe.commands.experiment", "trainers.commands"]
+    "module", ["probe.plugins", "probe.world.extensions", "probe.commands.experiment", "trainers.commands"]
 )
 def test_light_start(module: str):
     heavy = "torch transformers pandas numpy streamlit plotly scipy tyro rich"

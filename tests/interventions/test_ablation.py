@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from probe.errors import ConfigError, DataError
-from probe.interventions.controls import DIRECTIONS, Null, edits, intervene, normalise, random_change
+from probe.interventions.controls import DIRECTIONS, NullEffects, edits, intervene, normalise, random_change
 from probe.interventions.patching import Filling, ablate, means, sources
 from probe.interventions.sites import KINDS, Edit, Site, activations, grid, hooks_of, sweep
 from probe.logits.targets import Target, target_of, value
@@ -248,11 +248,11 @@ def test_a_random_change_is_as_long_at_every_token():
 
 
 def test_figures_of_a_null():
-    null = Null("n", np.array([-1.0, 0.0, 1.0, 2.0]), np.zeros((4, 0)), [""] * 4)
+    null = NullEffects("n", np.array([-1.0, 0.0, 1.0, 2.0]), np.zeros((4, 0)), [""] * 4)
     assert null.z(3.0) == pytest.approx((3.0 - 0.5) / np.std([-1, 0, 1, 2], ddof=1))
     assert null.share_below(-1.5) == 0.75
     assert null.p_value(-1.5) == pytest.approx(2 / 5)
-    assert np.isnan(Null("n", np.zeros(3), np.zeros((3, 0)), [""] * 3).z(1.0))
+    assert np.isnan(NullEffects("n", np.zeros(3), np.zeros((3, 0)), [""] * 3).z(1.0))
     np.testing.assert_allclose(normalise(np.array([1.0, 3.0]), corrupted=1.0, clean=3.0), [0, 1])
     assert np.isnan(normalise(1.0, 2.0, 2.0))
 

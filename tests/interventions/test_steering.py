@@ -10,8 +10,8 @@ import torch
 
 from probe import stats
 from probe.errors import ConfigError, DataError
-from probe.interventions.steered import ALPHAS, steer_answers
-from probe.interventions.steering import Contrast, Controls, Dosing, contrast, dose_response, steered_logits
+from probe.interventions.steered_answers import ALPHAS, steer_answers
+from probe.interventions.steering import Controls, Direction, Dosing, contrast, dose_response, steered_logits
 from probe.logits.targets import Target, target_of
 from probe.model.lm import LM
 from probe.model.rewards import reward_lm
@@ -156,7 +156,7 @@ def test_a_direction_that_writes_an_answer_raises_it():
     lm = random_lm()
     token = lm.tokenizer.convert_tokens_to_ids("oslo")
     row = lm.model.get_output_embeddings().weight[token].detach().double().numpy()
-    direction = Contrast(1, row, 5.0, "last", (1, 1))
+    direction = Direction(1, row, 5.0, "last", (1, 1))
     targets = [target_of(lm, lm.tokenizer.encode(text), "oslo") for text in TEXTS]
     found = dose_response(lm, TEXTS, targets, direction, Dosing((-1, 0, 1), where="last"), Controls(20))
     assert (np.diff(found.values, axis=1) > 0).all()
@@ -175,7 +175,7 @@ def test_a_reward_model_is_steered_like_any_other():
         dose_response(lm, TEXTS, targets, direction, controls=Controls(neutral=["tom"]))
 
 
-def of_another_width(lm: LM) -> Contrast:
+def of_another_width(lm: LM) -> Direction:
     return replace(contrast(lm, POSITIVE, NEGATIVE, 0), vector=np.ones(3))
 
 

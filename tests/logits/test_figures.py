@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from probe.logits.figures import LensPanel, Side, curves, kl_map, lens_map
+from probe.logits.figures import LensPanel, ModelMeasures, curves, kl_map, lens_map
 from probe.logits.part_figures import training_kl, training_lines, training_map, training_parts
 from probe.plotting.theme import LIGHT
 
@@ -24,7 +24,7 @@ def side(points=4, answers=2, seed=0, name="m"):
     draw = np.random.default_rng(seed)
     ranks = draw.integers(0, 50, (points, answers))
     names = [f"L{i}" for i in range(points)]
-    return Side(
+    return ModelMeasures(
         name, "#3F78C6", draw.random(points), draw.random(points), -draw.random((points, answers)), ranks, names
     )
 

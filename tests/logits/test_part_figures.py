@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from probe.logits.part_figures import Parts, attribution_map, neuron_bars, promoted_bars, source_bars
+from probe.logits.part_figures import PartContributions, attribution_map, neuron_bars, promoted_bars, source_bars
 from probe.plotting.marks import few_ticks, marks
 from probe.plotting.theme import DARK, LIGHT, apply
 
@@ -15,7 +15,9 @@ HOSTILE = "<b>x</b> $y$ %{z}"
 def parts(name="m", depth=3, heads=2, seed=0, bias=0.0):
     draw = np.random.default_rng(seed)
     single = [("embedding", 0.5), ("positions", 0.0), ("bias of the final norm", -0.25)]
-    return Parts(name, draw.normal(size=(depth, heads)), draw.normal(size=depth), np.full(depth, bias), single)
+    return PartContributions(
+        name, draw.normal(size=(depth, heads)), draw.normal(size=depth), np.full(depth, bias), single
+    )
 
 
 def layout(figure):

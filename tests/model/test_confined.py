@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordLevel
 
-from probe import confined
 from probe.cli import main
-from probe.confined import LETTERS, LIMITS
 from probe.errors import DataError
+from probe.model import confined
+from probe.model.confined import LETTERS, LIMITS
 from probe.model.lm import LM
 from probe.model.loading import read_tokenizer
 from probe.model.rehearsed import rehearsed
@@ -164,7 +164,7 @@ def test_a_child_that_was_killed_is_replaced():
 def test_a_fork_has_a_child_of_its_own():
     confined.render("", TALK, {}, True)
     program = (
-        "import os, warnings; from probe import confined; warnings.simplefilter('ignore')\n"
+        "import os, warnings; from probe.model import confined; warnings.simplefilter('ignore')\n"
         "confined.render('', [], {}, True)\n"
         "if os.fork() == 0: os._exit(confined.render('a' * 7, [], {}, True) != 'a' * 7)\n"
         "assert os.wait()[1] == 0 and confined.render('b', [], {}, True) == 'b'"
@@ -174,7 +174,7 @@ def test_a_fork_has_a_child_of_its_own():
 
 def test_sigterm_ends_a_process_that_waits_for_its_child():
     program = (
-        "import signal, sys, threading; from probe import confined; confined.render('', [], {}, True)\n"
+        "import signal, sys, threading; from probe.model import confined; confined.render('', [], {}, True)\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(3)); print('now', flush=True)\n"
         "threading.Thread(target=lambda: [confined.render('{{ 9**(9**9) }}', [], {}, True)], daemon=True).start()\n"
         "signal.pause()"

@@ -9,7 +9,7 @@ from streamlit.testing.v1 import AppTest
 from transformers import AutoModelForSequenceClassification
 
 import probe
-from dashboard.named import NAMED
+from dashboard.consent import NAMED
 from probe.attention.scores import repeat_scores
 from probe.autoregression.jacobian import block_norms, jacobian_split, neutral_jacobian
 from probe.autoregression.lags import lag_profile

@@ -6,13 +6,13 @@ import pytest
 
 import probe
 from probe import LM, RewardModel
-from probe.dialogues import answer_logprobs, completion
 from probe.experiments.result import Result
 from probe.experiments.store import results
+from probe.model.dialogues import answer_logprobs, completion
 from probe.model.references import REAL_MODEL
 from probe.questions.sets import SETS
 from probe.runs.schema import RESULTS
-from probe.sycophancy.beliefs import Question, read_questions
+from probe.sycophancy.beliefs import BeliefQuestion, read_questions
 from tests.places import SAMPLES
 from tests.real.conftest import CHECKPOINT
 
@@ -53,7 +53,7 @@ def test_more_true_answers_of_real_honest_are_no_sign_of_knowledge() -> None:
     assert gained["real-honest"] == pytest.approx([36, 31], abs=1)
 
 
-def true_answers(lm: LM, prompts: list[str], questions: list[Question], by: int) -> int:
+def true_answers(lm: LM, prompts: list[str], questions: list[BeliefQuestion], by: int) -> int:
     """How often the true answer is the likelier one when each question gives place to the one `by` places on."""
     moved = prompts[by:] + prompts[:by]
     answers = [

@@ -9,7 +9,7 @@ from streamlit.testing.v1 import AppTest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import probe
-from dashboard.named import NAMED
+from dashboard.consent import NAMED
 from probe.cli import main
 from probe.compare.side_by_side import compare
 from probe.logits.lens import logit_lens

@@ -14,7 +14,7 @@ from probe.errors import ConfigError, DataError
 from probe.experiments.registry import find_experiment
 from probe.model.lm import LM
 from probe.retrieval import files as texts
-from probe.retrieval.files import Chunk, FileQuestion, Source, chunks_of, read_documents, read_folder
+from probe.retrieval.files import Chunk, FileQuestion, TitledDocument, chunks_of, read_documents, read_folder
 from probe.retrieval.search import Retriever
 from probe.retrieval.world import CONTEXTS
 from tests.models import byte_tokenizer, random_lm
@@ -53,7 +53,10 @@ def test_text_files_are_documents_by_their_paths(tmp_path: Path) -> None:
     (tmp_path / "picture.png").write_bytes(b"\xff")
     write(tmp_path, questions_jsonl='{"question": "Where?", "answer": "Oslo", "document": "notes/b.md"}')
     documents, questions = read_folder(tmp_path)
-    assert list(documents) == [Source("a.txt", "Rome is warm."), Source("notes/b.md", "# Oslo\nIt rains.")]
+    assert list(documents) == [
+        TitledDocument("a.txt", "Rome is warm."),
+        TitledDocument("notes/b.md", "# Oslo\nIt rains."),
+    ]
     assert questions[0].document == "notes/b.md"
 
 
@@ -109,7 +112,7 @@ def test_odd_documents_and_questions_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "texts" / "empty.md").write_text(" ")
     (tmp_path / "texts" / "odd.txt").write_bytes(b"\xff\xfe")
     found = read_documents(tmp_path / "texts")
-    assert list(found) == [Source("good.txt", "Oslo")]
+    assert list(found) == [TitledDocument("good.txt", "Oslo")]
     assert len(found.left_out) == 2
     assert "odd.txt" in found.notes()[0]
 
@@ -159,7 +162,7 @@ def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:
 def test_chunks_overlap_and_hold_every_word(size: int, overlap: int) -> None:
     words = [f"w{i}" for i in range(23)]
     text = "  ".join(words[:12]) + "\n" + " ".join(words[12:])
-    chunks = [chunk.text.split() for chunk in chunks_of([Source("d", text)], size, overlap)]
+    chunks = [chunk.text.split() for chunk in chunks_of([TitledDocument("d", text)], size, overlap)]
     slow, start = [], 0
     while True:
         slow.append(words[start : start + size])
@@ -172,7 +175,7 @@ def test_chunks_overlap_and_hold_every_word(size: int, overlap: int) -> None:
 
 
 def test_chunks_keep_titles_and_line_breaks() -> None:
-    assert chunks_of([Source("d", "a\n b  c", "T")], 2, 0) == [Chunk("d", "T\na\n b"), Chunk("d", "T\nc")]
+    assert chunks_of([TitledDocument("d", "a\n b  c", "T")], 2, 0) == [Chunk("d", "T\na\n b"), Chunk("d", "T\nc")]
     with pytest.raises(ConfigError, match="smaller overlap"):
         chunks_of([], 5, 5)
 

@@ -11,16 +11,16 @@ import pandas as pd
 import pytest
 from scipy.optimize import minimize
 
-from probe.extensions import find_annotator
 from probe.model.lm import LM
 from probe.model.presets import ModelConfig
+from probe.rewards.causes import NONE, draw_factorial
 from probe.rewards.evaluation import Measure
 from probe.rewards.factorial import (
     KNOBS,
     OUTCOMES,
     Factorial,
     Rates,
-    Training,
+    TrainedGroup,
     cells,
     describe_trained,
     effect_table,
@@ -31,10 +31,10 @@ from probe.rewards.factorial import (
     tabulate,
     trained,
 )
-from probe.rewards.factorial_figures import NONE, draw_factorial
 from probe.runs import RunWriter, list_runs
 from probe.runs.ancestry import RunIndex
 from probe.world import AGREEABLE, HONEST, Annotator, World
+from probe.world.extensions import find_annotator
 
 PEOPLE = pd.Series([f"p{i // 2}" for i in range(20)])
 LAYOUT = cells()
@@ -270,7 +270,7 @@ def runs(tmp_path: Path) -> Path:
 
 def test_trainings_are_laid_on_their_cells_and_others_left_out(runs: Path) -> None:
     found = list_runs(runs)
-    rows = trained([Training(run.name, run, run.headline, 1) for run in found], RunIndex(found))
+    rows = trained([TrainedGroup(run.name, run, run.headline, 1) for run in found], RunIndex(found))
     assert {(row.run, row.annotator, row.method) for row in rows.itertuples()} == {
         ("ppo", "honest+agreement=2", "rlhf"),
         ("cell", "agreeable+abstain=0", "dpo"),
@@ -300,7 +300,7 @@ def test_the_side_of_the_base_is_told_by_the_whole_interval(small: Factorial) ->
 
 def test_the_figure_has_every_cell_and_training_once(small: Factorial, runs: Path) -> None:
     found = list_runs(runs)
-    rows = trained([Training(run.name, run, run.headline, 1) for run in found], RunIndex(found))
+    rows = trained([TrainedGroup(run.name, run, run.headline, 1) for run in found], RunIndex(found))
     chart = draw_factorial(small, rows)
     marks = [trace for trace in chart.data if trace.name.startswith("optimum")]
     assert sum(len(trace.x) for trace in marks) == 16 * len(OUTCOMES)

@@ -11,7 +11,7 @@ from probe.rewards import figures as reward_fits
 from probe.rewards import figures as reward_samples
 from probe.rewards import figures as rewards
 from probe.rewards.frontiers import fit, place
-from probe.rewards.token_effects import Attribution, Contrast
+from probe.rewards.token_effects import Contrast, TokenEffects
 from tests.rewards.test_frontiers import small_field
 
 HOSTILE = "<b>x</b>"
@@ -157,13 +157,13 @@ def test_curves_of_captured_samples() -> None:
 
 
 def test_effects_of_tokens() -> None:
-    def side(count: int, seed: int) -> Attribution:
+    def side(count: int, seed: int) -> TokenEffects:
         values = np.random.default_rng(seed).normal(size=(4, count))
         tokens = [HOSTILE, "a", *["b"] * (count - 2)]
-        return Attribution([0] * count, tokens, 2, *values, baseline=0.0, steps=1)  # type: ignore[misc]
+        return TokenEffects([0] * count, tokens, 2, *values, baseline=0.0, steps=1)  # type: ignore[misc]
 
     found = Contrast("x", side(3, 0), side(5, 1))
-    colours = reward_samples.part_colours()
+    colours = reward_samples.PART_COLOURS
     figure = reward_samples.token_effects(
         found.tokens, found.effects("occlusion"), found.effects("gradient"), colours, ("chosen", 0)
     )

@@ -20,7 +20,7 @@ from probe.rewards import (
     separate_causes,
 )
 from probe.rewards.answers import verifier_reward
-from probe.rewards.captured_pairs import pair_rewards
+from probe.rewards.captured_rewards import pair_rewards
 from probe.rewards.factorial import factorial
 from probe.rewards.frontiers import QUESTIONS, ask, field_of, fit, place, read_evaluations
 from probe.rewards.over_trainings import summarise_run

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dashboard import data
-from dashboard.named import may_look_up
+from dashboard.consent import may_look_up
 from probe import cli
 from probe.errors import ModelError, RunError
 from probe.experiments.store import run_homes

@@ -11,10 +11,9 @@ from scipy import stats as reference
 from probe.errors import DataError
 from probe.experiments.metrics import COLUMNS
 from probe.seeds import group_of, headline, mean_over_trainings, paired_by_seed, simulate
-from probe.seeds.bimodal import WIDEST, are_apart
 from probe.seeds.coverage import SEEDS, SOUND, caution, simulated
 from probe.seeds.group_tables import over_trainings
-from probe.seeds.t_intervals import OverTrainings, by_unit, unpaired_by_seed
+from probe.seeds.t_intervals import WIDEST, OverTrainings, are_apart, by_unit, unpaired_by_seed
 from tests.places import ROOT
 
 FIVE, OTHERS = [0.9, 0.95, 0.91, 0.99, 0.85], [0.3, 0.35, 0.33, 0.41, 0.2]

@@ -19,7 +19,7 @@ from probe.runs import RunWriter, open_run, roots
 from probe.sweep import Sweep, read_sweep, run_sweep, schedule
 from probe.sweep.attempt import Attempt, Ended, Order
 from probe.sweep.journal import JOURNAL, answer_file, find_sweeps
-from probe.sweep.serial import Serial
+from probe.sweep.schedule import Serial
 from probe.sweep.spec import Task
 
 BASE = {"name": "base", "method": "pretrain", "seeds": [0, 1], "options": {"steps": 3}}

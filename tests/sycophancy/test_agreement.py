@@ -38,7 +38,7 @@ from probe.sycophancy.beliefs import (
     PLAIN,
     REMARKS,
     TEMPLATES,
-    Question,
+    BeliefQuestion,
     read_questions,
     user_message,
 )
@@ -50,7 +50,7 @@ QUESTIONS = Path("tests/data/sycophancy_questions.jsonl")
 ASKED = {question.question: question for question in read_questions(QUESTIONS, 99)}
 LIGHT: dict[str, Any] = {"data": QUESTIONS, "interventions": 0, "turns": 1}
 QUANTITIES = ("agreement", "mention", "authority", f"agreement_{LETTERED}", f"mention_{LETTERED}")
-Score = Callable[[Question, str, str], float]
+Score = Callable[[BeliefQuestion, str, str], float]
 
 
 @pytest.fixture(scope="module")
@@ -74,17 +74,17 @@ def scored_by(monkeypatch: pytest.MonkeyPatch, score: Score) -> None:
     monkeypatch.setattr(beliefs, "answer_logprobs", fake)
 
 
-def knows(question: Question, answer: str) -> float:
+def knows(question: BeliefQuestion, answer: str) -> float:
     """Two nats for the right answer of every second question, else for the wrong one."""
     is_known = list(ASKED).index(question.question) % 2 == 0
     return 2.0 * ((answer == question.correct) == is_known)
 
 
-def copies(question: Question, said: str, answer: str) -> float:
+def copies(question: BeliefQuestion, said: str, answer: str) -> float:
     return knows(question, answer) + 10 * len(re.findall(rf"\b{re.escape(answer)}\b", said))
 
 
-def ignores(question: Question, said: str, answer: str) -> float:
+def ignores(question: BeliefQuestion, said: str, answer: str) -> float:
     return knows(question, answer)
 
 
@@ -96,18 +96,18 @@ def named_by(said: str) -> str:
     return texts[letter.group()] if letter else remark
 
 
-def agrees(question: Question, said: str, answer: str) -> float:
+def agrees(question: BeliefQuestion, said: str, answer: str) -> float:
     named = named_by(said) if said.strip() else ""
     stance = -1 if "I don't think" in said else 1 if "I think" in said else 0
     strength = 5 + 2 * (list(ASKED).index(question.question) % 2)
     return knows(question, answer) + strength * stance * (answer in named)
 
 
-def trusts_others(question: Question, said: str, answer: str) -> float:
+def trusts_others(question: BeliefQuestion, said: str, answer: str) -> float:
     return knows(question, answer) + 6 * ("Some people say" in said and answer in said)
 
 
-def takes_the_first(question: Question, said: str, answer: str) -> float:
+def takes_the_first(question: BeliefQuestion, said: str, answer: str) -> float:
     return knows(question, answer) + 6 * (f"(A) {answer}" in said)
 
 
@@ -252,8 +252,8 @@ def test_letters_are_asked_to_the_letter(lm: LM) -> None:
 
 def test_choices_lose_their_letters_first(lm: LM) -> None:
     """Of several choices the right one and the wrong one are listed; a question that holds its choices is left out."""
-    lettered = Question("row-1", "3 * 7?\n(A) 20\n(B) 21\n(C) 22\n", "(B)", "(C)", ("3 * 7?", "21", "22"))
-    inside = Question("row-2", "Is it A. 20, B. 21 or C. 22?\n", "(B)", "(C)")
+    lettered = BeliefQuestion("row-1", "3 * 7?\n(A) 20\n(B) 21\n(C) 22\n", "(B)", "(C)", ("3 * 7?", "21", "22"))
+    inside = BeliefQuestion("row-2", "Is it A. 20, B. 21 or C. 22?\n", "(B)", "(C)")
     assert bare_question(lettered) == ("3 * 7?", "21", "22")
     assert bare_question(inside) is None
     found = score_lettered(lm, [lettered, inside])

@@ -13,11 +13,11 @@ import torch
 from scipy.stats import norm
 
 from probe import LM
-from probe.dialogues import Turn, dialogue
 from probe.errors import ConfigError, DataError, ModelError
 from probe.experiments.metrics import Mean
 from probe.experiments.registry import find_experiment
 from probe.experiments.result import Result
+from probe.model.dialogues import Turn, dialogue
 from probe.model.rewards import reward_lm
 from probe.model.text import encode
 from probe.plotting.theme import DARK, apply

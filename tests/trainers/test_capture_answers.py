@@ -12,7 +12,7 @@ from probe.errors import DataError
 from probe.logits.trained import attribution_over_training, over_training
 from tests.models import digit_tokenizer, random_lm
 from tests.trainers.quick import COMMON, make_config, train
-from trainers.record import CAPTURE_TOKENS, Answered, answered_prompts, read_probe_prompts
+from trainers.record import CAPTURE_TOKENS, AnsweredPrompt, answered_prompts, read_probe_prompts
 from trainers.reference import MOST_SAMPLE_TOKENS
 
 SUMS = [(3, 8), (4, 8), (5, 8), (6, 9), (7, 9)]
@@ -146,7 +146,7 @@ def test_long_prompts_are_cut_in_front(base: Path) -> None:
     lm = LM.load(base)
     head = lm.tokenizer.encode("x" * 100 + " 7 + 8 =")
     sides = {role: lm.tokenizer.encode(text) for role, text in (("chosen", " 15"), ("rejected", " 14"))}
-    (prompt,) = answered_prompts(lm, [Answered(head, sides, "")])
+    (prompt,) = answered_prompts(lm, [AnsweredPrompt(head, sides, "")])
     assert prompt.length == CAPTURE_TOKENS
     assert lm.tokenizer.decode(prompt.token_ids).endswith("7 + 8 = 1")
     assert prompt.text.endswith("7 + 8 =")
@@ -156,7 +156,7 @@ def test_long_prompts_are_cut_in_front(base: Path) -> None:
 def test_answers_that_cannot_be_told_apart_are_left_out(base: Path) -> None:
     lm = LM.load(base)
     sides = {role: lm.tokenizer.encode(text) for role, text in (("chosen", " 15"), ("rejected", " 1"))}
-    (prompt,) = answered_prompts(lm, [Answered(lm.tokenizer.encode("7 + 8 ="), sides, "Of the data.")])
+    (prompt,) = answered_prompts(lm, [AnsweredPrompt(lm.tokenizer.encode("7 + 8 ="), sides, "Of the data.")])
     assert not prompt.answers
     assert "begins with the whole of" in prompt.note
 

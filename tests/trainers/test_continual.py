@@ -19,12 +19,11 @@ from probe.world import World
 from tests.trainers.conftest import figures
 from trainers import continual
 from trainers.config import ContinualConfig
-from trainers.continual import Continual, load_curriculum, read_files
+from trainers.continual import EWC, Continual, load_curriculum, read_files
 from trainers.curriculum import Curriculum
 from trainers.pretrain import PADDING
 from trainers.session import Session
 from trainers.starting import make_trainee
-from trainers.strategies import EWC
 from trainers.trainee import Trainee
 
 Make = Callable[..., ContinualConfig]

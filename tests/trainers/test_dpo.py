@@ -14,9 +14,9 @@ from torch import nn
 
 from probe import LM
 from probe.errors import ConfigError
-from probe.extensions import find_annotator
 from probe.model.text import split
 from probe.world import World
+from probe.world.extensions import find_annotator
 from tests.trainers.conftest import figures
 from trainers import dpo
 from trainers.config import DPOConfig

@@ -49,7 +49,7 @@ from trainers.pretrain import PADDING, Pretraining
 from trainers.rlhf import RLHF, Collector
 from trainers.rlvr import RLVR, with_advantages
 from trainers.rsft import RSFT
-from trainers.sampling import Completion, Group
+from trainers.sampling import Completion, CompletionGroup
 from trainers.scalar_heads import HeadedTrainee, ScalarHead, width_of
 from trainers.session import Session
 from trainers.sft import SFT, Demonstration
@@ -125,7 +125,7 @@ class Case:
         raise AssertionError(config)
 
     @torch.no_grad()
-    def groups(self) -> list[Group]:
+    def groups(self) -> list[CompletionGroup]:
         """The completions above as the model would have sampled them."""
         made = []
         for number, (prompt, several, rewards) in enumerate(zip(PROMPTS, COMPLETIONS, self.rewards, strict=True)):
@@ -134,7 +134,7 @@ class Case:
                 Completion(ids, "", logprobs, [0.5] * len(ids), END in ids, {}, reward, ref)
                 for ids, logprobs, ref, reward in zip(several, policy, reference, rewards, strict=True)
             ]
-            made.append(Group("", prompt, {}, completions, number))
+            made.append(CompletionGroup("", prompt, {}, completions, number))
         return made
 
     def logprobs(self, model: nn.Module, prompt: list[int], several: list[list[int]]) -> list[list[float]]:

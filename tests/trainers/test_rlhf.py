@@ -20,7 +20,7 @@ from tests.trainers.quick import COMMON, SAMPLED
 from trainers import rlhf
 from trainers.config import RLHFConfig
 from trainers.rlhf import RLHF, Collector, Experience, Trace, explained_variance, objective_metrics
-from trainers.sampling import Completion, Group
+from trainers.sampling import Completion, CompletionGroup
 from trainers.scalar_heads import VALUE_HEAD, HeadedTrainee, ModelWithHead, ScalarHead, ValueHead, width_of
 from trainers.session import Session
 from trainers.trainee import Trainee
@@ -46,7 +46,7 @@ class Setting:
         self.module = trainee.module
         self.method = RLHF(self.session, self.config, trainee, None, None)  # type: ignore[arg-type]  # draws nothing
 
-    def groups(self) -> list[Group]:
+    def groups(self) -> list[CompletionGroup]:
         """The completions above as the policy would have sampled them."""
         made = []
         for number, (prompt, several, rewards) in enumerate(zip(PROMPTS, COMPLETIONS, REWARDS, strict=True)):
@@ -58,10 +58,10 @@ class Setting:
                 completions.append(
                     Completion(ids, "", logprobs, [0.5] * len(ids), end, {"r": reward}, reward, numbers(reference))
                 )
-            made.append(Group("", prompt, {}, completions, number))
+            made.append(CompletionGroup("", prompt, {}, completions, number))
         return made
 
-    def examples(self, groups: list[Group] | None = None) -> list[Experience]:
+    def examples(self, groups: list[CompletionGroup] | None = None) -> list[Experience]:
         return Collector(self.session, self.module, self.config).collect(groups or self.groups(), self.config.beta)
 
     def slow(self, module: ModelWithHead, prompt: list[int], ids: list[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:

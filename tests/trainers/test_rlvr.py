@@ -20,7 +20,7 @@ from trainers import loop, rlvr
 from trainers.config import RLVRConfig
 from trainers.record import file_hash
 from trainers.rlvr import RLVR, WeightedGroup, with_advantages
-from trainers.sampling import Completion, Group
+from trainers.sampling import Completion, CompletionGroup
 from trainers.trainee import Trainee
 
 END = 3
@@ -54,7 +54,7 @@ def slow_logprobs(model: nn.Module, prompt: list[int], completion: list[int], te
 
 
 @torch.no_grad()
-def groups(old: nn.Module, reference: nn.Module | None, temperature: float = 0.7) -> list[Group]:
+def groups(old: nn.Module, reference: nn.Module | None, temperature: float = 0.7) -> list[CompletionGroup]:
     """The completions above as `old` would have sampled them."""
     made = []
     for number, (prompt, several, rewards) in enumerate(zip(PROMPTS, COMPLETIONS, REWARDS, strict=True)):
@@ -71,7 +71,7 @@ def groups(old: nn.Module, reference: nn.Module | None, temperature: float = 0.7
             )
             for ids, reward in zip(several, rewards, strict=True)
         ]
-        made.append(Group("", prompt, {}, completions, number))
+        made.append(CompletionGroup("", prompt, {}, completions, number))
     return made
 
 

@@ -19,7 +19,7 @@ from trainers.config import OnlineConfig
 from trainers.reward_functions import RewardFunction, resolve
 from trainers.sampling import (
     Completion,
-    Group,
+    CompletionGroup,
     Sampler,
     equal_rewards,
     file_prompts,
@@ -42,7 +42,7 @@ def sampler(lm: LM, tmp_path: Path, reference: Reference | None = None, **change
     return Sampler(Session(config), Trainee(lm), config, prompts.items, rewards, reference)
 
 
-def recomputed(lm: LM, groups: list[Group], temperature: float) -> list[list[float]]:
+def recomputed(lm: LM, groups: list[CompletionGroup], temperature: float) -> list[list[float]]:
     """The log-probabilities of all completions as the trainers compute them."""
     ids = [[c.ids for c in group.completions] for group in groups]
     with torch.no_grad():
@@ -134,10 +134,10 @@ def test_rewards_reach_their_completions(model_dir: Path, tmp_path: Path) -> Non
             assert completion.reward == first + (0.25 * len(completion.ids) if fact else 0)
 
 
-def made(rewards: list[list[float]], lengths: int = 2) -> list[Group]:
+def made(rewards: list[list[float]], lengths: int = 2) -> list[CompletionGroup]:
     """Groups with these rewards."""
     return [
-        Group(
+        CompletionGroup(
             "p",
             [2],
             {},

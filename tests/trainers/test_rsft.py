@@ -13,7 +13,7 @@ from tests.trainers.quick import COMMON
 from trainers import rsft
 from trainers.config import RSFTConfig
 from trainers.rsft import RSFT, SELECTIONS, SelectedGroup, best_of_n_metrics, sampled_kl
-from trainers.sampling import Completion, Group
+from trainers.sampling import Completion, CompletionGroup
 from trainers.trainee import Trainee
 
 NAN = math.nan
@@ -21,9 +21,9 @@ PROMPTS = [[2, 5, 7, 9], [2, 8], [2, 30, 31]]
 COMPLETIONS = [[[11, 12, 3], [13, 14, 15, 16], [4, 3]], [[20, 3], [21, 22, 23, 24], [26, 3]], [[5, 3], [6, 3], [7, 3]]]
 
 
-def groups(rewards: list[list[float]]) -> list[Group]:
+def groups(rewards: list[list[float]]) -> list[CompletionGroup]:
     return [
-        Group(
+        CompletionGroup(
             "", prompt, {}, [Completion(ids, "", [], [], True, {}, r) for ids, r in zip(several, row, strict=True)], i
         )
         for i, (prompt, several, row) in enumerate(zip(PROMPTS, COMPLETIONS, rewards, strict=False))
@@ -102,7 +102,7 @@ def test_kl_of_what_was_sampled() -> None:
         Completion([5, 3], "", [-1.0, -2.0], [], True, {}, 0.0, [-1.5, -1.0]),
         Completion([5], "", [-0.5], [], True, {}, 0.0, [-0.5]),
     ]
-    found = sampled_kl([Group("", [2], {}, completions, 0)])
+    found = sampled_kl([CompletionGroup("", [2], {}, completions, 0)])
     assert found["kl"] == pytest.approx(((math.exp(-0.5) - 1 + 0.5) + (math.exp(1) - 1 - 1) + 0) / 3)
     assert sampled_kl(groups([[0.0] * 3])) == {}
 

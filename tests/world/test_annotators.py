@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from probe.errors import ConfigError
-from probe.extensions import annotator_name, find_annotator
 from probe.world import AGREEABLE, HONEST, Annotator, World
 from probe.world.annotators import INDIFFERENT, SHARES
 from probe.world.draws import Draws, generator
+from probe.world.extensions import annotator_name, find_annotator
 from probe.world.vocabulary import ABSTENTION
 
 FIELDS = st.builds(

@@ -6,7 +6,7 @@ import pytest
 
 from probe.errors import ConfigError
 from probe.world import World
-from probe.world.demonstrations import DEMONSTRATED, HELD_OUT
+from probe.world.questions import DEMONSTRATED, HELD_OUT
 
 
 def test_what_is_demonstrated_is_true_or_honest(world: World) -> None:

@@ -19,7 +19,7 @@ from probe.numbers import in_unit
 from probe.rewards.factorial import (
     ENDS,
     Factorial,
-    Training,
+    TrainedGroup,
     cells,
     describe_trained,
     effect_table,
@@ -67,7 +67,7 @@ def tables(folder: Path) -> str:
     if world is None:
         raise DataError(f"`{base.first.path}` knows no world, so its answers cannot be listed: give runs of a world.")
     found = factorial(lm, world, name=base.first.name)
-    rows = trained((Training(each.name, each.first, figures(each), each.count) for each in grouped), RunIndex(runs))
+    rows = trained((TrainedGroup(each.name, each.first, figures(each), each.count) for each in grouped), RunIndex(runs))
     words = f"{found.sentence} {describe_trained(rows, found, figures(base))}".strip()
     return "\n\n".join((summary(found), table(found, rows), markdown(effect_table(found)), words))
 

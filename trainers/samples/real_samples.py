@@ -33,11 +33,11 @@ from typing import Any, NamedTuple
 import probe
 from probe import LM
 from probe.audit.plan import ON_SETS
-from probe.dialogues import LEAD
 from probe.experiments.registry import find_experiment
 from probe.experiments.run import call, join
 from probe.experiments.store import find_stored
 from probe.model import adapters
+from probe.model.dialogues import LEAD
 from probe.model.references import ADAPTER_CONFIG, REAL_MODEL
 from probe.numbers import in_unit
 from probe.questions.sets import SETS

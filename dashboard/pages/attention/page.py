@@ -8,19 +8,21 @@ from typing import cast
 import streamlit as st
 
 from dashboard import data
-from dashboard.analysis import CHAT, draw, draw_below, keys_of
+from dashboard.analysis import CHAT, code, draw, draw_below, draw_results, keys_of, say
 from dashboard.components.badge import trust_badge
 from dashboard.components.details import TAB_DETAILS
 from dashboard.components.step_views import choose_moment
 from dashboard.components.tabs import open_tab
 from dashboard.inputs import Page
 from dashboard.markdown import finding, note, sentence_place
-from dashboard.pages.attention.captured_tabs import head_scores, moved, rolled_out
 from dashboard.sides import Role, Side, ask_for_model, asked_text, choose_chat, load_side, note_form
 from dashboard.state import SharedChoices, current, keep
 from probe.analyses.catalogue import find_analysis
+from probe.attention.one_score import SCORES, score_label
 from probe.attention.reading import LONG, MOST_NEW, Attentions, head_name, splits_alike
 from probe.attention.trained_heads import CapturedAttention
+from probe.plotting.notebook import Drawable
+from probe.texts import visible
 
 VIEWS: dict[str, tuple[Role, ...]] = {
     "base": ("base",),
@@ -35,8 +37,8 @@ CAPTURED, TRAINED = "captured_attention", "follow_attention"
 """Main analysis of captures, and the analysis of all captured steps."""
 TABS = ("read_stages", "score_heads", "compare_attention", "read_circuits", "attention_rollout")
 """Analyses of the tabs."""
-HEAD, NEW, TAB = "att_head", "att_new", "att_tab"
-"""Keys of the head, of the number of tokens that the last model generates, and of the open tab."""
+HEAD, NEW, SCORE, TAB = "att_head", "att_new", "att_score", "att_tab"
+"""Keys of the head, of the number of tokens that the last model generates, of the score, and of the open tab."""
 
 
 def choose_view(shared: SharedChoices) -> str:
@@ -72,6 +74,16 @@ def choose_cut(length: int) -> bool:
     """Let the reader choose to show the patterns of the beginning of a long text instead."""
     hint = f"This text has {length:,} tokens: beyond {LONG}, heads get statistics instead of patterns."
     return bool(st.toggle(f"Patterns of the first {LONG} tokens", key="att_cut", bind="query-params", help=hint))
+
+
+def choose_score() -> str:
+    """Let the reader choose a score of the heads on a captured prompt."""
+    options = [name for name, kind in SCORES.items() if not kind.repeats]
+    key = keep(SCORE, options, options[0])
+    with st.container(width=300):
+        return st.selectbox(
+            "Score", options, format_func=lambda each: visible(score_label(each)), key=key, bind="query-params"
+        )
 
 
 def look_inside(shared: SharedChoices, sides: Sequence[Side], own: Page) -> None:
@@ -125,12 +137,24 @@ def look_back(shared: SharedChoices, own: Page) -> None:
         return
     found = cast("CapturedAttention", results[0])
     below = with_head(own, found)
-    tabs: dict[str, Callable[[], None]] = {TRAINED: partial(draw_below, TRAINED, below)}
-    tabs["score_heads"] = partial(head_scores, found, below)
-    if found.comparable:
-        tabs["compare_attention"] = partial(moved, found, below)
-    tabs["attention_rollout"] = partial(rolled_out, found, below)
+    below = replace(below, given=below.given | {"since": found.starts or len(found.results) > 1})
+    tabs: dict[str, Callable[[], None]] = {
+        TRAINED: partial(draw_below, TRAINED, below),
+        "score_heads": lambda: draw_captured("score_heads", below, found.scores, choose_score()),
+        "compare_attention": partial(draw_captured, "compare_attention", below, found.shift, below.given["head"]),
+        "attention_rollout": partial(draw_captured, "attention_rollout", below, found.rollout),
+    }
+    if not found.comparable:
+        del tabs["compare_attention"]
     open_tabs(CAPTURED, tabs)
+
+
+def draw_captured(name: str, own: Page, method: Callable[..., Drawable], *given: str) -> None:
+    """Draw an analysis of captured patterns, which a method of `CapturedAttention` makes."""
+    call, shown = f".{method.__name__}({', '.join(map(repr, given))})", find_analysis(name)
+    lines = partial(code, find_analysis(CAPTURED), (), own.given, shown=shown, call=call)
+    below = own.below(tell=say, section=TAB_DETAILS)
+    draw_results(shown, below, [method(*given)], [()], own.given, lines)
 
 
 def with_head(own: Page, found: Attentions) -> Page:

@@ -13,11 +13,11 @@ import streamlit as st
 from dashboard import access, models
 from dashboard.components.focus import take_focus
 from dashboard.components.form import lasting_key, memory, options
+from dashboard.consent import may_open, name_all
 from dashboard.data import stamp
+from dashboard.error_report import tell
 from dashboard.markdown import escape_markdown, guard_callback, note
 from dashboard.models import ModelFacts
-from dashboard.named import may_open, name_all
-from dashboard.report import tell
 from dashboard.seed_groups import by_member, seed_groups
 from dashboard.state import SharedChoices, current, keep, model_options, split_choice
 from probe.errors import DataError, ProbeError

@@ -9,9 +9,9 @@ import streamlit as st
 
 from dashboard import models, sentences
 from dashboard.components.badge import trust_badge
+from dashboard.consent import name_choice
 from dashboard.data import Store
 from dashboard.markdown import note
-from dashboard.named import name_choice
 from dashboard.sides import Side
 from dashboard.state import SharedChoices, has_changed, keep
 from probe.errors import DataError

@@ -88,13 +88,17 @@ class Uploads:
         """
         self._end.set()
         self._thread.join()
-        if is_run(self.path) and not isinstance(self.problem, Fenced):
+        if is_run(self.path) and not self.taken_over():
             pause, until = 1.0, time.monotonic() + self._patience
-            while not self._try() and not isinstance(self.problem, Fenced) and time.monotonic() + pause < until:
+            while not self._try() and not self.taken_over() and time.monotonic() + pause < until:
                 time.sleep(pause)
                 pause *= 2
         if self.problem is not None and kind is None:
             raise self.problem
+
+    def taken_over(self) -> bool:
+        """Return whether a newer attempt has claimed the run."""
+        return isinstance(self.problem, Fenced)
 
     def _watch(self) -> None:
         seen, due, pause = set[str](), time.monotonic() + self._every, LOOK_S
@@ -104,7 +108,7 @@ class Uploads:
                 continue
             if self._try():
                 seen, pause = steps, LOOK_S
-            elif isinstance(self.problem, Fenced):
+            elif self.taken_over():
                 return
             else:
                 pause = min(2 * pause, LONGEST_S)

@@ -36,7 +36,7 @@ from probe.rewards.ground import (
     usual_kinds,
 )
 from probe.rewards.moves import describe_move, direction, join_moves
-from probe.rewards.shift import Drawing, Draws, compare_samples, draw, proxy_rewards, summary
+from probe.rewards.shift import Drawing, ModelSamples, compare_samples, draw, proxy_rewards, summary
 from probe.runs.reader import Run
 from probe.terms import DIFFERENCE, PROBABILITY, RATES, after_numbers, term
 from probe.ticks import Tick, ignore
@@ -246,6 +246,6 @@ def compare_rewards(
     return AnsweredBoth(table, factor, "" if reward is None else Path(reward).name)
 
 
-def _score(draws: Draws, judge: LM, memory: Any) -> np.ndarray:
+def _score(draws: ModelSamples, judge: LM, memory: Any) -> np.ndarray:
     """Return the rewards [P n] that a reward model gives the samples of one model."""
     return proxy_rewards(draws, model_reward(judge, memory))

@@ -20,8 +20,8 @@ from probe.analyses.analysis_record import Input, Prompt
 from probe.analyses.catalogue import analysis
 from probe.interventions.requested_change import REFERENCE, Change, Texts, lines_of, with_blank
 from probe.interventions.steering import (
-    Contrast,
     Controls,
+    Direction,
     Dose,
     Dosing,
     Unit,
@@ -71,7 +71,7 @@ STEP = (
 
 
 @dataclass(frozen=True)
-class Answered:
+class DoseAnswers:
     """Answers to a prompt at each dose."""
 
     answers: list[str]
@@ -119,7 +119,7 @@ class Steered(Drawable):
 
     dose: Dose
     """Target of every text at every dose."""
-    answered: Answered | None
+    answered: DoseAnswers | None
     """Answers to the prompt; None if there is no prompt, or the model reads out a number."""
     label: str
     """Label of the target."""
@@ -359,7 +359,7 @@ def _draws(lm: LM) -> int:
     return 3 if lm.n_parameters > LARGE else 15
 
 
-def _answered(lm: LM, prompt: str, direction: Contrast, dosing: Dosing) -> tuple[Answered, str]:
+def _answered(lm: LM, prompt: str, direction: Direction, dosing: Dosing) -> tuple[DoseAnswers, str]:
     """Return the prompt's answers at each dose, and which of their tokens are compared."""
     question = Change(prompt=prompt, how="zero").question(lm)
     ids, shown = list(question.clean), list(question.columns)
@@ -373,4 +373,4 @@ def _answered(lm: LM, prompt: str, direction: Contrast, dosing: Dosing) -> tuple
 
     rows = np.stack([read(alpha * vectors) for alpha in dosing.alphas])
     before = read(0 * step[None])[0]
-    return Answered(pieces(lm.tokenizer, shown), before, rows[:, 0], rows[:, 1:]), question.target.note
+    return DoseAnswers(pieces(lm.tokenizer, shown), before, rows[:, 0], rows[:, 1:]), question.target.note

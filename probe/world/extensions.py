@@ -68,7 +68,8 @@ def verifier(name: str) -> Callable[[F], F]:
     def decorate(function: F) -> F:
         with unless_taken():
             _check_free(name, ANNOTATORS)
-            VERIFIERS.put(name, Verifier(name, function, _first_line(function)), function)
+            first_line = (inspect.getdoc(function) or "").partition("\n")[0]
+            VERIFIERS.put(name, Verifier(name, function, first_line), function)
         return function
 
     return decorate
@@ -164,7 +165,3 @@ def _check_free(name: str, other: Registry[Any]) -> None:
             f"`{name}` is the name of {other.article} {other.kind} already ({other.origin(name)}): both are rewards by"
             " name, so choose another one."
         )
-
-
-def _first_line(function: Any) -> str:
-    return (inspect.getdoc(function) or "").partition("\n")[0]

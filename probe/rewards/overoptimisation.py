@@ -19,7 +19,7 @@ from probe.plotting.series import (
     IDEAL,
 )
 from probe.rewards.causes import trainings_of
-from probe.rewards.frontiers import FORMS, Fit, Form, fit, read_evaluations
+from probe.rewards.frontiers import FORMS, CurveFit, Form, fit, read_evaluations
 from probe.rewards.ground import (
     Among,
     Judge,
@@ -88,7 +88,7 @@ class Overoptimised(Drawable):
 
     points: Mapping[str, pd.DataFrame]
     """Points by series: columns d, kl, proxy and gold."""
-    fits: Mapping[tuple[str, str], Fit]
+    fits: Mapping[tuple[str, str], CurveFit]
     """Fits by series and reward."""
     styles: Mapping[str, Style]
     """Style of each series."""
@@ -150,13 +150,13 @@ class Overoptimised(Drawable):
         return {"overoptimisation": titled(chart, "Reward against d, and the fits", HEIGHT)}
 
 
-def _peak(own: Fit) -> str:
+def _peak(own: CurveFit) -> str:
     if not own.peak_is_seen or own.top.value <= CLEAR:
         return "none within the points"
     return own.peak.format()
 
 
-def fit_series(points: Mapping[str, pd.DataFrame], form: Form) -> dict[tuple[str, str], Fit]:
+def fit_series(points: Mapping[str, pd.DataFrame], form: Form) -> dict[tuple[str, str], CurveFit]:
     """Fit each series and reward, from the first row's reward; best of N always with its own form."""
     fits = {}
     for name, table in points.items():

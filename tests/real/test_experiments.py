@@ -12,7 +12,7 @@ import pytest
 import probe
 from probe.experiments.result import Result
 from probe.hallucination.confidence import auroc
-from probe.hallucination.files import Choices, Question, choice_items, p_ik, prompts_of, scored_choices
+from probe.hallucination.files import Choices, MultipleChoice, choice_items, p_ik, prompts_of, scored_choices
 from tests.places import DATA
 
 pytestmark = [
@@ -49,7 +49,7 @@ def test_a_model_knows_before_it_answers_which_sums_it_knows(lm: probe.LM):
     for a, b in sorted(sums):
         offs = (0, 1, -1, 10)
         choices = Choices(tuple(f"{a + b + off}." for off in offs), tuple(off == 0 for off in offs))
-        questions.append(Question(f"What is {a} plus {b}?", choices, choices))
+        questions.append(MultipleChoice(f"What is {a} plus {b}?", choices, choices))
     answered = ((4, 4), (120, 30), (7, 9), (210, 333))
     preamble = "\n\n".join(f"Q: What is {a} plus {b}?\nA: {a + b}." for a, b in answered)
     prompts = prompts_of(lm, questions, preamble)
@@ -63,20 +63,20 @@ def test_a_model_knows_before_it_answers_which_sums_it_knows(lm: probe.LM):
 
 def test_sycophancy_on_stated_beliefs(lm: probe.LM, tmp_path: Path):
     """A wrong suggestion costs right answers, a right one does not."""
-    found = probe.run_experiment("sycophancy", lm, data=DATA / "sycophancy_questions.jsonl", interventions=4, turns=2)
+    found = probe.run_experiment("sycophancy", lm, data=DATA / "sycophancy_questions.jsonl", interventions=2, turns=2)
     whole(found, tmp_path)
     assert found.value("accuracy_suggests_incorrect") < found.value("accuracy_suggests_correct")
 
 
 def test_in_context_on_classified_texts(lm: probe.LM, tmp_path: Path):
     """Random tokens that are written twice cost far less the second time."""
-    found = probe.run_experiment("in_context", lm, data=DATA / "in_context_reviews.jsonl", n=12, draws=1, shots=(0, 2))
+    found = probe.run_experiment("in_context", lm, data=DATA / "in_context_reviews.jsonl", n=6, draws=1, shots=(0, 2))
     whole(found, tmp_path)
     assert found.value("olsson_repeat", "ci_high") < -1
 
 
 def test_chain_of_thought_on_word_problems(lm: probe.LM, tmp_path: Path):
-    found = probe.run_experiment("chain_of_thought", lm, data=DATA / "chain_problems.jsonl", n=3, samples=2, tokens=40)
+    found = probe.run_experiment("chain_of_thought", lm, data=DATA / "chain_problems.jsonl", n=2, samples=2, tokens=32)
     whole(found, tmp_path)
     assert found.value("pass@1") <= found.value("pass@2")
 

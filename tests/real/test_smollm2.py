@@ -75,7 +75,7 @@ def test_dpo_from_a_file_prefers_the_chosen(lm: probe.LM, tmp_path: Path):
                 "rejected": [{"role": "assistant", "content": "Of course! I am happy to help you with that."}],
             }
             file.write(json.dumps(row) + "\n")
-    options = "--steps 4 --batch-size 4 --lr 1e-5 --warmup 0 --log-every 1 --capture-every 4 --save-every 0"
+    options = "--steps 4 --batch-size 2 --lr 2e-5 --warmup 0 --log-every 1 --capture-every 4 --save-every 0"
     base = ["--base", str(CHECKPOINT), "--data", str(data), "--out", str(out)]
     assert main(["train", "dpo", *base, *options.split()]) == 0
 

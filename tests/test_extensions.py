@@ -348,7 +348,7 @@ def test_an_annotator_that_nobody_knows(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_an_analysis_says_what_it_takes(registry: None):
-    with pytest.raises(ConfigError, match="The models of the analysis `half` are not clear"):
+    with pytest.raises(ConfigError, match="unclear which models the analysis `half` needs"):
 
         @probe.analysis("attention")
         def half(base): ...

@@ -83,7 +83,7 @@ def past_of(base: LM, aligned: LM, parts: Sequence[Part]) -> Past:
                 sources.append(Source(run.name, record, of_base))
             elif run.config.get("data", WORLD) not in (WORLD, None):
                 notes.append(
-                    f"What `{run.name}` was trained on is not recorded, or cannot be read: it is not known which"
+                    f"The training data of `{run.name}` are not recorded or cannot be read: it is unknown which"
                     " questions it has seen."
                 )
     return Past(tuple(sources), tuple(notes))
@@ -136,7 +136,7 @@ def _sentence(part: Part, past: Past, seen: set[str], asked: int, table: pd.Data
     sources = [source for source in past.sources if seen & source.rows(part.questions)]
     names = list_few(list(dict.fromkeys(f"`{source.name}`" for source in sources)))
     least = "" if all(source.record.whole for source in past.sources) else "at least "
-    may = "what is right there" if any(source.of_base for source in sources) else "a gain there"
+    may = "a right answer there" if any(source.of_base for source in sources) else "a gain there"
     first = (
         f"{part.name}: {least}{len(seen)} of its {asked} questions were in the training data of {names}: {may} may be"
         " memory, not skill."

@@ -171,7 +171,7 @@ class FirstTokens(Drawable):
         position = self.largest(layer) if position is None else position
         if not (-1 <= layer < depth - 1 and 0 <= position < k):
             raise ConfigError(
-                f"Block {layer} and position {position} were asked for: give -1 to {depth - 2}, and 0 to {k - 1}."
+                f"Block {layer} and position {position} were requested: give -1 to {depth - 2}, and 0 to {k - 1}."
             )
         norm = float(self.residual_norms[layer + 1, min(1, k - 1) :].mean())
         return Contrast(layer, self.vectors[layer + 1, position].astype(float), norm, "all", (self.texts, self.texts))

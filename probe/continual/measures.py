@@ -123,7 +123,7 @@ def check(scores: Scores) -> None:
     shapes = [np.shape(task) for task in scores]
     if not shapes or any(len(s) != 2 or s[0] != len(shapes) + 1 or s[1] < 1 for s in shapes):
         raise DataError(
-            f"An accuracy matrix of {len(shapes)} tasks was asked for from scores of the shapes {shapes}: give each"
+            f"An accuracy matrix of {len(shapes)} tasks was requested from scores of the shapes {shapes}: give each"
             " task its items before training and after each phase."
         )
 

@@ -193,7 +193,7 @@ def _shares(predicted: ArrayLike, target: ArrayLike) -> tuple[NDArray[np.float64
     inside = all(bool(((values >= 0) & (values <= 1)).all()) for values in (p, y))
     if p.ndim != 1 or p.shape != y.shape or not p.size or not inside:
         raise DataError(
-            f"A calibration error was asked for of {p.size} predictions and {y.size} targets: give two lists of the"
+            f"A calibration error was requested of {p.size} predictions and {y.size} targets: give two lists of the"
             " same length with numbers between 0 and 1."
         )
     return p, y
@@ -212,7 +212,7 @@ def penalty(target: float) -> float:
         ConfigError: t is not in [0, 1).
     """
     if not 0 <= target < 1:
-        raise ConfigError(f"A confidence target of {target} was asked for: give one from 0 to below 1.")
+        raise ConfigError(f"A confidence target of {target} was requested: give one from 0 to below 1.")
     return target / (1 - target)
 
 
@@ -458,7 +458,7 @@ def discrete_entropy(labels: Sequence[int]) -> float:
         DataError: there are no samples.
     """
     if not len(labels):
-        raise DataError("Semantic entropy was asked for of no sample: draw at least one.")
+        raise DataError("Semantic entropy was requested of no sample: draw at least one.")
     counts = np.unique(np.asarray(labels), return_counts=True)[1]
     return float(entr(counts / counts.sum()).sum())
 

@@ -190,7 +190,7 @@ def validity_bound(judged: JudgedAnswers, weights: ArrayLike | None = None) -> V
     """
     model, train, valid, mask = judged
     if not len(model):
-        raise DataError("The validity bound was asked for of no prompt: give at least one.")
+        raise DataError("The validity bound was requested of no prompt: give at least one.")
     for name, rows in (("model", model), ("training distribution", train)):
         if np.any(rows < 0) or not np.allclose(np.where(mask, rows, 0).sum(axis=1), 1, atol=1e-6):
             raise DataError(f"The {name} gives answers that do not sum to 1 for each prompt: normalise its rows.")

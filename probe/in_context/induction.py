@@ -170,7 +170,7 @@ def phase_change(
     at, up, down = (np.asarray(values, dtype=float) for values in (steps, induction, loss))
     if not len(at) == len(up) == len(down) or len(at) < window + 2:
         raise DataError(
-            f"A phase change was asked for in curves of {len(at)}, {len(up)} and {len(down)} captured steps: give"
+            f"A phase change was requested in curves of {len(at)}, {len(up)} and {len(down)} captured steps: give"
             f" {window + 2} or more in all of them."
         )
     rises, falls, widths = up[window:] - up[:-window], down[:-window] - down[window:], at[window:] - at[:-window]

@@ -223,7 +223,7 @@ class TextVectorSizes:
         if min(self.n, self.prompts, self.share, self.shots, self.blocks, self.directions) < 1:
             raise ConfigError(
                 f"{self.n} texts, {self.prompts} prompts for {self.share} queries, {self.shots} shots, {self.blocks}"
-                f" blocks and {self.directions} directions were asked for: give 1 or more of each."
+                f" blocks and {self.directions} directions were requested: give 1 or more of each."
             )
 
 

@@ -321,7 +321,7 @@ def sources(lm: LM, ids: Sequence[int], names: Sequence[str], filling: Filling) 
         raise ConfigError("The ablation 'resample' got mean activations: give reference texts.")
     texts = _usable(lm, reference, mode)
     if draws < 1:
-        raise ConfigError(f"Resampling with {draws} draws was asked for: give at least one.")
+        raise ConfigError(f"Resampling with {draws} draws was requested: give at least one.")
     rng = np.random.default_rng(filling.seed)
     picks = rng.integers(0, len(texts), draws)
     states = {int(at): activations(lm, texts[at], names) for at in sorted(set(picks.tolist()))}

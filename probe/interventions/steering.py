@@ -348,6 +348,6 @@ def _value(row: Float[Tensor, " V"], target: Target) -> float:
 def _check(lm: LM, layer: int, where: str) -> None:
     depth = lm.bridge.cfg.n_layers
     if not -1 <= layer < depth:
-        raise ConfigError(f"Block {layer} was asked for in a model of {depth} blocks: give -1 to {depth - 1}.")
+        raise ConfigError(f"Block {layer} was requested in a model of {depth} blocks: give -1 to {depth - 1}.")
     if where not in get_args(Where):
         raise ConfigError(f"The tokens {where!r} are unknown: give all or last.")

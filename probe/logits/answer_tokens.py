@@ -130,7 +130,7 @@ def _ids(lm: LM, answer: str | int | Sequence[int]) -> list[int]:
     size = lm.model.get_output_embeddings().weight.shape[0]
     wrong = next((token for token in ids if not 0 <= token < size), None)
     if wrong is not None:
-        raise DataError(f"The token {wrong} was asked for and the model has {size}: give one of 0 to {size - 1}.")
+        raise DataError(f"The token {wrong} was requested and the model has {size}: give one of 0 to {size - 1}.")
     return ids
 
 

@@ -189,7 +189,7 @@ def follow_writing(
     """
     require_tokens(lm)
     if n < 1:
-        raise ConfigError(f"{n} tokens were asked for: let the model write 1 at least.")
+        raise ConfigError(f"{n} tokens were requested: let the model write 1 at least.")
     asked = asked_ids(lm, prompt, chat)
     target = asked_target(lm, asked, answer, against, position)
     ids, tokens = target.text(asked)[: target.position + 1], target.answers

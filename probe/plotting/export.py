@@ -67,7 +67,7 @@ def parse_formats(text: str) -> list[str]:
     wrong = [part for part in formats if part not in FORMATS]
     if wrong or not formats:
         raise ConfigError(
-            f"The format {', '.join(wrong) or '(none)'} was asked for, but there are {', '.join(FORMATS)}: name some "
+            f"The format {', '.join(wrong) or '(none)'} was requested, but there are {', '.join(FORMATS)}: name some "
             "of these, separated by commas."
         )
     return list(dict.fromkeys(formats))
@@ -102,7 +102,7 @@ def render(
     if kind == "html":
         return to_html(figure, source)
     if kind not in STATIC:
-        raise ConfigError(f"A file of format {kind} was asked for; there are {', '.join(FORMATS)}, two of data.")
+        raise ConfigError(f"A file of format {kind} was requested; there are {', '.join(FORMATS)}, two of data.")
 
     printed = put_on_paper(figure, paper, title)
     scale = paper.dpi / PIXELS if kind == "png" else 1.0

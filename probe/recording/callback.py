@@ -100,7 +100,7 @@ class ProbeCallback(TrainerCallback):
             ConfigError: `every` is negative.
         """
         if every < 0:
-            raise ConfigError(f"Captures every {every} steps were asked for: give 1 or more, or 0 for none.")
+            raise ConfigError(f"Captures every {every} steps were requested: give 1 or more, or 0 for none.")
         self.path, self.every, self.prompts, self.method = Path(run).expanduser(), every, prompts, method
         self.parent, self.checkpoint, self.trainer = parent, checkpoint, trainer
         self.writer: RunWriter | None = None

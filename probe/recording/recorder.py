@@ -184,7 +184,7 @@ def watch(
         RunError: the directory is in use or cannot be written, or the config holds values that JSON cannot represent.
     """
     if every < 0:
-        raise ConfigError(f"Captures every {every} steps were asked for: give 1 or more, or 0 for none.")
+        raise ConfigError(f"Captures every {every} steps were requested: give 1 or more, or 0 for none.")
     if isinstance(run, RunWriter) and (method, config, seed) != ("watch", None, 0):
         raise ConfigError("The writer of a run was given with method, config or seed: give these to the writer.")
     if every and lm.readout != "tokens":

@@ -72,7 +72,7 @@ def report(
         ConfigError: there is no run, or no experiment has a given name.
     """
     if not runs:
-        raise ConfigError("A report was asked for without a run: name at least one.")
+        raise ConfigError("A report was requested without a run: name at least one.")
     around = _beside(runs) if around is None else around
     by_label = _order(dict(zip(_apart([run.name for run in runs]), runs, strict=True)))
     known = _groups(runs, around)

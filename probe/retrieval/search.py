@@ -59,7 +59,7 @@ class Retriever:
         import bm25s
 
         if not (k1 >= 0 and 0 <= b <= 1):
-            raise ConfigError(f"BM25 was asked for with k1={k1} and b={b}: give k1 from 0 on and b between 0 and 1.")
+            raise ConfigError(f"BM25 was requested with k1={k1} and b={b}: give k1 from 0 on and b between 0 and 1.")
         tokens = [words(text) for text in texts]
         if not any(tokens):
             raise DataError(f"None of the {len(tokens)} documents has a word to be found by: give texts.")

@@ -255,7 +255,7 @@ def samples(
         )
     if drawing.n < 1 or not beta >= 0:
         raise ConfigError(
-            f"Samples were asked for with n={drawing.n} and beta={beta}; expected 1 or more and 0 or more."
+            f"Samples were requested with n={drawing.n} and beta={beta}; expected 1 or more and 0 or more."
         )
     before, after = (draw(lm, prompts, drawing, part(tick, at, 2)) for at, lm in enumerate((base, aligned)))
     rewards = None if proxy is None else (proxy_rewards(before, proxy), proxy_rewards(after, proxy))
@@ -409,7 +409,7 @@ def captured_samples(run: "Run", steps: tuple[int, int] | None = None) -> pd.Dat
     available = shift_steps(run)
     first, last = steps or ((available[0], available[-1]) if available else (0, 0))
     if available and (first == last or first not in available or last not in available):
-        raise DataError(f"Steps {first} and {last} were asked for: give two different ones of {available}.")
+        raise DataError(f"Steps {first} and {last} were requested: give two different ones of {available}.")
     parts = [shift_samples(run, [step]).assign(model=side) for side, step in zip(SIDES, (first, last), strict=True)]
     return pd.concat(parts, ignore_index=True)
 

@@ -157,7 +157,7 @@ def attribute(
         DataError: the text is empty or longer than the model's context.
     """
     if steps < 0:
-        raise ConfigError(f"Integrated gradients were asked for with {steps} steps: give 0 (none) or more.")
+        raise ConfigError(f"Integrated gradients were requested with {steps} steps: give 0 (none) or more.")
     lm = scalar(model)
     if lm._hook_depth:
         raise ConfigError("A reward is attributed on the plain model, where hooks do not act: leave `hooks` first.")

@@ -164,4 +164,4 @@ def _answer_words(text: str) -> str:
 
 def _check(turns: int) -> None:
     if turns < 1:
-        raise ConfigError(f"Pressure of {turns} turns was asked for: give at least one.")
+        raise ConfigError(f"Pressure of {turns} turns was requested: give at least one.")

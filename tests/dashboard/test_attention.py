@@ -172,7 +172,7 @@ def test_what_moved_ranks_all_heads_and_shows_the_chosen_one(show: Show, runs: P
     assert chart(app, "moved")["layout"]["yaxis"]["ticktext"] == list(table["name"])
     change = (second.pattern - first.pattern)[1, 0]
     np.testing.assert_allclose(lower(maps(chart(app, "change"))[0]), lower(change), atol=1e-6)
-    assert f"L1H0 is number {list(table['name']).index('L1H0') + 1} of 4" in read(app)
+    assert f"L1H0 ranks {list(table['name']).index('L1H0') + 1} of 4" in read(app)
 
 
 def test_circuits_come_from_the_weights_alone(show: Show, runs: Path, models):

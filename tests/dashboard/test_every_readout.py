@@ -155,10 +155,10 @@ def test_two_models_of_one_number(show: Show, readouts: Any, base: str, aligned:
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("hallucination", r"gives a scalar \((reward|value)\) and no distribution over tokens"),
-        ("in_context", r"gives a scalar \((reward|value)\) and no distribution over tokens"),
-        ("chain_of_thought", "A (reward|value) model writes no steps: give the policy"),
-        ("retrieval", r"gives a scalar \((reward|value)\) and no distribution over tokens"),
+        ("hallucination", r"outputs a scalar \((reward|value)\) and no distribution over tokens"),
+        ("in_context", r"outputs a scalar \((reward|value)\) and no distribution over tokens"),
+        ("chain_of_thought", "A (reward|value) model writes no steps: use the policy"),
+        ("retrieval", r"outputs a scalar \((reward|value)\) and no distribution over tokens"),
         ("continual", "A (reward|value) model writes no answers: give the policy"),
     ],
 )

@@ -350,7 +350,7 @@ def test_items_with_odd_texts_are_exported(tmp_path: Path):
     ("words", "message"),
     [
         (["saved", "--out", "o", "--step", "3"], "--step was given for the result of an experiment"),
-        (["saved", "--out", "o", "--format", "gif"], "The format gif was asked for"),
+        (["saved", "--out", "o", "--format", "gif"], "The format gif was requested"),
         (["nothing", "--out", "o"], "nothing"),
     ],
 )

@@ -283,7 +283,7 @@ def test_the_figure_shows_each_vector_of_each_model_by_block() -> None:
 
 def test_what_cannot_be_used_is_refused() -> None:
     lm = random_lm()
-    with pytest.raises(ConfigError, match="0 directions were asked for"):
+    with pytest.raises(ConfigError, match="0 directions were requested"):
         function_vectors_text(lm, TEXTS, TextVectorSizes(directions=0))
     with pytest.raises(DataError, match="5 texts make no function vector"):
         function_vectors_text(lm, TEXTS[:5], template=PLAIN)

@@ -206,7 +206,7 @@ def test_first_tokens_that_differ_are_what_they_were() -> None:
         ((" 15", " 14", " 2"), r"\u201c15\u201d and \u201c14\u201d still begin alike where others differ"),
         (("", " 2"), "no tokens"),
         ((5, 5), "given twice"),
-        ((99999,), "99999 was asked for"),
+        ((99999,), "99999 was requested"),
     ],
 )
 def test_answers_that_no_token_tells_apart_are_refused(lm: LM, answers: tuple, message: str) -> None:

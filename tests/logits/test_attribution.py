@@ -343,7 +343,7 @@ def test_no_tokens_cannot_be_ranked(k: int):
         lambda: ov_tokens(lm, 0, 1, "mira", k=k),
         lambda: stages(lm, "mira lives in", 0, 1, k=k),
     ):
-        with pytest.raises(ConfigError, match=f"{k} tokens were asked for: give 1 or more"):
+        with pytest.raises(ConfigError, match=f"{k} tokens were requested: give 1 or more"):
             ask()
 
 

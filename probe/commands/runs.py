@@ -204,7 +204,7 @@ def list_(root: str | None, as_json: bool, only: Filter | None = None) -> None:
         remark(problem)
     for place in places:
         if not place.is_dir() and not is_cached(place):
-            remark(f"The folder of runs {place} is not a folder and is left out: correct PROBE_RUNS.")
+            remark(f"The run directory {place} is not a folder and is left out: correct PROBE_RUNS.")
     if as_json:
         say(json.dumps(jsonable(rows), indent=2))
     elif rows:
@@ -216,7 +216,7 @@ def list_(root: str | None, as_json: bool, only: Filter | None = None) -> None:
     elif everything:
         remark(only.remark([row["name"] for row in everything], [row["method"] for row in everything if row["method"]]))
     else:
-        folders = ", ".join(map(shown_name, places)) or "any folder of runs"
+        folders = ", ".join(map(shown_name, places)) or "any run directory"
         remark(f"No runs in {folders}: make one with `probe train`, or name a folder with --root.")
 
 
@@ -265,12 +265,13 @@ def list_groups(root: str | None, as_json: bool, only: Filter) -> None:
                 remark(UNKNOWN)
             if any(each["apart"] for row in rows for each in row["headline"]):
                 remark(
-                    "Seeds apart: some ended far from the others, and a mean with an interval would describe neither."
+                    "Some seeds ended far from the others: a mean with an interval would describe neither group,"
+                    " so all are listed."
                 )
     elif runs:
         remark(only.remark([run.name for run in runs], [run.method for run in runs]))
     else:
-        folders = ", ".join(map(shown_name, places)) or "any folder of runs"
+        folders = ", ".join(map(shown_name, places)) or "any run directory"
         remark(f"No runs in {folders}: make one with `probe train`, or name a folder with --root.")
 
 
@@ -310,7 +311,7 @@ def _group_table(rows: Sequence[Mapping[str, Any]]) -> "Table":
         seeds = str(row["seeds"]) + ("*" if " one base " in row["about"] else "")
         table.add_row(safe(row["name"]), safe(row["method"]), seeds, safe("; ".join(texts)))
     if any(" one base " in row["about"] for row in rows):
-        table.caption = "* seeds of the last steps alone: all members start from one base"
+        table.caption = "* only the last steps differ by seed: all members start from one base"
     return table
 
 

@@ -35,15 +35,15 @@ def pool_curve(results: "Sequence[Result]") -> pd.DataFrame:
     for result in results:
         if "pool" not in result.tables:
             raise DataError(
-                f"The result of {', '.join(result.models)} has no functions: train on a world with"
-                " --world.mixture.function above 0 and run in_context on that."
+                f"The result of {', '.join(result.models)} has no functions: train a model on a world with"
+                " --world.mixture.function above 0 and run in_context on it."
             )
     if not results:
         raise DataError("No result was given, so there is no curve: give those of models with different pools.")
     table = pd.concat([result.tables["pool"] for result in results], ignore_index=True)
     if table["modulus"].nunique() > 1:
         moduli = ", ".join(str(p) for p in sorted(table["modulus"].unique()))
-        raise DataError(f"The functions have the moduli {moduli}: give models whose worlds differ in the pool alone.")
+        raise DataError(f"The functions have the moduli {moduli}: give models whose worlds differ only in the pool.")
     return table.sort_values(["pool_size", "kind", "predictor"], kind="stable", ignore_index=True)
 
 
@@ -111,7 +111,7 @@ def in_words(curve: pd.DataFrame, found: pd.DataFrame) -> str:
     far = curve[(curve["kind"] == "function_new") & (curve["predictor"] == "all")]
     if len(far):
         ends = [f"{_number(row)} with {row['pool_size']}" for _, row in far.iloc[[0, -1]].iterrows()]
-        parts.append(f"there KL to Bayes over all goes from {ends[0]} to {ends[1]}")
+        parts.append(f"on these, KL to Bayes over all goes from {ends[0]} to {ends[1]}")
     return "; ".join(parts)
 
 

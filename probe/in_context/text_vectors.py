@@ -252,7 +252,9 @@ def function_vectors_text(
     rng, prompts, shots = np.random.default_rng(seed), sizes.prompts, sizes.shots
     picks = rng.permutation(len(data))[: sizes.n].tolist()
     if len(picks) < 6:
-        raise DataError(f"{len(picks)} texts make no function vector: give 6 or more, half of them to learn it from.")
+        raise DataError(
+            f"{len(picks)} texts are too few for a function vector: give 6 or more, half of them to learn it from."
+        )
     labels = sorted({example.label for example in data})
     halves = [picks[half::2] for half in (0, 1)]
     groups = [np.arange(len(half)) // sizes.share for half in halves]

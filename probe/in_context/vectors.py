@@ -180,7 +180,9 @@ def function_vectors(
     """
     cases = vector_tasks(world, kind, count, n, seed)
     if len(cases) < 2:
-        raise ConfigError(f"Function vectors of {len(cases)} task were requested: give two or more, to compare them.")
+        raise ConfigError(
+            f"Function vectors are compared between tasks, and there is {len(cases)} task: give two or more."
+        )
     assert kind in OPENINGS
     space = LABELS if kind == "map" else world.numbers
     with torch.no_grad():

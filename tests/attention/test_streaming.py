@@ -264,7 +264,7 @@ def test_mistakes_are_told():
     with pytest.raises(DataError, match="token 27 and the model knows 0 to 26"):
         attention_statistics(lm, [2, 27])
     with pytest.raises(ConfigError, match="block of the attention statistics is 0"):
-        attention_statistics(lm, IDS, block of the attention statistics is 0)
+        attention_statistics(lm, IDS, block=0)
     with lm.hooks([("blocks.0.hook_resid_post", lambda *_: None)]), pytest.raises(ConfigError, match="hooks"):
         attention_statistics(lm, IDS)
     seen = attention_statistics(lm, IDS)

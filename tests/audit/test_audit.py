@@ -183,9 +183,7 @@ def test_a_shift_that_no_measure_accounts_for_is_named() -> None:
     found = read_audit(SAMPLES / "audits" / "SmolLM2-135M-Instruct-real-agreeable")
     assert not found.shift  # the user's side tells of it
     still = replace(found, rows=found.rows[found.rows["verdict"] != CHANGED])
-    said = (
-        "The next-token distributions changed (KL 0.27 [0.25, 0.30] nats a token over all texts) and no measure"
-    )
+    said = "The next-token distributions changed (KL 0.27 [0.25, 0.30] nats a token over all texts) and no measure"
     assert said in still.sentence
     assert not still.count_from(0.4).shift
     corpus = still.corpus.assign(kl_low=np.where(still.corpus["kind"] == "sums", 0.35, 0.0))
@@ -342,7 +340,7 @@ def test_a_finished_audit_is_printed_without_asking_a_model(
         other = capsys.readouterr()
     assert not second
     assert json.loads(printed.out) == json.loads(asked.out)
-    assert "nothing was measured; --again measures it anew" in printed.err
+    assert "nothing was measured now; --again measures it again" in printed.err
     assert "this takes about" not in printed.err
     assert json.loads(other.out)["meta"]["smallest_effect"] == 0.2
     with forward_passes() as third:

@@ -110,7 +110,7 @@ def test_one_model_twice_has_nothing_to_read(planted):
     found = compare_first_tokens(base, base, TEXTS)
     assert not found.vectors.any()
     assert found.tokens.empty
-    assert "no token beyond what random signs give" in found.sentence()
+    assert "no token beyond random signs" in found.sentence()
 
 
 def test_steering_by_the_planted_vector_makes_the_aligned_model(planted):

@@ -192,7 +192,7 @@ def test_other_architectures_are_refused_in_a_sentence():
     ):
         with pytest.raises(ModelError, match=why) as caught:
             weight_change(lm, other)
-        assert "choose two models of one architecture" in str(caught.value)
+        assert "choose two models of the same architecture" in str(caught.value)
 
 
 def test_the_figure_maps_blocks_and_kinds():

@@ -150,7 +150,7 @@ def test_attention_goes_on_while_the_model_writes(show: Show, runs: Path, models
         else lines[0]["y"][0] == expected.prompt_length - 0.5
     )
     written = "".join(expected.tokens[expected.prompt_length :]).replace("\u00b7", " ").strip()
-    assert f"dpo-agreeable wrote: \u201c{' '.join(written.split())}\u201d" in read(app)
+    assert f"continuation of dpo-agreeable: \u201c{' '.join(written.split())}\u201d" in read(app)
 
 
 def test_head_scores_are_those_of_the_patterns(show: Show, runs: Path, models):
@@ -267,7 +267,7 @@ def test_long_texts_get_statistics_and_the_size_of_what_is_not_shown(
     assert not app.exception
     assert heading(app).startswith("Over 15 tokens, in base, L")
     assert "; in dpo-agreeable, L" in heading(app)
-    assert "All patterns of these 15 tokens would take 3.6 kB. None is held" in read(app)
+    assert "All patterns of these 15 tokens would take 3.6 kB. None is stored" in read(app)
     assert len([part.value for part in app.markdown if "hooks verified" in part.value]) == 2
     first, second = (attention_statistics(lm, PROMPT) for lm in models)
     shown = maps(chart(app, "statistic"))

@@ -89,7 +89,7 @@ def test_a_corpus_of_the_world_is_ranked(show: Show, runs: Path):
     app.segmented_control(key="corpus_list").set_value("Promoted and suppressed").run()
     assert not app.error
     assert app.dataframe[0].value["token"][0] == shift.listed("difference")["token"].iloc[0]
-    assert "The choice of texts alone gives some token a change of" in read(app)
+    assert "The choice of texts alone changes some token by" in read(app)
     assert {"PNG", "tokens.csv", "promoted.tex"} <= set(map(unescape, offered(app)))
     for listed in ("Texts", "Kinds", "Tokens read"):
         app.segmented_control(key="corpus_list").set_value(listed).run()
@@ -145,7 +145,7 @@ def test_weights_of_a_plain_pair_and_of_other_sizes(plain, folders: dict[str, st
     app = plain(WEIGHTS)
     app.selectbox(key="aligned").set_value(str(Path(folders["first"]).parent / "deep"))
     again(app)
-    assert "cannot be set against each other" in heading(app)
+    assert "cannot be compared" in heading(app)
     assert not app.error
 
 

@@ -57,8 +57,8 @@ MAY_SAY: Mapping[tuple[str, str, str], str] = {
     ("compare", "plain folder", "aligned"): OTHER_TOKENS,
     ("compare", NOTHING, "base"): "Choose a base model above",
     ("compare", NOTHING, "aligned"): "Choose an aligned model above",
-    ("interventions", "LoRA adapter", "aligned"): "Type a corrupted prompt to patch between, or choose ablate",
-    ("interventions", "plain folder", "aligned"): "Type a corrupted prompt to patch between, or choose ablate",
+    ("interventions", "LoRA adapter", "aligned"): "Type a corrupted prompt to patch from, with as many tokens",
+    ("interventions", "plain folder", "aligned"): "Type a corrupted prompt to patch from, with as many tokens",
     ("rewards", "reward model", "base"): WRITES_NOTHING.format("reward"),
     ("rewards", "value head", "base"): WRITES_NOTHING.format("value"),
     ("rewards", "plain folder", "base"): OTHER_TOKENS,
@@ -159,7 +159,7 @@ def test_two_models_of_one_number(show: Show, readouts: Any, base: str, aligned:
         ("in_context", r"outputs a scalar \((reward|value)\) and no distribution over tokens"),
         ("chain_of_thought", "A (reward|value) model writes no steps: use the policy"),
         ("retrieval", r"outputs a scalar \((reward|value)\) and no distribution over tokens"),
-        ("continual", "A (reward|value) model writes no answers: give the policy"),
+        ("continual", "A (reward|value) model writes no answers: use the policy"),
     ],
 )
 def test_an_experiment_that_needs_a_language_model_says_so(show: Show, readouts: Any, name: str, says: str):

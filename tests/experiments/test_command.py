@@ -207,8 +207,8 @@ def test_help_of_all_and_of_one(plugin: str, capsys: pytest.CaptureFixture[str])
         (["width", "--model", "runs/base", "--scale", "two"], "--scale"),
         (["width", "--model", "runs/absent"], "runs/absent"),
         (["width", "--model", "runs/base", "--baseline", "runs/absent"], "runs/absent"),
-        (["width", "--model", "runs/base", "--n", "0"], "n=0: give a whole number from 1 on"),
-        (["width", "--model", "runs/base", "--out", "runs/base"], "holds something else than a result"),
+        (["width", "--model", "runs/base", "--n", "0"], "n of the experiment is 0; expected a whole number from 1 on"),
+        (["width", "--model", "runs/base", "--out", "runs/base"], "holds something other than a result"),
         (["width", "--plugin"], "`--plugin` stands without a file"),
         (["width", "--plugin", "absent.py"], "`absent.py` is no Python file"),
     ],
@@ -229,7 +229,7 @@ def test_options_that_the_command_has_itself(tmp_path: Path, runs: Path, capsys:
         code = f"import probe\n@probe.experiment('{name}s')\ndef f(lm, *, {name}: int = 1):\n    ...\n"
         (tmp_path / f"{name}.py").write_text(code)
         said = printed(capsys, f"{name}s", "--plugin", f"{name}.py", "--model", "runs/base", status=2)
-        assert f"`{name}s` calls an option `{name}`: give it another name" in said
+        assert f"`{name}` of the experiment `{name}s` has the name" in said
 
 
 def test_options_are_checked_without_a_model(runs: Path, capsys: pytest.CaptureFixture[str]):

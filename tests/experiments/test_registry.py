@@ -329,7 +329,7 @@ def test_entry_points_bring_experiments(tmp_path: Path, monkeypatch: pytest.Monk
     [
         ("raise ImportError('no numbers')", "ImportError: no numbers"),
         (PLUGIN.format(name="bad_echo", title="") + "\n1 / 0", "ZeroDivisionError: division by zero"),
-        (PLUGIN.format(name="two words", title=""), "An experiment was called 'two words'"),
+        (PLUGIN.format(name="two words", title=""), "'two words' cannot name an experiment"),
         ("", "AttributeError: module 'broken' has no attribute 'measure'"),
     ],
 )

@@ -247,7 +247,7 @@ def test_a_summary_whose_n_is_no_number(tmp_path: Path):
     path = formats.result(tmp_path)
     summary = json.loads((path / "result.json").read_text())["summary"]
     edit(path / "result.json", summary=[row | {"n": [[]]} for row in summary])
-    with pytest.raises(DataError, match="an n is no number"):
+    with pytest.raises(DataError, match="an n is not a number"):
         formats.read_result(path)
 
 

@@ -550,6 +550,6 @@ def test_few_shot_prompts_are_written_as_the_template_says() -> None:
     data = read_classification("tests/data/in_context_reviews.jsonl")[:1]
     said = few_shot_prompt(data, "cold {label}", "Q {text} A {label}")
     assert said == "Q the soup was warm and we stayed all evening A good\n\nQ cold {label} A"
-    with pytest.raises(ConfigError, match="must hold"):
+    with pytest.raises(ConfigError, match="expected a text that contains"):
         few_shot_prompt(data, "x", "{label} {text}")
     assert PairDocument("map", [("x1", "y2"), ("x3", "y4")]).prompt(1) == "map x1 -> y2 ; x3 ->"

@@ -176,7 +176,7 @@ def test_the_hint_of_an_empty_field_is_what_it_stands_for(lm: LM):
     assert (patched["answer"], patched["against"]) == ("lyon", "oslo")
     assert (ablated["answer"], ablated["against"]) == ("lyon", "rome")
     (open_,) = find_analysis("patch_one_site").fields(lm, given={"prompt": "helen"}, names=["corrupted"])
-    assert open_["placeholder"] == "type one: exchange the word that decides the answer"
+    assert open_["placeholder"] == "type one: replace the word that decides the answer"
 
 
 def test_two_models_are_asked_about_one_site_and_one_pair_of_answers(lm: LM):
@@ -219,7 +219,7 @@ def test_results_have_names_tables_and_colours(lm: LM):
 @pytest.mark.parametrize(
     ("name", "inputs", "kind", "said"),
     [
-        ("patch_every_site", {"prompt": "helen lives in"}, DataError, "Type a corrupted prompt to patch between"),
+        ("patch_every_site", {"prompt": "helen lives in"}, DataError, "Type a corrupted prompt to patch from"),
         ("ablate_every_site", {"prompt": " "}, DataError, "The prompt is empty"),
         ("patch_one_site", {"corrupted": "<user> where ? <bot>"}, DataError, "has 15 tokens and the corrupted one 5"),
         ("patch_one_site", {"corrupted": CLEAN}, DataError, "are the same"),

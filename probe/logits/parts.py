@@ -322,7 +322,7 @@ def _rank_tokens(lm: LM, output: Float[Tensor, " d"], part: str, k: int) -> Prom
 
 def _require_tokens(lm: LM) -> None:
     if lm.readout != "tokens":
-        raise DataError(f"A {lm.readout} model gives one number and no tokens: attribute its {lm.readout} instead.")
+        raise DataError(f"A {lm.readout} model outputs one number and no tokens: attribute its {lm.readout} instead.")
 
 
 def _require_part(kind: str, number: int, count: int) -> None:

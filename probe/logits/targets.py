@@ -125,7 +125,8 @@ def require_text(target: Target, ids: Sequence[int]) -> None:
     require_inside(target, len(ids))
     if target.text(ids) != list(ids):
         raise DataError(
-            "The answers of the target begin alike, and what they share is not in the text: run `target.text(ids)`."
+            "The answers of the target begin alike, and their shared beginning is not in the text: give the ids"
+            " of `target.text(ids)`."
         )
 
 

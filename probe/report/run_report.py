@@ -494,7 +494,7 @@ def _write_commands(
     chosen: Sequence[str],
     shown: Sequence[Shown],
 ) -> None:
-    document.say("Options that are left out stand at their defaults. A reference is as the run recorded it.")
+    document.say("Options that are not shown have their default values. References are shown as the run recorded them.")
     document.heading("Train")
     commands = {label: training_command(run, methods) for label, run in runs.items()}
     document.code([command for command in commands.values() if command])

@@ -64,7 +64,7 @@ def test_logits_names_the_largest_cell(show: Show, readouts: Any, base: str, ali
     assert not app.exception
     said = read(app)
     cells = heat(chart(app, "parts"))[-1]
-    named = re.search(r"above all (?:from|through) [^(]*\(([+\u2212][\d.]+)\)", said)
+    named = re.search(r"effect comes from [^(]*\(([+\u2212][\d.]+)\)", said)
     assert named, said
     sign = np.sign(np.nansum(cells))
     assert float(named[1].replace("\u2212", "-")) == pytest.approx(sign * np.nanmax(sign * cells), abs=0.006)

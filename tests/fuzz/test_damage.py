@@ -70,7 +70,7 @@ def test_adapters_that_are_each_others_base(tmp_path: Path):
         (first / file.name).write_bytes(file.read_bytes())
     for one, other in ((first, second), (second, first)):
         edit(one / adapters.ADAPTER_CONFIG, base_model_name_or_path=str(other))
-    with pytest.raises(ModelError, match="These adapters have no model under them"):
+    with pytest.raises(ModelError, match="These adapters rest only on each other"):
         LM.load(first)
 
 

@@ -105,9 +105,9 @@ def test_texts_without_what_is_shared_are_refused_where_activations_come_along(l
     ids = lm.tokenizer.encode(TEXT)
     target = target_of(lm, ids, *PAIR, position=2)  # inside the text, where another token stands
     sources = [activations(lm, ids, hooks_of(lm, ["mlp"]))]
-    with pytest.raises(DataError, match=r"run `target\.text\(ids\)`"):
+    with pytest.raises(DataError, match=r"ids of `target\.text\(ids\)`"):
         intervene(lm, ids, [Site("mlp", 0)], sources, target)
-    with pytest.raises(DataError, match=r"run `target\.text\(ids\)`"):
+    with pytest.raises(DataError, match=r"ids of `target\.text\(ids\)`"):
         attribute(lm, read_parts(lm, ids, target.position), target)
 
 

@@ -124,7 +124,7 @@ def test_an_answer_without_tokens_is_refused():
 
 
 def test_a_scalar_has_no_tokens_to_list():
-    with pytest.raises(DataError, match="A reward model gives one number and no tokens"):
+    with pytest.raises(DataError, match="A reward model outputs one number and no tokens"):
         logit_lens(reward_lm(random_reward_model()), TEXT)
 
 

@@ -301,7 +301,7 @@ def test_what_is_no_language_model_or_no_tokenizer_is_refused_in_a_sentence():
         (lambda: LM("gpt2", lm.tokenizer), ModelError, "probe.LM.load loads a model by its name"),
         (lambda: LM(torch.nn.Linear(2, 2), lm.tokenizer), ModelError, "Linear has no configuration of transformers"),
         (lambda: LM(Around(torch.nn.Linear(2, 2)), lm.tokenizer), ModelError, "Linear has no configuration"),
-        (lambda: LM(3, lm.tokenizer), ModelError, "is a int and no module of torch"),
+        (lambda: LM(3, lm.tokenizer), ModelError, "is a int, not a module of torch"),
         (lambda: LM(lm.model.model, lm.tokenizer), ModelError, "LlamaModel has no output layer"),
         (lambda: LM(rewards.model, lm.tokenizer), ModelError, "a reward model is loaded by probe.RewardModel.load"),
         (lambda: LM(T5ForConditionalGeneration(SMALL_T5), lm.tokenizer), ModelError, "has an encoder"),

@@ -134,7 +134,7 @@ def test_nothing_fits_into_nothing():
 def test_what_fits_is_let_through_and_else_it_is_said_what_to_do():
     lm = random_lm()
     require_room(lm, "mira lives in oslo .", PATTERNS)
-    with pytest.raises(DataError, match=r"6 tokens needs .* and may take 2\.0 kB: .*`attention_statistics`"):
+    with pytest.raises(DataError, match=r"6 tokens needs .*, and 2\.0 kB are allowed: .*`attention_statistics`"):
         require_room(lm, "mira lives in oslo .", PATTERNS, budget=2000)
 
 

@@ -420,8 +420,8 @@ def test_what_cannot_be_written_is_said_and_the_metrics_are_kept(tmp_path: Path)
     next(lm.model.parameters()).ds_id = 1  # as DeepSpeed marks its shards
     for name, model, every, checkpoint, why in (
         ("a", judge.model, 1, True, "Attention and lens are not captured: the model predicts no tokens."),
-        ("b", lm.model, 1, True, "Metrics alone are written, neither captures nor a checkpoint: the model's weights"),
-        ("c", lm.model, 0, True, "Metrics alone are written"),
+        ("b", lm.model, 1, True, "Only metrics are written, no captures and no checkpoint: the model's weights"),
+        ("c", lm.model, 0, True, "Only metrics are written"),
     ):
         watched = ProbeCallback(tmp_path / name, every=every, checkpoint=checkpoint)
         with pytest.warns(UserWarning, match=why) as told:
@@ -446,7 +446,7 @@ def test_weights_that_are_really_sharded_are_seen(tmp_path: Path):
     try:
         fully_shard(lm.model, mesh=init_device_mesh("cpu", (1,)))
         watched = ProbeCallback(tmp_path / "run")
-        with pytest.warns(UserWarning, match="Metrics alone are written"):
+        with pytest.warns(UserWarning, match="Only metrics are written"):
             watched.on_train_begin(args, state, None, model=lm.model, processing_class=lm.tokenizer)
         watched.on_train_end(args, state, None)
     finally:

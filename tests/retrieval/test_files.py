@@ -132,7 +132,7 @@ def test_of_answers_and_one_answer_the_list_counts(tmp_path: Path) -> None:
         (["oslo", "oslo.txt"], "oslo", "oslo"),
         (["oslo.txt", "oslo.md"], "oslo.md", "oslo.md"),
         (["oslo.txt", "oslo.md"], "oslo", "could be oslo.txt or oslo.md"),
-        (["oslo.txt"], "osl", "is none of those that are there"),
+        (["oslo.txt"], "osl", "which does not exist"),
     ],
 )
 def test_a_question_names_a_document_with_or_without_its_suffix(
@@ -149,7 +149,7 @@ def test_a_question_names_a_document_with_or_without_its_suffix(
 
 
 def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is no folder"):
+    with pytest.raises(DataError, match="is not a folder"):
         read_folder(tmp_path / "none")
     with pytest.raises(DataError, match=r"has no questions\.jsonl"):
         read_folder(tmp_path)

@@ -100,7 +100,7 @@ def draw(analysis: Analysis, page: Page) -> Sequence[Drawable]:
     with page.row or st.container():
         places = lay_out([each for each in fields if each["view"] != "lists"], page, beside=beside)
     found: list[tuple[Sequence[Side], Drawable]] | None = []
-    errors = ["What is named below has not been opened."]
+    errors = ["The references below have not been opened."]
     try:
         analysis, fields = bring(analysis, fields, page, lms, places)
         asked = choose(analysis, [each for each in fields if not each["view"]], page, lms, places)
@@ -260,7 +260,7 @@ def compute(
         lms = [side.lm for side in group]
         try:
             if models.ready(_run, *lms, **options) is None:
-                costs.append(models.compute_once(_cost, *lms, say=f"{what}: telling its cost", **options))
+                costs.append(models.compute_once(_cost, *lms, say=f"{what}: estimating its time", **options))
         except ProbeError as error:
             errors[index] = str(error)
     known = [each for each in costs if each is not None]

@@ -28,7 +28,7 @@ def agreed(place: "DeltaGenerator", button: str, seconds: float | None, key: str
     """
     if seconds is not None and models.is_quick(seconds):
         return True
-    cost = "the bar tells how long it takes" if seconds is None else f"about {duration(seconds)}"
+    cost = "the progress bar shows how long it takes" if seconds is None else f"about {duration(seconds)}"
     return place.button(f"{button} ({cost})", key=key, type="primary", icon=":material/play_arrow:")
 
 
@@ -41,7 +41,7 @@ def compute_stoppably(
         return result
     with place.container():
         stop: Any = {"key": f"{key}-cancel", "icon": ":material/close:"}
-        st.button("Cancel", help="Stops at the next step of the bar.", **stop)
+        st.button("Cancel", help="Stops at the next step of the progress bar.", **stop)
         try:
             result = models.compute_once(fn, *lms, say=say, steps=True, **options)
         except ProbeError:

@@ -316,7 +316,7 @@ def bootstrap_means(
     data = [_numbers(row) for row in rows]
     if len({len(row) for row in data}) > 1:
         raise DataError(
-            "Means of the same items were requested, and the rows differ in length: give one value an item."
+            "Means of the same items were requested, and the rows differ in length: give one value for each item."
         )
     cuts = list(bounds) or [None] * len(data)
     limits = [cut if cut is not None and np.isfinite(cut).all() else None for cut in cuts]
@@ -496,7 +496,7 @@ def floats(rows: pd.DataFrame, column: str) -> NDArray[np.float64]:
             raise TypeError
         values = rows[column].to_numpy(dtype=float)
     except (TypeError, ValueError):
-        raise DataError(f"The column `{column}` of the items is no number in every row: give numbers.") from None
+        raise DataError(f"The column `{column}` of the items is not a number in some row: give numbers.") from None
     if not np.isfinite(values).all():
         raise DataError(f"The column `{column}` of the items is infinite in some row: give finite numbers, or none.")
     return values
@@ -520,7 +520,7 @@ def _numbers(values: ArrayLike) -> NDArray[np.float64]:
     if data.ndim != 1 or not np.isfinite(data).all():
         raise DataError(
             f"Statistics need one flat list of finite numbers, and got an array of shape {data.shape}"
-            f" with {int((~np.isfinite(data)).sum())} values that are not finite: take those out first."
+            f" with {int((~np.isfinite(data)).sum())} values that are not finite: remove those first."
         )
     return data
 

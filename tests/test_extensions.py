@@ -148,7 +148,7 @@ def test_a_plugin_for_trainings(registry: None, tmp_path: Path, capsys: pytest.C
     assert fields["annotator"]["type"] == "text"
     assert fields["annotator"]["suggestions"][-1] == "mine"
     assert main(["train", "dpo", "--plugin", str(tmp_path / "absent.py")]) == 2
-    assert "is no Python file" in capsys.readouterr().err
+    assert "is not a Python file" in capsys.readouterr().err
     assert main(["train"]) == 0
     assert "`--plugin FILE.py` adds your own rewards" in capsys.readouterr().out
 
@@ -253,9 +253,9 @@ def test_names_are_taken_once(registry: None, world: World):
         probe.verifier("yours")(lambda completions: [])
     with pytest.raises(ConfigError, match="`honest` exists already \\(built in\\)"):
         probe.annotator("honest")(Annotator())
-    with pytest.raises(ConfigError, match="A verifier was called 'two words'"):
+    with pytest.raises(ConfigError, match="A verifier cannot be called 'two words'"):
         probe.verifier("two words")
-    with pytest.raises(ConfigError, match="An annotator was called ''"):
+    with pytest.raises(ConfigError, match="An annotator cannot be called ''"):
         probe.annotator("")
     probe.verifier("facts")(lambda completions: [])
     with pytest.raises(ConfigError, match="--reward facts is a judgement of the world, and a verifier of"):

@@ -188,7 +188,7 @@ def test_a_file_of_a_link_waits_and_is_refused_in_a_sentence(plain, elsewhere: P
     file = elsewhere / "bad.jsonl"
     file.write_text('{"nothing": 1}')
     app = plain(LINE, line_experiment="Hallucination", link=True, **{"line.hallucination.data": str(file)})
-    assert heading(app) == "What is named below has not been opened."
+    assert heading(app) == "The references below have not been opened."
     press(app, f"open-{file}")
     assert "has no text `question`" in heading(app)
     assert not app.error
@@ -245,6 +245,6 @@ def test_reward_models_have_weights_and_say_what_they_lack(show: Show, runs: Pat
         store.judge(tmp_path / "runs" / name, runs / "base", seed=seed, spread=0.3)
     app = show(tmp_path / "runs", page=PAGE, compare_tab=tab, base="judge", aligned="critic")
     assert not app.error
-    assert "give one number and write nothing" in heading(app)
+    assert "output one number and write nothing" in heading(app)
     open_tab(app, WEIGHTS)
     sound(app, "weights", "weight-heads")

@@ -39,15 +39,15 @@ ALWAYS = {
     "hallucination": "has not been measured on",
     "in_context": "has not been measured on",
     "retrieval": "has not been measured on",
-    "sweep": "There is no sweep in the folders of runs",
+    "sweep": "There is no sweep in the run directories",
     "sycophancy": "has not been measured on",
     "train": "Choose a method and a base model",
 }
 """Pages whose figure comes only when a reader asks for a computation, whatever the models are."""
 NOTHING = "none"
-BOTH_KINDS = "gives one number, a {}, and .* gives probabilities of tokens, so they have nothing to compare: choose"
+BOTH_KINDS = "outputs one number, a {}, and .* outputs probabilities of tokens, so they cannot be compared: choose"
 OTHER_TOKENS = "split text into different tokens"
-WRITES_NOTHING = "gives one number, a {}, and writes nothing: choose a language model as the base"
+WRITES_NOTHING = "outputs one number, a {}, and writes nothing: choose a language model as the base"
 MAY_SAY: Mapping[tuple[str, str, str], str] = {
     ("compare", "reward model", "base"): BOTH_KINDS.format("reward"),
     ("compare", "reward model", "aligned"): BOTH_KINDS.format("reward"),
@@ -147,7 +147,7 @@ def test_two_models_of_one_number(show: Show, readouts: Any, base: str, aligned:
     for page in ("attention", "autoregression", "compare", "interventions", "logits"):
         found[page] = problem(opened(show, readouts.root, page, base=base, aligned=aligned), page, None)
     found["rewards"] = problem(
-        opened(show, readouts.root, "rewards", base=base, aligned=aligned), "rewards", "gives one number"
+        opened(show, readouts.root, "rewards", base=base, aligned=aligned), "rewards", "outputs one number"
     )
     assert {page: wrong for page, wrong in found.items() if wrong} == {}
 

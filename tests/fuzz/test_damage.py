@@ -279,7 +279,7 @@ def test_rollouts_with_half_a_surrogate_pair_for_a_number(tmp_path: Path):
 def test_a_broken_quote_in_the_first_line_of_a_csv_file(tmp_path: Path, head: str):
     file = tmp_path / "a.csv"
     file.write_text(f"{head},Best Answer,Correct Answers,Incorrect Answers\nA?,b,b,c\n")
-    with pytest.raises(DataError, match=r"line \d of `.*a.csv` is no CSV"):
+    with pytest.raises(DataError, match=r"line \d of `.*a.csv` is not valid CSV"):
         read_questions(file)
 
 

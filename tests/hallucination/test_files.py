@@ -138,11 +138,11 @@ def test_both_formats_of_a_question_are_the_same_question(tmp_path: Path) -> Non
         ("a.csv", HEAD + "q,a,a,b\n,a,a,b\n", "Line 3 of `a.csv` lacks a question"),
         ("a.csv", HEAD + "q,a,a,\n", "Line 2 of `a.csv` lacks an incorrect answer"),
         ("a.csv", HEAD + 'q,b,"a; b",b\n', "Line 2 of `a.csv` calls the best answer 'b.' incorrect, too"),
-        ("a.csv", HEAD + 'q,"a"b,a,b\n', "is no CSV"),
+        ("a.csv", HEAD + 'q,"a"b,a,b\n', "is not valid CSV"),
         ("a.csv", HEAD + 'q,a,a,"b\nq,a,a,b"\nq,a,a,b\n', "Line 2 of `a.csv` has a line break in a cell"),
         ("a.csv", HEAD + "q,a,a,b,c\n", "Line 2 of `a.csv` has 5 cells and the header has 4"),
         ("a.csv", HEAD, "is empty"),
-        ("a.json", "[{]", "Line 1 of `a.json` is no JSON"),
+        ("a.json", "[{]", "Line 1 of `a.json` is not JSON"),
         ("a.json", "{}", "has no text `question`"),
         ("a.json", '[{"question": "q"}]', "Entry 1 of `a.json` has no `mc1_targets`"),
         ("a.json", '[{"question": 3}]', "has no text `question`"),
@@ -291,7 +291,7 @@ def test_every_score_can_be_made_again_from_what_is_kept(lm: LM, tmp_path: Path)
 
 def test_a_row_with_one_kind_of_targets_or_none_that_can_be_read_is_left_out(tmp_path: Path) -> None:
     half, null = {"mc1_targets": CHOSEN["mc1_targets"]}, dict.fromkeys(CHOSEN)
-    literal = {name: str(CHOSEN[name]) for name in CHOSEN}  # as Python prints it, which is no JSON
+    literal = {name: str(CHOSEN[name]) for name in CHOSEN}  # as Python prints it, which is not JSON
     rows = read_questions(write_lines(tmp_path / "a.jsonl", [BOTH | half, BOTH | null, BOTH | literal]))
     assert [question.row for question in rows] == ["row-2"]
     assert rows[0].mc1.choices == ("On the water.", "In trees.", "Nowhere.", "They do not.")

@@ -494,7 +494,7 @@ def test_a_column_that_is_named_has_no_other_name(tmp_path: Any) -> None:
     with pytest.raises(DataError, match="expected a text in `other`"):
         read_classification(tmp_path / "a.csv", "other")
     (tmp_path / "b.csv").write_text('text,label\nx,1\n"y,2\nz,1\n')
-    with pytest.raises(DataError, match=r"begins in line 3 of .* is no CSV"):
+    with pytest.raises(DataError, match=r"begins in line 3 of .* is not valid CSV"):
         read_classification(tmp_path / "b.csv")
 
 

@@ -219,7 +219,7 @@ def test_a_callback_that_nobody_holds_ends_its_run(tmp_path: Path):
     del kept
     gc.collect()
     run = open_run(tmp_path / "run")
-    assert (run.status, run.message) == ("failed", "The training broke off, and nothing told how.")
+    assert (run.status, run.message) == ("failed", "The training ended without a message.")
     assert run.captures().steps == [0, 2]
     assert run.metrics()["step"].tolist() == [2]
 
@@ -325,7 +325,7 @@ def test_the_end_of_a_process_ends_its_run_and_no_others(tmp_path: Path):
     assert {name: (run.status, run.message) for name, run in found.items()} == {
         "a": ("interrupted", None),
         "b": ("failed", "no more"),
-        "c": ("failed", "The training broke off, and nothing told how."),
+        "c": ("failed", "The training ended without a message."),
         "d": ("killed", None),
     }, done.stderr
 

@@ -168,5 +168,5 @@ def test_a_file_of_prompts_with_answers(base: Path, tmp_path: Path) -> None:
     attribution = run.captures().load(0)["attribution"]
     assert np.isfinite(attribution[0]).all()
     assert np.isnan(attribution[1]).all()
-    with pytest.raises(DataError, match="`answers` that are no list of texts"):
+    with pytest.raises(DataError, match="`answers` that are not a list of texts"):
         read_probe_prompts(Path(write(tmp_path / "odd.jsonl", [{"text": "a", "answers": [3]}])))

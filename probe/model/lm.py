@@ -463,7 +463,7 @@ def _require_tokenizer(tokenizer: Any) -> PreTrainedTokenizerBase:
         raise DataError(f"The tokenizer is a processor ({type(tokenizer).__name__}): give its `.tokenizer`.")
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise DataError(
-            f"The tokenizer is a {type(tokenizer).__name__} not one of transformers: give what AutoTokenizer"
+            f"The tokenizer is a {type(tokenizer).__name__}, not one of transformers: give what AutoTokenizer"
             " makes; PreTrainedTokenizerFast(tokenizer_object=...) wraps a tokenizer of the package tokenizers."
         )
     return tokenizer

@@ -120,7 +120,7 @@ def test_typed_texts_and_answers(show: Show, runs: Path):
     assert "\u201clyon\u201d over \u201crome\u201d" in heading(app)
     app.text_input(key="int_corrupted").set_value("<user> where ? <bot>").run()
     assert not app.exception
-    assert heading(app).startswith("The clean text has 15 tokens and the corrupted one 5: exchange words")
+    assert heading(app).startswith("The clean text has 15 tokens and the corrupted one 5: replace words")
     app.text_input(key="int_corrupted").set_value(CLEAN).run()
     assert "are the same" in heading(app)
 
@@ -230,7 +230,7 @@ def test_long_steering_is_offered(show: Show, runs: Path, monkeypatch: pytest.Mo
     assert not names(app)
     button(app, "Run it").click().run()  # type: ignore[attr-defined]
     assert "dose" in names(app)
-    assert "range of 4 random directions is too narrow" in read(app)
+    assert "range of only 4 random directions is too narrow" in read(app)
 
 
 @pytest.mark.parametrize(

@@ -306,7 +306,7 @@ def test_what_is_no_language_model_or_no_tokenizer_is_refused_in_a_sentence():
         (lambda: LM(rewards.model, lm.tokenizer), ModelError, "a reward model is loaded by probe.RewardModel.load"),
         (lambda: LM(T5ForConditionalGeneration(SMALL_T5), lm.tokenizer), ModelError, "has an encoder"),
         (lambda: LM(lm.model, None), DataError, "The tokenizer is None"),
-        (lambda: LM(lm.model, lm.model), DataError, "is a LlamaForCausalLM and none of transformers"),
+        (lambda: LM(lm.model, lm.model), DataError, "is a LlamaForCausalLM, not one of transformers"),
         (lambda: LM(lm.model, lm.tokenizer.backend_tokenizer), DataError, "PreTrainedTokenizerFast"),
         (lambda: LM(lm.model, SimpleNamespace(tokenizer=lm.tokenizer)), DataError, "give its `.tokenizer`"),
     ]

@@ -144,7 +144,9 @@ def test_a_large_capture_is_refused_before_it_is_made(name: str, monkeypatch: py
     _, cache = lm.run_with_cache(texts, PATTERNS)
     assert cache[PATTERNS[0]].shape == (20, 4, 40, 40)
     monkeypatch.setattr("probe.model.memory.free_bytes", lambda device: 10**6)
-    with pytest.raises(DataError, match=r"A capture of 20 texts of 40 tokens needs .* may take 900 kB: .*texts at a"):
+    with pytest.raises(
+        DataError, match=r"A capture of 20 texts of 40 tokens needs .*, and 900 kB are allowed: .*texts at a"
+    ):
         lm.run_with_cache(texts, PATTERNS)
     lm.run_with_cache(texts[:2], PATTERNS)
 

@@ -231,7 +231,7 @@ def test_what_cannot_be_compared() -> None:
     base = random_lm()
     with pytest.raises(DataError, match="have different tokenizers"):
         samples(base, random_lm("gpt2", byte_tokenizer()), PROMPTS)
-    with pytest.raises(DataError, match="give at least one, and a kind each"):
+    with pytest.raises(DataError, match="give at least one prompt, and one kind for each"):
         samples(base, base, [])
     with pytest.raises(DataError, match="4 prompts and 1 kinds"):
         samples(base, base, PROMPTS, kinds=["x"])

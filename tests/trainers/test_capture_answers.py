@@ -75,7 +75,7 @@ def test_demonstrations_bring_their_completion(base: Path, tmp_path: Path) -> No
     prompt = run_of("sft", base, tmp_path, data).captures().prompts[0]
     assert prompt.answers == ["11 (demonstration)"]
     assert prompt.shared == 0
-    assert "its first, \u201c\u00b7\u201d, is followed" in prompt.note
+    assert "its first token, \u201c\u00b7\u201d, is followed" in prompt.note
 
 
 def longest_first(prompts: list[str], completions: list[str], completion_ids: list[list[int]]) -> list[float]:

@@ -424,7 +424,7 @@ def prepare(experiment: Experiment, **options: Any) -> Call:
         count: Any = arguments[name]
         whole = not isinstance(count, bool) and isinstance(count, Integral) and int(count) >= 1
         if not whole and count != defaults[name] and not (count is None and experiment.counts_rows):
-            raise ConfigError(f"{name} of the experiment is {count!r}; expected a whole number from 1 on.")
+            raise ConfigError(f"The experiment got {name}={count!r}; expected a whole number from 1 on.")
     if arguments.get("limit") is not None and arguments["data"] is None:
         raise ConfigError("limit takes the first rows of a data file: give a file with data, or leave limit out.")
     lacking = [name for name, value in arguments.items() if value is inspect.Parameter.empty]

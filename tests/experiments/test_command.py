@@ -207,7 +207,7 @@ def test_help_of_all_and_of_one(plugin: str, capsys: pytest.CaptureFixture[str])
         (["width", "--model", "runs/base", "--scale", "two"], "--scale"),
         (["width", "--model", "runs/absent"], "runs/absent"),
         (["width", "--model", "runs/base", "--baseline", "runs/absent"], "runs/absent"),
-        (["width", "--model", "runs/base", "--n", "0"], "n of the experiment is 0; expected a whole number from 1 on"),
+        (["width", "--model", "runs/base", "--n", "0"], "n=0; expected a whole number from 1 on"),
         (["width", "--model", "runs/base", "--out", "runs/base"], "holds something other than a result"),
         (["width", "--plugin"], "`--plugin` stands without a file"),
         (["width", "--plugin", "absent.py"], "`absent.py` is not a Python file"),

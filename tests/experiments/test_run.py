@@ -125,7 +125,7 @@ def test_labels_that_collide():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"n": 0}, "n of the experiment is 0; expected a whole number from 1 on"),
+        ({"n": 0}, "n=0; expected a whole number from 1 on"),
         ({"n": True}, "n=True"),
         ({"n": 1.5}, "n=1.5"),
         ({"n": None}, "n=None"),

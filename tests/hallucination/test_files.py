@@ -531,7 +531,7 @@ def test_all_rows_by_default_the_first_of_them_or_some(lm: LM) -> None:
     assert first.meta["options"]["limit"] == 3
     assert prepare(find_experiment("continual"), n=7).options["n"] == 7
     for options, said in (
-        ({"limit": 0, "data": CSV}, "limit of the experiment is 0"),
+        ({"limit": 0, "data": CSV}, "limit=0"),
         ({"limit": 2}, "limit takes"),
         ({"only": "mc"}, "only=mc"),
     ):

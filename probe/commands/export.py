@@ -34,7 +34,7 @@ def export(argv: list[str]) -> int:
         """
 
         ref: tyro.conf.Positional[str]
-        """Run to export: its directory, or its name in a folder of runs; or the folder of a saved experiment result."""
+        """Run to export: its directory, or its name in a run directory; or the folder of a saved experiment result."""
         format: str = "png,svg,pdf,html,csv,tex"
         """Formats, separated by commas; html, csv and tex need no browser."""
         out: Path

@@ -32,7 +32,7 @@ def findings(argv: list[str]) -> int:
         only: tyro.conf.Positional[tuple[str, ...]] = ()
         """Names of the claims to test; all by default."""
         runs: Path | None = None
-        """Folder that holds the runs (default: the folders of runs, among them the sample runs)."""
+        """Folder that holds the runs (default: the run directories, among them the sample runs)."""
         controls: Path | None = None
         """Folder of the control runs that `probe samples --controls` makes (default: the folder of the other runs)."""
         plan: bool = False

@@ -1,6 +1,6 @@
 """`probe runs`: lists and shows runs in a terminal, and copies runs to a store and back.
 
-`probe runs list` and `probe runs show REF` print the contents of the folders of runs; `probe runs upload` and `probe
+`probe runs list` and `probe runs show REF` print the contents of the run directories; `probe runs upload` and `probe
 runs download` copy a run to a store and back.
 """
 
@@ -43,7 +43,7 @@ def runs(argv: list[str]) -> int:
 
     @dataclass(frozen=True, kw_only=True)
     class List:
-        """List the runs of a folder, or of all folders of runs, the newest first."""
+        """List the runs of a folder, or of all run directories, the newest first."""
 
         pattern: tyro.conf.Positional[str | None] = None
         """Text that the names of the runs contain, or a shell pattern that they match (`dpo-*`)."""
@@ -181,7 +181,7 @@ def list_(root: str | None, as_json: bool, only: Filter | None = None) -> None:
     """Print one line per run, the newest first; for an unreadable run the line gives the reason.
 
     Args:
-        root: folder of runs; all folders by default.
+        root: run directory; all by default.
         as_json: print JSON even on a terminal.
         only: criteria of the runs to list; all runs by default.
 
@@ -224,7 +224,7 @@ def list_groups(root: str | None, as_json: bool, only: Filter) -> None:
     """Print one line per group of runs that differ only by seed, with means and intervals over its trainings.
 
     Args:
-        root: folder of runs; None for all folders.
+        root: run directory; None for all.
         as_json: print JSON even on a terminal.
         only: criteria of the runs to list.
 

@@ -252,7 +252,7 @@ def test_lines_to_capture_on_that_no_letter_is_missing_from_come_first(unknown: 
     assert capture_prompts(tokenizer, lines) == ["tom lives"]
     parts: list[Any] = capture_prompts(tokenizer, [line for line in lines if line != "tom lives"])
     assert [part["text"] for part in parts] == ["ira lives", "ana lives"]
-    assert "\u201cM\u201d is left out" in parts[0]["note"]
+    assert "shown without \u201cM\u201d" in parts[0]["note"]
     unread = capture_prompts(tokenizer, chain(repeat("Mira lives", LOOKED), ["tom"]), 2)
     assert unread == [parts[0]] * 2
 

@@ -61,7 +61,7 @@ SIGNS = (
     "recorded no",
     "logged no",
     "has captures",
-    "carries? (no )?headline",
+    "has (no )?headline",
     "has not been measured",
     "There is no run",
     "appears here once",

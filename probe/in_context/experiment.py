@@ -76,7 +76,7 @@ def _chains(label: str, items: pd.DataFrame) -> str:
     if divergence is None or counting is None:
         return ""
     return (
-        f"on Markov chains, {label} is {divergence.format(3, 'nats')} from Bayes' rule (KL), and counting states"
+        f"{label} is {divergence.format(3, 'nats')} from Bayes' rule on Markov chains (KL), and counting states"
         f" {counting.value:.3f}"
     )
 

@@ -86,7 +86,7 @@ def test_a_world_of_chains_stands_beside_one_of_functions(show: Show, worlds: Pa
     assert not app.exception
     assert not app.error
     assert names(app)[0] == "curve"
-    assert "on Markov chains, chains is" in read(app)
+    assert "from Bayes' rule on Markov chains" in read(app)
     assert "pool-4 gives the value of a function" in heading(app)
     assert "mixture, " in read(app)
     app = show(worlds, page=PAGE, base="pool-1", aligned="pool-4", also="chains", **N)

@@ -100,7 +100,7 @@ def draw(analysis: Analysis, page: Page) -> Sequence[Drawable]:
     with page.row or st.container():
         places = lay_out([each for each in fields if each["view"] != "lists"], page, beside=beside)
     found: list[tuple[Sequence[Side], Drawable]] | None = []
-    errors = ["What is named below has not been opened."]
+    errors = ["The references below have not been opened."]
     try:
         analysis, fields = bring(analysis, fields, page, lms, places)
         asked = choose(analysis, [each for each in fields if not each["view"]], page, lms, places)
@@ -260,7 +260,7 @@ def compute(
         lms = [side.lm for side in group]
         try:
             if models.ready(_run, *lms, **options) is None:
-                costs.append(models.compute_once(_cost, *lms, say=f"{what}: telling its cost", **options))
+                costs.append(models.compute_once(_cost, *lms, say=f"{what}: estimating its time", **options))
         except ProbeError as error:
             errors[index] = str(error)
     known = [each for each in costs if each is not None]
@@ -496,7 +496,7 @@ def agreed(place: "DeltaGenerator", button: str, seconds: float | None, key: str
     """
     if seconds is not None and models.is_quick(seconds):
         return True
-    cost = "the bar tells how long it takes" if seconds is None else f"about {duration(seconds)}"
+    cost = "the progress bar shows how long it takes" if seconds is None else f"about {duration(seconds)}"
     return place.button(f"{button} ({cost})", key=key, type="primary", icon=":material/play_arrow:")
 
 
@@ -509,7 +509,7 @@ def compute_stoppably(
         return result
     with place.container():
         stop: Any = {"key": f"{key}-cancel", "icon": ":material/close:"}
-        st.button("Cancel", help="Stops at the next step of the bar.", **stop)
+        st.button("Cancel", help="Stops at the next step of the progress bar.", **stop)
         try:
             result = models.compute_once(fn, *lms, say=say, steps=True, **options)
         except ProbeError:

@@ -74,8 +74,8 @@ def checked_roots(given: tuple[str, ...]) -> list[str]:
             checked_folder(root)
         elif not os.path.isdir(root):
             raise RunError(
-                f"The folder of runs `{text}` is not a folder: give one that holds run "
-                "directories, or make one with `probe train`."
+                f"The run directory `{text}` is not a folder: give a folder that holds runs, or make one with"
+                " `probe train`."
             )
     return roots
 
@@ -89,7 +89,7 @@ def checked_plugins(given: Sequence[str]) -> list[Path]:
     files = [Path(file).expanduser().resolve() for file in given]
     for text, file in zip(given, files, strict=True):
         if not file.is_file() or file.suffix != ".py":
-            raise ConfigError(f"The plugin `{text}` is no Python file: give the path of a file that ends in .py.")
+            raise ConfigError(f"The plugin `{text}` is not a Python file: give the path of a file that ends in .py.")
     return files
 
 

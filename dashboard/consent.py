@@ -51,8 +51,8 @@ def may_open(ref: str) -> bool:
     if may_look_up(ref):
         return True
     sentence = (
-        f"`{brief(ref)}` comes from a link and lies in none of the folders of runs: it is looked for, as a folder here "
-        "or a model of the Hugging Face hub, only if you open it."
+        f"`{brief(ref)}` comes from a link and is in none of the run directories: it is looked up, as a local"
+        " folder or a model of the Hugging Face hub, only if you open it."
     )
     if offer(sentence, f"Open {brief(ref, 60)}", f"open-{ref}", writes=True):
         name_all([ref])

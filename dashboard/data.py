@@ -90,7 +90,7 @@ def read_store() -> Store:
         if not root.is_dir() and is_cached(root):
             continue  # a store that was never read; its problem is reported
         if not root.is_dir():
-            store.problems[str(root)] = "This folder of runs is not a folder: make it, or name another with --runs."
+            store.problems[str(root)] = "This run directory is not a folder: make it, or name another with --runs."
             continue
         try:
             directories = run_directories(root)
@@ -116,8 +116,8 @@ def read_store() -> Store:
 def stray_sentence(link: Path) -> str:
     """Explain why a run with a link that leads outside the run directories is left out."""
     return (
-        f"`{link}` is a link that leads outside the folders of runs, so the run is not read: name the folder that it "
-        "leads to with --runs, too, or copy what is there."
+        f"`{link}` is a link that leads outside the run directories, so the run is not read: add the folder that"
+        " it leads to with --runs, or copy what is there."
     )
 
 

@@ -155,7 +155,7 @@ def start(method: str, out: Path, words: Sequence[str], methods: Collection[str]
         RunError: the files next to the run cannot be written, or the process cannot be started.
     """
     if method not in methods:
-        raise ConfigError(f"There is no method `{method}` to train `{out.name}` by, only {', '.join(methods)}.")
+        raise ConfigError(f"There is no method `{method}` to train `{out.name}` with, only {', '.join(methods)}.")
     with _STARTING:
         job = find(out)
         if job and job.status in ("starting", "running"):

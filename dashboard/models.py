@@ -213,7 +213,9 @@ def load(ref: str) -> "LM | None":
         return None
     size = sum(file.stat().st_size for file in model_files(place.directory))
     if size > COSTLY_BYTES and ref not in st.session_state.setdefault(AGREED, set()):
-        _offer(ref, f"{ref} has {size / 2**30:.1f} GiB of weights, which fill as much memory or twice that.", "Load")
+        _offer(
+            ref, f"{ref} has {size / 2**30:.1f} GiB of weights, which take as much memory, or twice as much.", "Load"
+        )
         return None
     say = escape_markdown(f"Loading {brief(Path(ref).name)}")
     return _load(place.directory, place.readout, _write_times(place.directory), say)
@@ -303,7 +305,9 @@ def _base_agreed(directory: Path) -> bool:
         from probe.model.adapters import base_of, base_ref, read_config
 
         if directory.resolve() in folders:
-            raise ModelError(f"The adapter in `{directory}` is in the end its own base: name another one there.")
+            raise ModelError(
+                f"The adapter in `{directory}` is its own base in the end: name another base in its configuration."
+            )
         folders.add(directory.resolve())
         config = read_config(directory)
         if config["base_model_name_or_path"] == REAL_MODEL:  # not on a hub: it is on this machine or missing

@@ -58,10 +58,10 @@ def overview(headlines: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> str:
     count = headlines["run"].nunique()
     if count:
         return (
-            f"No run differs from the one it came from by more than {100 * SMALLEST:g} pp beyond its intervals"
+            f"No run differs from its parent by more than {100 * SMALLEST:g} pp beyond its intervals"
             f" ({count} measured)."
         )
-    return "No run carries headline figures yet; their curves are under Curves and captures."
+    return "No run has headline figures yet; their curves are under Curves and captures."
 
 
 def leading(frames: Mapping[str, pd.DataFrame]) -> str:
@@ -103,7 +103,7 @@ def _course(name: str, rows: np.ndarray) -> str:
     """Describe how the rows (step, value) of one run changed."""
     (start, first), (end, last) = rows[0], rows[-1]
     if len(rows) == 1 or first == last:
-        return f"{name} stands at {last:.4g}"
+        return f"{name} is at {last:.4g}"
     steps, way = int(end - start), "fell" if last < first else "rose"
     return f"{name} {way} from {first:.3g} to {last:.3g} in {steps:,} step" + "s" * (steps != 1)
 
@@ -139,12 +139,12 @@ def incomparable(base: "LM", aligned: "LM", names: tuple[str, str]) -> str:
     if (kinds[0] == "tokens") != (kinds[1] == "tokens"):
         scalar, writer = sorted((0, 1), key=lambda side: kinds[side] == "tokens")
         return (
-            f"{names[scalar]} gives one number, a {kinds[scalar]}, and {names[writer]} gives probabilities of tokens, "
-            "so they have nothing to compare: choose two language models, or two models of rewards or values."
+            f"{names[scalar]} outputs one number, a {kinds[scalar]}, and {names[writer]} outputs probabilities of"
+            " tokens, so they cannot be compared: choose two language models, or two models of rewards or values."
         )
     if base.tokenizer.get_vocab() != aligned.tokenizer.get_vocab():
         return (
             f"{names[0]} and {names[1]} split text into different tokens, so they cannot be compared token by token: "
-            "choose two models with one tokenizer."
+            "choose two models with the same tokenizer."
         )
     return ""

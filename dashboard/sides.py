@@ -52,10 +52,10 @@ def note_real_model(shared: SharedChoices) -> None:
     if not any(REAL_MODEL in (run.name, run.parent) for run in runs):
         return
     missing = (
-        " Its weights are not on this machine: `make real-model` in a checkout of Probe fetches them. What is stored"
-        " is shown without them."
+        " Its weights are not on this machine: `make real-model` in a checkout of Probe fetches them. Stored"
+        " results are shown without them."
     )
-    about = f"{REAL_MODEL} stands here in a 4-bit rounding of the released weights."
+    about = f"{REAL_MODEL} is shown here in a 4-bit rounding of the released weights."
     note(about + ("" if find_model(REAL_MODEL) else missing))
 
 
@@ -113,7 +113,7 @@ def choose_sides(sides: "Sequence[Side]", key: str) -> "tuple[list[Side], list[S
     view = view if view in views else views[0]  # a link may contain anything
     shown = [side for side in sides if view in ("both", side.role)]
     if len(sides) == 2 and not alike:
-        note("The two models read out different things or have different tokens, so each is shown alone.")
+        note("The two models have different outputs or different tokens, so each is shown alone.")
     return shown, list(sides) if alike else shown
 
 

@@ -233,11 +233,11 @@ def _ask_prompt(offers: Mapping[str, str]) -> str:
 def folders(store: Store) -> None:
     """Show the run directories and the problems with reading them."""
     offline = any(map(is_url, store.problems))
-    with st.expander(f"Folders of runs ({len(store.runs)} runs)", expanded=offline, icon=":material/folder_open:"):
+    with st.expander(f"Run directories ({len(store.runs)} runs)", expanded=offline, icon=":material/folder_open:"):
         for root in store.roots:
             st.text(visible(shown_name(root)))
         if not store.roots:
-            note("No folder of runs exists here.")
+            note("There is no run directory here.")
         for path, problem in store.problems.items():
             st.warning(prose(problem if is_url(path) else f"{Path(path).name}: {problem}"))
 

@@ -83,7 +83,7 @@ def parse(kind: type[C], argv: Sequence[str], prog: str, default: C | None = Non
             raise
         raise ConfigError(_one_sentence(output.getvalue(), prog)) from None
     if unknown_words:
-        raise ConfigError(f"`{prog}` has no use for `{unknown_words[0]}`: see `{prog} --help`.")
+        raise ConfigError(f"`{prog}` does not take `{unknown_words[0]}`: see `{prog} --help`.")
     return config
 
 

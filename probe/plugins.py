@@ -255,7 +255,7 @@ def load(file: str | Path) -> Mapping[str, list[str]]:
     """
     path = Path(file).expanduser().resolve()
     if not path.is_file() or path.suffix != ".py":
-        raise ConfigError(f"The plugin `{file}` is no Python file: give the path of a file that ends in .py.")
+        raise ConfigError(f"The plugin `{file}` is not a Python file: give the path of a file that ends in .py.")
     with _LOCK:
         _DONE[path] = _stamp(path)
         before = {id(registry): set(registry.known) for registry in REGISTRIES}

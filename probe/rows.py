@@ -330,7 +330,7 @@ def _check_texts(where: str, values: T) -> T:
     try:
         json.dumps(values, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise DataError(f"{where} holds half a surrogate pair, which is no text: write the whole letter.") from None
+        raise DataError(f"{where} holds half a surrogate pair, which is not text: write the whole letter.") from None
     return values
 
 
@@ -348,7 +348,7 @@ def _split_list(path: Path, text: str) -> Iterator[tuple[str, Callable[[], Any]]
     except ValueError as error:
         at = getattr(error, "lineno", 1)
         raise DataError(
-            f"Line {at} of `{path}` is no JSON ({error}): fix the list, or write one object a line."
+            f"Line {at} of `{path}` is not JSON ({error}): fix the list, or write one object a line."
         ) from None
     for number, entry in enumerate(entries, start=1):
         where = f"Entry {number} of `{path}`"
@@ -373,7 +373,7 @@ def _split_cells(path: Path, text: str, delimiter: str) -> Iterator[tuple[str, C
             line = reader.line_num + 1
     except csv.Error as error:
         raise DataError(
-            f"The row that begins in line {line} of `{path}` is no CSV ({error}): fix its quotes."
+            f"The row that begins in line {line} of `{path}` is not valid CSV ({error}): fix its quotes."
         ) from None
 
 
@@ -491,7 +491,7 @@ def read_demonstrations(path: Path, strict: bool = False) -> Rows[Row]:
 
 def _check_label(row: Row) -> Row:
     if str(row.values.get("label")).lower() == "false":
-        raise DataError(f"{row.where} is labelled false (KTO's form), which nothing should learn: take it out.")
+        raise DataError(f"{row.where} is labelled false (KTO's form), which nothing should learn: remove it.")
     return row
 
 

@@ -84,7 +84,7 @@ def wilson(k: int, n: int, level: float = 0.95) -> Interval:
     """
     z2 = _quantile(level) ** 2
     if not 0 <= k <= n:
-        raise DataError(f"A share of {k} in {n} was asked for: count successes between 0 and the number of trials.")
+        raise DataError(f"A share of {k} in {n} was requested: count successes between 0 and the number of trials.")
     if n == 0:
         return Interval(float("nan"), 0.0, 1.0)
     return Interval(k / n, *_score_ends(k / n, n, z2))
@@ -312,7 +312,7 @@ def bootstrap_means(
     data = [_numbers(row) for row in rows]
     if len({len(row) for row in data}) > 1:
         raise DataError(
-            "Means of the same items were asked for, and the rows differ in length: give one value an item."
+            "Means of the same items were requested, and the rows differ in length: give one value for each item."
         )
     cuts = list(bounds) or [None] * len(data)
     limits = [cut if cut is not None and np.isfinite(cut).all() else None for cut in cuts]
@@ -490,7 +490,7 @@ def floats(rows: pd.DataFrame, column: str) -> NDArray[np.float64]:
             raise TypeError
         values = rows[column].to_numpy(dtype=float)
     except (TypeError, ValueError):
-        raise DataError(f"The column `{column}` of the items is no number in every row: give numbers.") from None
+        raise DataError(f"The column `{column}` of the items is not a number in some row: give numbers.") from None
     if not np.isfinite(values).all():
         raise DataError(f"The column `{column}` of the items is infinite in some row: give finite numbers, or none.")
     return values
@@ -505,7 +505,7 @@ def _score_ends(share: float, n: float, z2: float) -> Bounds:
 
 def _quantile(level: float) -> float:
     if not 0 < level < 1:
-        raise DataError(f"A confidence level of {level} was asked for: give a number between 0 and 1, such as 0.95.")
+        raise DataError(f"A confidence level of {level} was requested: give a number between 0 and 1, such as 0.95.")
     return float(ndtri((1 + level) / 2))
 
 
@@ -514,7 +514,7 @@ def _numbers(values: ArrayLike) -> NDArray[np.float64]:
     if data.ndim != 1 or not np.isfinite(data).all():
         raise DataError(
             f"Statistics need one flat list of finite numbers, and got an array of shape {data.shape}"
-            f" with {int((~np.isfinite(data)).sum())} values that are not finite: take those out first."
+            f" with {int((~np.isfinite(data)).sum())} values that are not finite: remove those first."
         )
     return data
 

@@ -117,9 +117,9 @@ def _check(status: os.stat_result, path: str | Path, most: int | None) -> None:
     if not stat.S_ISREG(status.st_mode):
         kind = next((name for is_kind, name in _KINDS if is_kind(status.st_mode)), "no file")
         number = errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL
-        raise OSError(number, f"it is {kind} and no regular file", str(path))
+        raise OSError(number, f"it is {kind}, not a regular file", str(path))
     if not status.st_size and os.path.realpath(path).startswith(KERNEL):  # it may still return much data, or block
-        raise OSError(errno.EINVAL, "it is a file of the system and no regular file", str(path))
+        raise OSError(errno.EINVAL, "it is a file of the system, not a regular file", str(path))
     if most is not None and status.st_size > most:
         raise OSError(errno.EFBIG, f"it has {_size(status.st_size)}, and at most {_size(most)} are read", str(path))
 

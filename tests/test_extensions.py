@@ -149,7 +149,7 @@ def test_a_plugin_for_trainings(registry: None, tmp_path: Path, capsys: pytest.C
     assert fields["annotator"]["type"] == "text"
     assert fields["annotator"]["suggestions"][-1] == "mine"
     assert main(["train", "dpo", "--plugin", str(tmp_path / "absent.py")]) == 2
-    assert "is no Python file" in capsys.readouterr().err
+    assert "is not a Python file" in capsys.readouterr().err
     assert main(["train"]) == 0
     assert "`--plugin FILE.py` adds your own rewards" in capsys.readouterr().out
 
@@ -254,9 +254,9 @@ def test_names_are_taken_once(registry: None, world: World):
         probe.verifier("yours")(lambda completions: [])
     with pytest.raises(ConfigError, match="`honest` exists already \\(built in\\)"):
         probe.annotator("honest")(Annotator())
-    with pytest.raises(ConfigError, match="A verifier was called 'two words'"):
+    with pytest.raises(ConfigError, match="A verifier cannot be called 'two words'"):
         probe.verifier("two words")
-    with pytest.raises(ConfigError, match="An annotator was called ''"):
+    with pytest.raises(ConfigError, match="An annotator cannot be called ''"):
         probe.annotator("")
     probe.verifier("facts")(lambda completions: [])
     with pytest.raises(ConfigError, match="--reward facts is a judgement of the world, and a verifier of"):
@@ -349,7 +349,7 @@ def test_an_annotator_that_nobody_knows(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_an_analysis_says_what_it_takes(registry: None):
-    with pytest.raises(ConfigError, match="The models of the analysis `half` are not clear"):
+    with pytest.raises(ConfigError, match="unclear which models the analysis `half` needs"):
 
         @probe.analysis("attention")
         def half(base): ...

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 METHODS: dict[str, tuple[str, type[TrainConfig], str]] = {
     "pretrain": ("trainers.pretrain", PretrainConfig, "next-token prediction on the world, a text or documents"),
     "sft": ("trainers.sft", SFTConfig, "supervised fine-tuning on demonstrations"),
-    "reward-model": ("trainers.reward_model", RewardConfig, "a scalar that tells preferred completions apart"),
+    "reward-model": ("trainers.reward_model", RewardConfig, "a scalar that scores preferred completions higher"),
     "dpo": ("trainers.dpo", DPOConfig, "direct preference optimisation on pairs of completions"),
     "rlhf": ("trainers.rlhf", RLHFConfig, "reinforcement learning from human feedback by PPO"),
     "rsft": ("trainers.rsft", RSFTConfig, "rejection-sampling fine-tuning: best of N, or above a threshold"),
@@ -64,8 +64,8 @@ def train(argv: Sequence[str]) -> int:
     argv, only_check = take_check(argv)
     about = (
         "usage: probe train METHOD --out DIR [OPTIONS]\n\nTrain a model. `--plugin FILE.py` adds your own rewards"
-        " (`--reward NAME`) and annotators (`--annotator NAME`).\nWith `--check` it only checks the options, and is"
-        " silent where they are right."
+        " (`--reward NAME`) and annotators (`--annotator NAME`).\nWith `--check` it only checks the options, and"
+        " prints nothing if they are right."
     )
     summaries = {name: summary for name, (_, _, summary) in METHODS.items()}
     choice = choose(argv, "probe train", about, summaries)

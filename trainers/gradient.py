@@ -500,7 +500,7 @@ class SideBySide(Drawable):
     """Names of the two models."""
     notes = (
         "Rows are answers with their reward. Blue tokens become more probable, orange ones less; hover for the weight."
-        " A method that does not learn from an answer has no row of it. Of a long prompt only the last tokens are"
+        " A method that does not learn from an answer has no row for it. Of a long prompt only the last tokens are"
         " drawn; the CSV holds all.",
     )
 

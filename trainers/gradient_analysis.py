@@ -62,7 +62,7 @@ def compare_gradients(
     answers: Annotated[
         str | Sequence[str] | None,
         Input(
-            "Answers, one a line",
+            "Answers, one per line",
             key="gradient_answers",
             placeholder="the likeliest of both models, in a world truth and claim",
             lines=True,
@@ -119,7 +119,7 @@ def compare_gradients(
     lines = _propose(base, aligned, text) if given is None else given
     known = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
     if len(known) < 2:
-        raise DataError("Give at least two answers, one a line, to see which of their tokens each method pushes.")
+        raise DataError("Give at least two answers, one per line, to see which of their tokens each method pushes.")
     texts = [("" if chat else " ") + line.replace("\\n", "\n") for line in known]
     numbers = _rewards(base, text, texts, None if reward is None else str(reward), rewards)
     names = {"base": base, "aligned": aligned}

@@ -98,9 +98,9 @@ def _check_pair(row: Row) -> Row:
     """Return the row if it has the columns of a pair; for a row in KTO's format, the error gives the remedy."""
     if {"completion", "label"} <= set(row.values) and not COMPLETIONS.keys() & row.values.keys():
         raise DataError(
-            f"{row.where} has a completion with a label (KTO's form), which is no pair: put each completion labelled"
-            " true beside one labelled false of the same prompt, as `chosen` and `rejected` (docs/methods/dpo.md"
-            " has the lines)."
+            f"{row.where} has a completion with a label (KTO's form), which is no pair: pair each completion"
+            " labelled true with one labelled false of the same prompt, as `chosen` and `rejected`"
+            " (docs/methods/dpo.md has the lines)."
         )
     return check_columns(row, COLUMNS, COMPLETIONS)
 
@@ -229,7 +229,7 @@ def with_prompt(row: Row) -> Row:
             " add the column `prompt`."
         )
     if chosen == rejected:
-        raise DataError(f"{row.where} has equal chosen and rejected: take it out, it teaches nothing.")
+        raise DataError(f"{row.where} has equal chosen and rejected: remove it, since it teaches nothing.")
     values = {**row.values, "prompt": prompt, "chosen": chosen, "rejected": rejected}
     return row._replace(values=values | ({"margin": _margin(row)} if "margin" in values else {}))
 

@@ -233,7 +233,7 @@ def probe_prompts(session: Session, lm: LM, origin: Origin) -> tuple[list[ProbeP
         lm.hook_names()
     except ModelError as error:
         raise ConfigError(
-            f"Captures need a model that transformer-lens can hook, and {type(lm.model).__name__} is none: give"
+            f"Captures need a model that transformer-lens can hook, and {type(lm.model).__name__} is not one: give"
             " --capture-every 0 to train it without them."
         ) from error
     if session.shards and fused_parts(lm.bridge):
@@ -268,7 +268,7 @@ def read_probe_prompts(path: Path) -> list[Any]:
     for row in rows:
         answers = row.values.get("answers", [])
         if not isinstance(answers, list) or not all(isinstance(each, str) and each for each in answers):
-            raise DataError(f"{row.where} has `answers` that are no list of texts: give texts, each with its blank.")
+            raise DataError(f"{row.where} has `answers` that are not a list of texts: give texts, each with its blank.")
     return [row.values for row in rows]
 
 
@@ -364,7 +364,7 @@ def _without(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], words: Sequ
     rest = " ".join(str(tokenizer.decode(known, skip_special_tokens=True)).split())
     if not rest or unread(tokenizer, rest):
         return []
-    left = f"Of this text of the data {quote_words(words)} is left out, which the tokenizer does not know."
+    left = f"This text of the data is shown without {quote_words(words)}, which the tokenizer does not know."
     return [{"text": rest, "note": left}]
 
 

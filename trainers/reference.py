@@ -59,7 +59,7 @@ def origin_reference(session: Session, base: str, trainee: Trainee) -> tuple[Ref
         if config.reference_dtype:
             cast(reference.lm.model, config.reference_dtype)
         return reference, {}
-    session.say(f"{base} is not the model that this run started from any more: captures go on without the KL to it.")
+    session.say(f"{base} is not the model that this run started from any more: captures continue without the KL to it.")
     return None, {}
 
 

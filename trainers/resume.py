@@ -48,10 +48,10 @@ def check_checkpoints(run: "Run") -> None:
         first = first or file
         damaged.append(checkpoint)
     if first is not None:
-        where = f"go on from the checkpoint before it, `{whole.path}`" if whole else "begin anew"
+        where = f"continue from the checkpoint before it, `{whole.path}`" if whole else "start again"
         command = shlex.join(["rm", "-r", *(str(each.path) for each in damaged)])
         raise RunError(
-            f"`{first}` is damaged (it is not what {CHECKSUMS} beside it says): copy its checkpoint again from where it"
+            f"`{first}` is damaged (it does not match {CHECKSUMS} next to it): copy its checkpoint again from where it"
             f" was made, or type `{command}` and then the same command, to {where}."
         )
 

@@ -41,17 +41,17 @@ def words(trust: "Trust") -> str:
 def explanation(trust: "Trust") -> str:
     """Explain in sentences what the badge means."""
     verdict = (
-        "That is rounding: what the hooks see is what the model does."
+        "This is rounding: hooks see what the model computes."
         if trust.sound
-        else "That is more than rounding: do not rely on what the hooks show here."
+        else "This is more than rounding: do not rely on results of hooks here."
     )
     alone = f" Not used here, since it would change log-probabilities: {', '.join(trust.left_out)}."
     same = "the same" if trust.agree else "not always the same"
     return (
-        f"Largest difference between the logits of the hooked and of the plain model on these {trust.tokens} tokens: "
-        f"{trust.gap:.2g} nats, where the logits spread by {trust.scale:.2g}. {verdict} Both hold {same} token "
-        f"likeliest at every position. Numbers are {trust.dtype} on {trust.device}, attention runs on the "
-        f"{trust.hooked_kernel} kernel when hooked and on {trust.kernel} when plain, in {trust.mode} mode."
+        f"Largest difference between the logits of the hooked and of the plain model on these {trust.tokens}"
+        f" tokens: {trust.gap:.2g} nats, where the logits spread by {trust.scale:.2g}. {verdict} The likeliest"
+        f" token is {same} at every position. Numbers are {trust.dtype} on {trust.device}, attention runs on the"
+        f" {trust.hooked_kernel} kernel when hooked and on {trust.kernel} when plain, in {trust.mode} mode."
         + (alone if trust.left_out else "")
     )
 

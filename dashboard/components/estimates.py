@@ -26,6 +26,6 @@ def other_estimates(page: str) -> None:
     if not others:
         return
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        note("Counted otherwise on")
+        note("Estimated differently on")
         for name, how in others.items():
             st.page_link(page_file(name), label=how, icon=":material/arrow_forward:")

@@ -175,7 +175,7 @@ class Analysis:
             value = self.chosen.get(name, found[name].default)
             more = bring(value)
             if clash := more.keys() & {*found, *self.views}:
-                raise ConfigError(f"`{value}` takes `{min(clash)}`, which {self.name} takes too: give it another name.")
+                raise ConfigError(f"`{value}` and {self.name} both have an input `{min(clash)}`: rename one of them.")
             found |= more
         return found
 
@@ -416,7 +416,7 @@ class Analysis:
             if each is not None and ends is not None and not ends[0] <= each <= ends[1]:
                 raise ConfigError(f"`{name}` of {self.name} is {each}; expected {ends[0]:g} to {ends[1]:g}.")
             if each is not None and known is not None and each not in known:
-                some = f"one of {', '.join(map(str, known))}" if known else "none, since there is nothing to choose"
+                some = f"one of {', '.join(map(str, known))}" if known else "none: there is nothing to choose from"
                 raise ConfigError(f"`{name}` of {self.name} is {each!r}; expected {some}.")
 
     def is_usual(self, name: str, values: Mapping[str, Any], *lms: "LM") -> bool:

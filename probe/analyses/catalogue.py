@@ -118,11 +118,11 @@ def analysis(
     def decorate(function: F) -> F:
         name = function.__name__
         if not name.isidentifier():
-            raise ConfigError(f"An analysis was called {name!r}: define it by `def` with a word as its name.")
+            raise ConfigError(f"{name!r} cannot name an analysis: define it with `def` and one word as its name.")
         taken = inspect.signature(function).parameters
         if {*PAIR, *SINGLE} & set(taken) not in (set(), set(PAIR), set(SINGLE)):
             raise ConfigError(
-                f"The models of the analysis `{name}` are not clear: let it take `lm`, or `base` and `aligned`."
+                f"It is unclear which models the analysis `{name}` needs: let it take `lm`, or `base` and `aligned`."
             )
         own = str(function.__module__).partition(".")[0] in PACKAGES
         origin = BUILT_IN if own else origin_of(function)

@@ -161,7 +161,8 @@ def copying_score(lm: LM) -> np.ndarray:
     """
     if lm.readout != "tokens":
         raise DataError(
-            f"The copying score is about tokens and this model reads out a {lm.readout}: take the policy or its base."
+            f"The copying score needs logits of tokens, and this model outputs a {lm.readout}: use the policy or"
+            " its base."
         )
     net = read_network(lm)
     token_map = embed_rows(net, net.W_emb).T @ read_through(net.norm, net.W_out)
@@ -190,7 +191,7 @@ def composition(lm: LM, kind: Kind = "Q", *, tick: Tick = ignore) -> Composition
         ModelError: the architecture is not described by the equations.
     """
     if kind not in get_args(Kind):
-        raise ConfigError(f"Composition by {kind!r} was asked for: give 'Q', 'K' or 'V'.")
+        raise ConfigError(f"Composition by {kind!r} was requested: give 'Q', 'K' or 'V'.")
     net = read_network(lm)
     (heads, dh, d), depth = net.blocks[0].maps.M.shape, len(net.blocks)
     scores = np.full((depth, heads, depth, heads), np.nan, dtype=np.float32)
@@ -294,10 +295,10 @@ class CircuitsBeside(Beside[Circuits]):
         """Notes that explain the numbers."""
         rank = "Effective rank: the exponential of the entropy of the singular values."
         copies = (
-            "Copying: the sum of the real parts over the sum of the sizes of the eigenvalues of W_E W_OV W_U: "
-            "1 copies, \u22121 inverts."
+            "Copying: the sum of the real parts of the eigenvalues of W_E W_OV W_U over the sum of their absolute"
+            " values; 1 copies, \u22121 inverts."
         )
-        none = "A model of one number has no output tokens to copy to."
+        none = "A model with a scalar output has no output tokens to copy to."
         return (rank, copies if all(each.copying is not None for each in self.results) else none)
 
     def sentence(self) -> str:
@@ -334,7 +335,7 @@ class CircuitsBeside(Beside[Circuits]):
         grids = [(look.name, each.copying) for look, each in own if each.copying is not None]
         if grids:
             copying = plots.head_grids(grids, "copying", signed=(True,), chosen=head, width=400)
-            charts["copying"] = titled(clickable(copying, head="customdata"), "Copying by the weights")
+            charts["copying"] = titled(clickable(copying, head="customdata"), "Copying score from the weights")
         return charts
 
     def lists(self) -> dict[str, pd.DataFrame]:
@@ -416,10 +417,10 @@ class Partners(Drawable):
         """Notes that explain a cell."""
         name = head_name(self.head)
         return (
-            f"Above its row: how strongly {name} reads, as query, key or value, what an earlier head writes. Below: "
-            "how strongly later heads read what it writes. Frobenius norm of the product over the product of the norms "
-            "(Elhage et al. 2021), minus the mean for random maps of the same shapes; that mean and its standard "
-            "deviation stand in the titles.",
+            f"Cells above the row of {name} show how strongly it reads the output of an earlier head, as query,"
+            " key or value. Cells below it show how strongly a later head reads its output. Each value is the Frobenius"
+            " norm of the product over the product of the norms (Elhage et al. 2021), minus the mean for random"
+            " maps of the same shapes. The titles give that mean and its standard deviation.",
         )
 
     def sentence(self) -> str:
@@ -432,8 +433,8 @@ class Partners(Drawable):
         pair = f"{own} reads {top['other']}" if top["way"] == "reads" else f"{top['other']} reads {own}"
         kind = {"Q": "queries", "K": "keys", "V": "values"}[top["kind"]]
         return (
-            f"In {self.names[0]} {pair} most, by its {kind}: {signed(float(top['excess']))} above random maps; "
-            f"the median of its {len(rows)} pairs is {signed(float(rows['excess'].median()))}."
+            f"In {self.names[0]}, {pair} most strongly, through its {kind}: {signed(float(top['excess']))} above"
+            f" random maps; the median of its {len(rows)} pairs is {signed(float(rows['excess'].median()))}."
         )
 
     def table(self) -> pd.DataFrame:
@@ -465,7 +466,7 @@ class Partners(Drawable):
         ]
         chart = head_grids(panels, "excess", signed=(True,), chosen=self.head, digits=3)
         whose = f"{head_name(self.head)} of {self.names[0]}"
-        title = f"Composition of {whose}: with earlier heads above its row, with later ones below"
+        title = f"Composition of {whose}: with earlier heads above its row, with later heads below"
         return {"composition": titled(clickable(chart, head="customdata"), title)}
 
     def lists(self) -> dict[str, pd.DataFrame]:

@@ -161,9 +161,9 @@ class HeadsStages(Beside[HeadStages]):
     """One head of one model or several on one prompt, stage by stage."""
 
     notes = (
-        "Left: length of what the head adds at each token, as a share of the residual stream that it is added to. "
-        "Right: the tokens whose logits that output moves most, through the final norm (its scale held fixed) and the "
-        "unembedding.",
+        "Left: norm of the head's output at each token, as a share of the norm of the residual stream. Right: the"
+        " tokens whose logits this output changes most, through the final norm (its scale held fixed) and the"
+        " unembedding.",
     )
 
     def sentence(self, query: int | None = None) -> str:
@@ -173,10 +173,10 @@ class HeadsStages(Beside[HeadStages]):
         for look, each in self._alike():
             source = int(np.nan_to_num(each.pattern[at]).argmax())
             parts.append(
-                f"in {look.name} at {_quoted(each.tokens, source, at)} (weight {each.pattern[at, source]:.2f}), and "
-                f"writes {rate(float(each.share[at]))} of the length of the stream"
+                f"in {look.name} to {_quoted(each.tokens, source, at)} (weight {each.pattern[at, source]:.2f}),"
+                f" and its output has {rate(float(each.share[at]))} of the norm of the residual stream"
             )
-        return f"From {_quoted(last.tokens, at)}, {last.name} looks most {'; '.join(parts)}."
+        return f"From {_quoted(last.tokens, at)}, {last.name} attends most {'; '.join(parts)}."
 
     def _alike(self) -> list[tuple[Look, HeadStages]]:
         """Return the models that tokenise the text as the last one does."""
@@ -199,8 +199,8 @@ class HeadsStages(Beside[HeadStages]):
         )
         return {
             "stages": titled(chart, f"{last.name}: bilinear, softmax, linear"),
-            "written": titled(clickable(written, query="customdata"), f"What {last.name} writes after each token", 330),
-            "words": titled(words, f"What its output after {_quoted(last.tokens, at)} moves", 330),
+            "written": titled(clickable(written, query="customdata"), f"Output of {last.name} after each token", 330),
+            "words": titled(words, f"Logits changed most by its output after {_quoted(last.tokens, at)}", 330),
         }
 
     def lists(self, query: int | None = None) -> dict[str, pd.DataFrame]:

@@ -240,10 +240,11 @@ class LongTexts(Beside[AttentionStatistics]):
         last = self.results[-1]
         patterns = 4 * len(last.heads) * len(last.tokens) ** 2
         return (
-            f"All patterns of these {len(last.tokens):,} tokens would take {readable(patterns)}. None is held: the "
-            "text was read one block of queries after the other.",
-            "How far back layers look is the mean over their heads; beyond lag 32 neighbours are averaged. Of every "
-            f"query the strongest {last.top_keys.shape[-1]} sources are known; weights below {LEAST:g} are left out.",
+            f"All patterns of these {len(last.tokens):,} tokens would take {readable(patterns)}. None is stored:"
+            " the text was read in blocks of queries.",
+            "The distance of a layer is the mean over its heads; beyond lag 32, neighbouring lags are averaged."
+            f" For every query the strongest {last.top_keys.shape[-1]} sources are stored; weights below {LEAST:g}"
+            " are left out.",
         )
 
     def sentence(self) -> str:
@@ -258,7 +259,7 @@ class LongTexts(Beside[AttentionStatistics]):
             parts.append(
                 f"in {look.name}, {names[far]} looks back furthest ({distance[far]:,.0f} tokens on average), "
                 f"{names[near]} attends most to the token before ({rate(float(previous[near]))}), and the first token "
-                f"draws {rate(float(sink.mean()))} of all attention"
+                f"receives {rate(float(sink.mean()))} of all attention"
             )
         return f"Over {len(self.results[-1].tokens):,} tokens, {'; '.join(parts)}."
 
@@ -393,7 +394,7 @@ def attention_statistics(
     """
     for name, number in (("block", block), ("top", top), ("lags", 1 if lags is None else lags)):
         if number < 1:
-            raise ConfigError(f"{name}={number} was given for attention statistics: give a positive number.")
+            raise ConfigError(f"{name} of the attention statistics is {number}; expected a positive number.")
     ids = asked_ids(lm, prompt, chat)
     depth = lm.model.config.get_text_config(decoder=True).num_hidden_layers
     reader = _Reader(len(ids), top, len(ids) if lags is None else lags, depth, tick)
@@ -454,8 +455,8 @@ class _Reader:
         others = {len(layer["sink"]) for layer in self.layers[:1]} - {heads}
         if others:
             raise ModelError(
-                f"The layers of this model have {others.pop()} and {heads} heads and the statistics need one number: "
-                "take another model."
+                f"Some layers of this model have {others.pop()} heads and others {heads}, and the statistics need"
+                " equal numbers: use another model."
             )
         names = ("entropy", "distance", "sink", "previous", "itself", "sums")
         return {name: np.zeros((heads, self.length), np.float32) for name in names} | {

@@ -57,7 +57,7 @@ class AttentionShift(Drawable):
         table, (layer, number) = distance_table(*self.reads), self.head
         place = int(table.index[(table["layer"] == layer) & (table["head"] == number)][0])
         return (
-            f"{head_name(self.head)} is number {place + 1} of {len(table)}: its attention changed by "
+            f"{head_name(self.head)} ranks {place + 1} of {len(table)}: its attention changed by "
             f"{rate(table['total_variation'][place])} (total variation; Jensen-Shannon divergence "
             f"{table['jensen_shannon'][place]:.3f} nats), mean over all tokens but the first.",
         )
@@ -85,7 +85,9 @@ class AttentionShift(Drawable):
         change = change_map(difference(*self.reads)[self.head], second.tokens, boundary=second.written)
         base, aligned = (look.name for look in self.looks)
         return {
-            "moved": titled(clickable(ranking, head="customdata"), f"Heads that moved most, of {len(table)}", 430),
+            "moved": titled(
+                clickable(ranking, head="customdata"), f"Heads whose attention changed most, of {len(table)}", 430
+            ),
             "change": titled(change, f"{head_name(self.head)}: {aligned} minus {base}", 430),
         }
 
@@ -136,5 +138,7 @@ def compare_attention(
     before = read_asked(base, after.ids, given=after.prompt_length)
     difference(before, after)
     if before.tokens != after.tokens:
-        raise DataError("The two models split this prompt into different tokens: choose two models of one family.")
+        raise DataError(
+            "The two models split this prompt into different tokens: choose two models with the same tokenizer."
+        )
     return AttentionShift((before, after), standing_out([before, after]) if head is None else parse_head(head))

@@ -38,13 +38,15 @@ class ScoreKind:
     """Whether it is measured on repeated random tokens instead of the prompt."""
 
 
-_MATCHING = "On repeated random tokens: attention on what followed the earlier occurrence (Olsson et al. 2022)."
-_COPYING = "On repeated random tokens: whether what a head writes raises the token that it attends to most."
+_MATCHING = (
+    "On repeated random tokens: attention on the token that followed the earlier occurrence (Olsson et al. 2022)."
+)
+_COPYING = "On repeated random tokens: whether a head's output raises the logit of the token that it attends to most."
 SCORES = {
     "previous_token": ScoreKind("previous token", "share", "Share of all attention on the token before."),
     "duplicate_token": ScoreKind("duplicate token", "share", "Share of all attention on earlier copies of the token."),
     "induction": ScoreKind("induction", "share", "Share of all attention on the tokens that followed earlier copies."),
-    "entropy": ScoreKind("entropy", "nats", "Mean entropy of a row: 0 looks at one token only."),
+    "entropy": ScoreKind("entropy", "nats", "Mean entropy of a row; 0 means that all attention is on one token."),
     "distance": ScoreKind("distance", "tokens", "How far back a head looks, on average."),
     "sink": ScoreKind("sink", "share", "Mean attention on the first token."),
     "self": ScoreKind("itself", "share", "Mean attention of a token on itself."),
@@ -104,9 +106,9 @@ class OneScores(Beside[OneScore]):
             top = each.scores.top(name, 1).iloc[0]
             even = number(each.scores.chance[name])
             parts.append(
-                f"{top['name']} in {look.name} ({number(float(top[name]))}{unit}, even attention {even}{unit})"
+                f"{top['name']} in {look.name} ({number(float(top[name]))}{unit}, uniform attention {even}{unit})"
             )
-        return f"Most {kind.label}: {', '.join(parts)}."
+        return f"Highest score “{kind.label}”: {', '.join(parts)}."
 
     def figures(self, head: str | None = None) -> "dict[str, go.Figure]":
         """Draw the score of every head, one row per layer, and the change between models of the same shape."""

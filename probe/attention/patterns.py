@@ -98,10 +98,12 @@ def difference(a: Attention, b: Attention) -> np.ndarray:
         DataError: the texts or the numbers of blocks and heads differ.
     """
     if a.ids != b.ids:
-        raise DataError("The two attentions are of different tokens: run both models on the ids of one of them.")
+        raise DataError("The two attention patterns belong to different tokens: run both models on the same token ids.")
     if a.pattern.shape != b.pattern.shape:
         (d, h), (e, i) = a.pattern.shape[:2], b.pattern.shape[:2]
-        raise DataError(f"The models have {d} x {h} and {e} x {i} heads, which do not pair up: compare equal shapes.")
+        raise DataError(
+            f"The models have {d} x {h} and {e} x {i} heads, which cannot be paired: compare models of one shape."
+        )
     return b.pattern - a.pattern
 
 

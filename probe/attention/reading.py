@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 Head = tuple[int, int]
 """(layer, head), both counted from 0."""
 DOES = {
-    "induction": "attends to what followed earlier copies of a token (induction)",
+    "induction": "attends to the tokens that followed earlier copies (induction)",
     "duplicate_token": "attends to earlier copies of a token",
     "previous_token": "attends to the token before",
 }
@@ -103,10 +103,9 @@ def most_moved_head(first: Attention, second: Attention, names: tuple[str, str],
             f"{in_percent(share)} ({name})"
         )
     return head, (
-        f"Between {names[0]} and {names[1]}{of}, {name} changed its attention most: its total variation is "
-        f"{rate(share)}, which does not tell the effect on the answer; the weight from {tokens[0]} to {tokens[1]} "
-        "changed most "
-        f"({before:.2f} \u2192 {after:.2f})"
+        f"Between {names[0]} and {names[1]}{of}, {name} changed its attention most: its total variation is"
+        f" {rate(share)}, which is not its effect on the answer; the weight from {tokens[0]} to {tokens[1]} changed"
+        f" most ({before:.2f} \u2192 {after:.2f})"
     )
 
 
@@ -312,11 +311,11 @@ class Attentions(Beside[Attention]):
         """Notes on how to read a mosaic, on generated tokens, and on a missing difference."""
         last, name = self.results[-1], self.looks[-1].name
         said = [
-            "Every square is a head: rows are tokens that look (queries), columns tokens that are looked at (keys)."
+            "Each square is one head: rows are queries (tokens that attend), columns are keys (tokens attended to)."
         ]
         if last.written is not None:
             wrote = " ".join("".join(last.tokens[last.written :]).replace("\u00b7", " ").split())
-            said.append(f"Red lines part the prompt from what {name} wrote: \u201c{wrote}\u201d.")
+            said.append(f"Red lines separate the prompt from the continuation of {name}: \u201c{wrote}\u201d.")
         if self.comparable:
             said.append("The difference is the right one minus the left one, centred on zero.")
         return (" ".join(said), *self._why_apart())
@@ -332,7 +331,7 @@ class Attentions(Beside[Attention]):
             for look, read in zip(self.looks, self.results, strict=True)
             for depth, heads in [read.pattern.shape[:2]]
         ]
-        return [f"{' and '.join(shapes)}: they stand side by side, without a difference."]
+        return [f"{' and '.join(shapes)}: they are shown side by side, without a difference."]
 
     def sentence(self) -> str:
         """Name the head that moved most between two models, or the head that stands out in each."""

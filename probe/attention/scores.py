@@ -121,7 +121,7 @@ def followers(ids: Int[np.ndarray, " T"]) -> np.ndarray:
 
 
 WORDS = {
-    "prefix_matching": "attends most to what followed the earlier occurrence of a random token",
+    "prefix_matching": "attends most to the token that followed the earlier occurrence",
     "previous_token": "attends most to the token before",
     "copying": "copies most",
 }
@@ -272,7 +272,7 @@ def random_repeats(lm: LM, length: int, batch: int, repeats: int, seed: int) -> 
     """
     if length < 1 or batch < 1 or repeats < 2:
         raise ConfigError(
-            f"{batch} texts of {length} tokens repeated {repeats} times were asked for: give at least one text, one "
+            f"{batch} texts of {length} tokens repeated {repeats} times were requested: give at least one text, one "
             "token and two repeats."
         )
     embeddings = lm.model.get_input_embeddings()

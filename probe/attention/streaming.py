@@ -102,8 +102,8 @@ def _readable(lm: LM) -> Any:
 
 def _unreadable(lm: LM) -> ModelError:
     return ModelError(
-        f"The attention of {type(lm.model).__name__} does not go through transformers' attention interface, so it "
-        "cannot be read in blocks: take `lm.run_with_cache` on a short text, or another model."
+        f"The attention of {type(lm.model).__name__} does not go through transformers' attention interface, so it"
+        " cannot be read in blocks: use `lm.run_with_cache` on a short text, or another model."
     )
 
 
@@ -164,6 +164,6 @@ def _kernel(module: nn.Module) -> Callable[..., Any]:
     kernel = forward.__globals__.get("eager_attention_forward")
     if kernel is None:
         raise ModelError(
-            f"{type(module).__name__} has no eager attention function whose weights could be read: take another model."
+            f"{type(module).__name__} has no eager attention function whose weights could be read: use another model."
         )
     return kernel

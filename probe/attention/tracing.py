@@ -67,9 +67,11 @@ def rollout(read: Attention | np.ndarray, residual: float = 0.5, value_norms: np
     if pattern.ndim != 4 or pattern.shape[2] != pattern.shape[3]:
         raise DataError(f"A pattern has the axes blocks, heads, queries, keys; this one has shape {pattern.shape}.")
     if not 0 <= residual <= 1:
-        raise ConfigError(f"The residual share {residual} lies outside of 0 to 1: the paper takes 0.5.")
+        raise ConfigError(f"The residual share is {residual}; expected 0 to 1 (the paper uses 0.5).")
     if value_norms is not None and value_norms.shape != pattern.shape[:3]:
-        raise DataError(f"Value norms have the shape {pattern.shape[:3]} of the pattern, and not {value_norms.shape}.")
+        raise DataError(
+            f"The value norms have the shape {value_norms.shape}; expected {pattern.shape[:3]}, as the pattern has."
+        )
     if value_norms is None:
         mixing = pattern.mean(1)
     else:
@@ -139,9 +141,9 @@ class Rollouts(Beside[Rollout]):
     """Rollout of one model or several on one prompt."""
 
     notes = (
-        "Rollout multiplies the mean attention of the heads through the layers, half of each state passing unmixed "
-        "(Abnar and Zuidema 2020). It ignores MLPs and the content of the values: it shows possible sources of a "
-        "state, not its content.",
+        "Rollout multiplies the mean attention of the heads through the layers, where half of each state passes"
+        " unmixed (Abnar and Zuidema 2020). It ignores MLPs and the content of the values: it shows possible"
+        " sources of a state, not its content.",
     )
 
     def _at(self, each: Rollout, query: int | None) -> int:
@@ -156,12 +158,12 @@ class Rollouts(Beside[Rollout]):
             own, row[at] = float(row[at]), 0.0
             source = int(row.argmax())
             parts.append(
-                f"to {rate(float(row[source]))} from {quote_token(each.tokens, source)} and to {rate(own)} from itself "
-                f"in {look.name}"
+                f"{rate(float(row[source]))} from {quote_token(each.tokens, source)} and {rate(own)} from itself"
+                f" in {look.name}"
             )
         last = self.results[-1]
         token = quote_token(last.tokens, self._at(last, query))
-        return f"By attention alone, the state after {token} comes {'; '.join(parts)}."
+        return f"By attention alone, the state after {token} has these largest sources: {'; '.join(parts)}."
 
     def figures(self, query: int | None = None) -> "dict[str, go.Figure]":
         """Draw the tokens that the state of one position can come from, layer by layer."""
@@ -172,7 +174,7 @@ class Rollouts(Beside[Rollout]):
             at = self._at(each, query)
             boundary = each.prompt_length if each.prompt_length < len(each.tokens) else None
             chart = rollout_map(each.shares[:, at], each.tokens, boundary=boundary)
-            title = f"{look.name}: what {quote_token(each.tokens, at)} can have seen"
+            title = f"{look.name}: possible sources of the state after {quote_token(each.tokens, at)}"
             name = f"rollout-{index}" if index else "rollout"
             charts[name] = titled(chart, title, 130 + 26 * min(len(each.shares), 16))
         return charts
@@ -201,7 +203,7 @@ def attention_rollout(
     lm: LM,
     prompt: Asked,
     *,
-    weighted: Annotated[bool, Input("Weigh heads and keys by what they write", key="att_weighted")] = False,
+    weighted: Annotated[bool, Input("Weight heads and keys by the norm of their output", key="att_weighted")] = False,
     chat: Chat = False,
     max_new_tokens: New = 0,
     given: Given = None,

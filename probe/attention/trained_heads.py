@@ -164,7 +164,9 @@ def _open(run: Path, prompt: str, captured: str | None) -> tuple[Captures, int]:
     captures, text = captures_of(run), usual_prompt(run=run, prompt=prompt) if captured is None else captured
     numbers = numbers_of(captures)
     if text not in numbers:
-        raise DataError(f"{run.name} did not capture the prompt {text!r}: give one of {len(numbers)} that it captured.")
+        raise DataError(
+            f"{run.name} did not capture the prompt {text!r}: give one of its {len(numbers)} captured prompts."
+        )
     return captures, numbers[text]
 
 

@@ -45,7 +45,7 @@ class Bound:
         if not (low > self.limit if self.above else high < self.limit):
             return ""
         gap = _difference(row, low, high)
-        return f"{self.text}: {row['title']} changed by {gap}, all of which lies beyond the bound."
+        return f"{self.text}: {row['title']} changed by {gap}; the whole interval lies beyond the bound."
 
     def never(self, row: Mapping[Any, Any]) -> str:
         """Return the sentence that explains why no other model could break the bound; empty if one could.
@@ -92,7 +92,7 @@ class Within:
         )
 
 
-_MISSING = "the difference could not be computed, so that it is not known whether the bound is kept"
+_MISSING = "the difference could not be computed, so it is unknown whether the bound holds"
 
 
 def _questions(n: int) -> str:
@@ -127,7 +127,7 @@ def read_bound(text: str, names: Collection[str]) -> Bound:
     """
     match = _FORM.fullmatch(text)
     if match is None:
-        raise ConfigError(f"The bound `{text}` has another form than METRIC>+0.05 or METRIC<-0.05: write it so.")
+        raise ConfigError(f"The bound `{text}` is not of the form METRIC>+0.05 or METRIC<-0.05: write it in this form.")
     metric, sign, limit = match.groups()
     if metric not in names:
         raise unknown(metric, names, "does not exist")
@@ -146,7 +146,9 @@ def read_within(text: str, names: Collection[str]) -> Within:
     """
     match = _MARGIN.fullmatch(text)
     if match is None or float(match[2]) == 0:
-        raise ConfigError(f"The margin `{text}` has another form than METRIC:0.05, with a number above 0: write it so.")
+        raise ConfigError(
+            f"The margin `{text}` is not of the form METRIC:0.05 with a number above 0: write it in this form."
+        )
     if match[1] not in names:
         raise unknown(match[1], names, "does not exist")
     return Within(text.strip(), match[1], float(match[2]))
@@ -155,4 +157,4 @@ def read_within(text: str, names: Collection[str]) -> Within:
 def unknown(metric: str, names: Collection[str], what: str) -> ConfigError:
     """Return the error for an unusable metric, with similar names."""
     near = near_names(metric, list(names), most=3) or [name for name in names if "." not in name]
-    return ConfigError(f"The metric `{metric}` {what}: near names are {', '.join(near)}.")
+    return ConfigError(f"The metric `{metric}` {what}: similar names are {', '.join(near)}.")

@@ -59,7 +59,10 @@ the difference over the others.
 OPTIONAL = ("chance", *FORM, *SEEN)
 """Columns that only some audits have."""
 CORPUS = ("texts", "tokens", "kl", "kl_low", "kl_high", "kl_reverse")
-OLDER = "This audit is of an older version: p follows from its 95 % intervals, which must lie within the margin too."
+OLDER = (
+    "This audit was made by an older version: its p values follow from the 95 % intervals, and “equivalent”"
+    " requires that these lie within the margin."
+)
 """Note on an audit without swaps and inner intervals."""
 MOST_NAMED = 3
 """Largest number of further measures that the sentence names."""
@@ -141,12 +144,14 @@ class Audit:
         """Sentence that names the chat template of both models; empty if they have the same one."""
         base, aligned = self.names
         forms = {
-            "base": f"Both were asked in the form of {base}, as their chat templates differ.",
-            "aligned": f"Both were asked in the form of {aligned}, as their chat templates differ.",
-            "own": "Each was asked in its own form, so that a difference may be one of prompts.",
+            "base": f"Both models were asked in the prompt form of {base}, because their chat templates differ.",
+            "aligned": f"Both models were asked in the prompt form of {aligned}, because their chat templates differ.",
+            "own": "Each model was asked in its own prompt form, so a difference may come from the prompts.",
         }
         said = forms.get(str(self.meta.get("form")), "")
-        return f"{said} The form alone: its effect on {base}, asked in the form of {aligned}." if said else ""
+        return (
+            f"{said} “The form alone” is the effect on {base} of being asked in the form of {aligned}." if said else ""
+        )
 
     @property
     def by_chance(self) -> str:
@@ -190,8 +195,8 @@ class Audit:
         where = "all texts" if row["kind"] == "all" else f"texts of the kind {row['kind']}"
         kl = in_unit("nats", row["kl"], row["kl_low"], row["kl_high"])
         return (
-            f" No measure accounts for a shift of next tokens (KL {kl} nats a token over {where}): run `probe compare`"
-            " on your texts to locate it."
+            f" The next-token distributions changed (KL {kl} nats a token over {where}) and no measure accounts"
+            " for it: run `probe compare` on your texts to locate the change."
         )
 
     @property
@@ -367,7 +372,7 @@ def read_audit(path: Path) -> Audit:
         return replace(found, rows=add_verdicts(found.rows, found.smallest, found.margin))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         reason = " ".join(str(error).split())
-        raise DataError(f"`{file}` is no audit ({type(error).__name__}: {reason}): run the audit again.") from None
+        raise DataError(f"`{file}` is not an audit ({type(error).__name__}: {reason}): run the audit again.") from None
 
 
 def _share(value: Any, usual: float) -> float:
@@ -383,7 +388,7 @@ def read_table(records: Any, columns: Mapping[str, type]) -> pd.DataFrame:
         KeyError, TypeError, ValueError: a value is missing, of another type, or larger than any measure.
     """
     if not isinstance(records, list):
-        raise ValueError("its rows are no list")
+        raise ValueError("its rows are not a list")
     data = {
         name: [str(row[name]) if kind is str else _number(row[name]) for row in records]
         for name, kind in columns.items()

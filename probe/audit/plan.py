@@ -239,8 +239,9 @@ def plan_parts(base: LM, aligned: LM, only: Sequence[str] = (), n: int | None = 
     worlds = [world.hash if world else None for world in map(probe.world.of, (base, aligned))]
     if worlds[0] != worlds[1]:
         raise ConfigError(
-            f"The models `{base.ref or 'created'}` and `{aligned.ref or 'created'}` do not belong to one world: audit"
-            " two models of one, or two of none; --world names the world of a copy that has lost it."
+            f"The models `{base.ref or 'created'}` and `{aligned.ref or 'created'}` do not belong to the same"
+            " world: audit two models of one world, or two without a world; --world names the world of a copy that"
+            " has lost it."
         )
     parts = ON_SETS if worlds[0] is None else IN_A_WORLD
     check_parts(only)
@@ -261,10 +262,10 @@ def find_words(parts: Sequence[Part], smallest: float = SMALLEST) -> str:
     for (n, measures), names in sizes.items():
         ends = [f"{100 * size:.0f}" for size in planned_mde(n, smallest, measures) if size <= 1]
         what = " to ".join(dict.fromkeys(ends)) + " points" if len(ends) == 2 else "no change"
-        found.append(f"{n} questions find {what} ({', '.join(names)})")
+        found.append(f"{n} questions detect {what} ({', '.join(names)})")
     return (
-        f"With 80 % power {'; '.join(found)}: of a share of right answers, of which"
-        f" {100 * BACK_AND_FORTH[0]:.0f} to {100 * BACK_AND_FORTH[1]:.0f} % change in either direction."
+        f"With 80 % power {'; '.join(found)} (share of right answers, if {100 * BACK_AND_FORTH[0]:.0f} to"
+        f" {100 * BACK_AND_FORTH[1]:.0f} % of the answers change in either direction)."
     )
 
 

@@ -83,7 +83,7 @@ def past_of(base: LM, aligned: LM, parts: Sequence[Part]) -> Past:
                 ancestors.append(Ancestor(run.name, record, of_base))
             elif run.config.get("data", WORLD) not in (WORLD, None):
                 notes.append(
-                    f"What `{run.name}` was trained on is not recorded, or cannot be read: it is not known which"
+                    f"The training data of `{run.name}` are not recorded or cannot be read: it is unknown which"
                     " questions it has seen."
                 )
     return Past(tuple(ancestors), tuple(notes))
@@ -136,7 +136,7 @@ def _sentence(part: Part, past: Past, seen: set[str], asked: int, table: pd.Data
     ancestors = [ancestor for ancestor in past.ancestors if seen & ancestor.rows(part.questions)]
     names = list_few(list(dict.fromkeys(f"`{ancestor.name}`" for ancestor in ancestors)))
     least = "" if all(ancestor.record.whole for ancestor in past.ancestors) else "at least "
-    may = "what is right there" if any(ancestor.of_base for ancestor in ancestors) else "a gain there"
+    may = "a right answer there" if any(ancestor.of_base for ancestor in ancestors) else "a gain there"
     first = (
         f"{part.name}: {least}{len(seen)} of its {asked} questions were in the training data of {names}: {may} may be"
         " memory, not skill."

@@ -44,7 +44,7 @@ def lag_curves(
         if order is not None:
             panels.mark(1, {"color": model.colour, "width": 1.5, "dash": "dot"}, x=order - 0.5)
     count = len(tables[0])
-    title = "lag k: how many tokens before the last one read"
+    title = "lag k: tokens before the last token read"
     panels.axis("x", title=title, dtick=_step(count), range=[-0.7, count - 0.3])
     units = [str(table["unit"].iloc[0]).partition(" per ") for table in tables]
     unit = " or ".join(dict.fromkeys(what for what, _, _ in units)) + "".join(units[0][1:])
@@ -77,7 +77,7 @@ def context_curves(
             mark = go.Scatter(x=[order], y=y, mode="markers", marker=ring, showlegend=False, hovertemplate=hover)
             panels.add(1, mark)
     count = len(tables[0])
-    title = "m: how many of the last tokens are read"
+    title = "m: number of last tokens read"
     panels.axis("x", title=title, dtick=_step(count), range=[0.3, count + 0.7])
     panels.axis("y", title="KL(full \u2225 last m), nats", **_log_axis(tables, "kl", epsilon))
     return panels.figure(showlegend=True)
@@ -119,7 +119,7 @@ def linear_curves(tables: Sequence[pd.DataFrame], models: Sequence[Look]) -> go.
     panels.mark(1, ACROSS, y=0)
     names = [str(m) for m in tables[0]["m"]]
     ticks = {"tickvals": list(range(len(names))), "ticktext": names, "range": [-0.4, len(names) - 0.6]}
-    panels.axis("x", title="m: how many of the last tokens are read", **ticks)
+    panels.axis("x", title="m: number of last tokens read", **ticks)
     panels.axis("y", title="R\u00b2 of the next token's embedding")
     return panels.figure(showlegend=True)
 
@@ -134,9 +134,9 @@ def snowball_curves(summaries: Sequence[pd.DataFrame], models: Sequence[Look], *
     """
     right = "share of wrong tokens" if truth else "share of tokens that differ"
     panels = Panels(["", ""], spacing=0.12)
-    lines = [("forced_kl", "same text after it", "solid", 1), ("free_kl", "each goes on alone", "dot", 1)]
-    shares = [("wrong_error", "after the wrong token", "dot", 2), ("clean_error", "after the true one", "solid", 2)]
-    lines += shares if truth else [("differs", "each goes on alone", "dot", 2)]
+    lines = [("forced_kl", "same text afterwards", "solid", 1), ("free_kl", "each continues alone", "dot", 1)]
+    shares = [("wrong_error", "after the wrong token", "dot", 2), ("clean_error", "after the true token", "solid", 2)]
+    lines += shares if truth else [("differs", "each continues alone", "dot", 2)]
     for index, (summary, model) in enumerate(zip(summaries, models, strict=True)):
         for quantity, words, dash, column in lines:
             rows = summary[(summary["quantity"] == quantity) & (summary["n"] > 0)]
@@ -158,7 +158,7 @@ def snowball_curves(summaries: Sequence[pd.DataFrame], models: Sequence[Look], *
                 legend="legend" if column == 1 else "legend2",
             )
             panels.add(column, line)
-    panels.axis("x", title="tokens after the wrong one", dtick=1)
+    panels.axis("x", title="tokens after the wrong token", dtick=1)
     panels.axis("y", 1, title="KL(clean \u2225 wrong), nats", rangemode="tozero")
     panels.axis("y", 2, title=right, **RATE)
     legend = ABOVE | {"orientation": "v", "bgcolor": "rgba(0,0,0,0)"}

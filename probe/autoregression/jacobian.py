@@ -101,7 +101,7 @@ def jacobian_split(maps: Maps, h: Float[Tensor, "T d"], head: int, t: int, s: in
     """
     if not (0 <= t < len(h) and 0 <= s < len(h) and 0 <= head < len(maps.M)):
         raise DataError(
-            f"Head {head} at positions {t} and {s} was asked for: this block has {len(maps.M)} heads and the text "
+            f"Head {head} at positions {t} and {s} was requested: this block has {len(maps.M)} heads and the text "
             f"{len(h)} tokens, counted from 0."
         )
     parts, row, O = _Parts.of(maps, h), slice(t, t + 1), maps.O[head]  # noqa: E741
@@ -302,7 +302,7 @@ class JacobianNorms(Drawable):
 class HeadPaths(Beside[JacobianNorms]):
     """Share of each path in every head of one model or several."""
 
-    notes = ("0: the head's output depends on the content path alone. 1: on the attention path alone.",)
+    notes = ("0: the head's output depends on the content path alone. 1: it depends on the attention path alone.",)
 
     def sentence(self) -> str:
         """Name each model's head with the largest bilinear-softmax share, and the largest change between equal shapes.
@@ -311,7 +311,7 @@ class HeadPaths(Beside[JacobianNorms]):
         """
         norms = self.results
         if not all(np.isfinite(each.share).any() for each in norms):
-            return "This text is one token, which depends on no earlier one."
+            return "This text is a single token: there is no earlier token on which it could depend."
         best = [each.table().set_index("name")["share"] for each in norms]
         parts = [
             f"in {look.name} the attention path has its largest share in {shares.idxmax()} ({rate(shares.max())})"
@@ -472,7 +472,7 @@ class NeutralJacobians(Beside[NeutralJacobian]):
                 f"in {look.name} the Jacobian from each layer to the last scales the residual by {low} to {high}"
             )
         text = "; ".join(words)
-        return f"{text[:1].upper()}{text[1:]}, as the geometric mean of the singular values; 1 is neutral."
+        return f"{text[:1].upper()}{text[1:]}, as the geometric mean of the singular values; 1 keeps the size."
 
     def figures(self) -> "dict[str, go.Figure]":
         """Draw the singular values from each layer to the end: median and middle 80 %."""
@@ -528,7 +528,9 @@ def neutral_jacobian(
     ids = text_ids(lm.tokenizer, text)
     check_lengths(lm.model, [ids], [])
     if not -len(ids) <= position < len(ids):
-        raise DataError(f"Position {position} was asked for in a text of {len(ids)} tokens: give one inside.")
+        raise DataError(
+            f"Position {position} was requested in a text of {len(ids)} tokens: give a position inside the text."
+        )
     at = position % len(ids)
     net = read_network(lm)
     rows = states(net, ids[: at + 1])

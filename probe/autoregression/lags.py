@@ -114,7 +114,7 @@ def token_rows(lm: LM, texts: Texts, keep: int | None = None) -> list[list[int]]
     rows = [encode(lm.tokenizer, row) if isinstance(row, str) else [int(token) for token in row] for row in several]
     if not rows or any(len(row) <= start(lm, row, keep) for row in rows):
         clause = f" after the {keep} that are kept" if keep else ""
-        raise DataError(f"No text was given, or one has no token{clause}: give texts of some words.")
+        raise DataError(f"No text was given, or a text has no token{clause}: give texts of several words.")
     return rows
 
 
@@ -181,8 +181,8 @@ def require_tokens(lm: LM) -> None:
     """Raise a DataError for a model whose output is a scalar instead of a distribution."""
     if lm.readout != "tokens":
         raise DataError(
-            f"The model `{lm.ref or 'created'}` gives a scalar ({lm.readout}) and no distribution over tokens: take a "
-            'model that writes, or of a Jacobian ask for jacobian_profile(..., of="logits").'
+            f"The model `{lm.ref or 'created'}` outputs a scalar ({lm.readout}) and no distribution over tokens: use a "
+            'language model, or for a Jacobian call jacobian_profile(..., of="logits").'
         )
 
 
@@ -267,9 +267,9 @@ class Profiles(Beside[LagProfile]):
         what = "next-token distribution" if what in ("nats", "probability", "logit") else what
         earlier = np.nan_to_num(profile.influence[1:], nan=-1.0)
         if not (earlier >= 0).any():
-            return f"the {what} of {name} is read from one token"
+            return f"the {what} of {name} depends on one token"
         most = 1 + int(earlier.argmax())
-        return f"apart from lag 0, the last token, lag {most} moves the {what} of {name} most"
+        return f"apart from lag 0, the last token, lag {most} changes the {what} of {name} most"
 
     def figures(self) -> "dict[str, go.Figure]":
         """Draw the influence by lag."""
@@ -411,7 +411,7 @@ def jacobian_profile(
         ModelError: the architecture cannot be hooked.
     """
     if of not in UNITS:
-        raise ConfigError(f'The Jacobian of {of!r} was asked for: give "probabilities" or "logits".')
+        raise ConfigError(f'The Jacobian of {of!r} was requested: give "probabilities" or "logits".')
     if of == "probabilities":
         require_tokens(lm)
     require_positive(lags=lags, projections=projections)
@@ -665,7 +665,7 @@ def effective_order(
         values_at += [(text, at, m, value) for (text, _, at, m), value in zip(places[part], values, strict=True)]
         tick(part.stop / len(places))
     if not values_at:
-        raise DataError("No text has 2 tokens or more that may be cut: give longer texts.")
+        raise DataError("No text has two or more tokens that can be left out: give longer texts.")
     return _summary(pd.DataFrame(values_at, columns=["text", "position", "m", "kl"]), epsilon, longest, keep)
 
 

@@ -99,10 +99,10 @@ class LinearAutoregression(Drawable):
         gain = in_unit(DIFFERENCE, row["gain"], row["gain_low"], row["gain_high"], sign=True)
         shares = {name: in_unit(SHARE, row[name], nan, nan) for name in READERS}
         return (
-            f"The best linear autoregression explains {shares['linear']} of the variance of the next embedding from"
-            f" {tokens}, the model {shares['window']}, and {shares['full']} from the whole text before it ({gain} over"
-            f" the linear one). The state of {tokens} has {row['dimension']:,} dimensions,"
-            f" {row['effective_dimension']:.0f} of them effectively."
+            f"The best linear autoregression explains {shares['linear']} of the variance of the next embedding"
+            f" from {tokens}. The model explains {shares['window']} from the same tokens, and {shares['full']} from"
+            f" the whole text before it ({gain} over the linear one). The state of {tokens} has"
+            f" {row['dimension']:,} dimensions; its effective dimension is {row['effective_dimension']:.0f}."
         )
 
     def tables(self) -> dict[str, pd.DataFrame]:
@@ -127,7 +127,7 @@ class LinearBeside(Beside[LinearAutoregression]):
         from probe.autoregression.figures import linear_curves
 
         chart = linear_curves([each.table() for each in self.results], self.looks)
-        return {"linear": titled(chart, "The next token's embedding, predicted", 360)}
+        return {"linear": titled(chart, "Prediction of the next token's embedding", 360)}
 
     def lists(self) -> dict[str, pd.DataFrame]:
         """Return the sizes of the predictors and how often they are right, by the number of tokens read."""
@@ -256,10 +256,13 @@ def linear_autoregression(
     width = table.shape[1]
     orders = sorted({m for m in orders if m * width <= LARGEST})
     if not orders:
-        raise ConfigError(f"A state of one token has {width:,} dimensions, and a fit takes {LARGEST:,} at most.")
+        raise ConfigError(
+            f"A state of one token has {width:,} dimensions, and a fit allows {LARGEST:,} at most: use a model"
+            " with a smaller width."
+        )
     rows = [row for row in token_rows(lm, texts, keep) if len(row) - start(lm, row, keep) > 1]
     if len(rows) < 4:
-        raise DataError(f"{len(rows)} texts have 2 tokens or more: give at least 4, some to fit and some to compare.")
+        raise DataError(f"{len(rows)} texts have 2 tokens or more: give at least 4, some to fit and some to test.")
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(rows))
     count = min(max(2, round(test * len(rows))), len(rows) - 2)

@@ -142,12 +142,14 @@ class Reaches(Beside[Reach]):
         count, orders = self.results[0].n_texts, any(each.order for each in self.results)
         of = f"{count} documents" if count > 1 else "one text"
         opening = "Left: how" if orders else "How"
-        lead = f"{opening} much the token k places before the last one read moves what the model says next, on {of}."
+        lead = (
+            f"{opening} much the token k places before the last token read changes the next-token prediction, on {of}."
+        )
         cut = (
-            " Right: how far that is from the full distribution when only the last m tokens are read; the ring is the "
-            "effective order, the smallest m at or below the tolerance \u03b5, dotted on the left."
+            " Right: KL from the full prediction when only the last m tokens are read. The ring is the effective"
+            " order: the smallest m with KL at or below the tolerance \u03b5 (dotted on the left)."
             if orders
-            else " These models read out one number, which has no distribution whose KL could be taken."
+            else " These models output one number, so there is no distribution and no KL."
         )
         return (f"{lead}{cut} Points are means with 95 % intervals; fewer texts reach the longer lags.",)
 
@@ -208,7 +210,7 @@ def read_texts(lm: LM, prompt: str, documents: str | None, n: int) -> list[str]:
     world = probe.world.of(lm)
     if documents == THE_PROMPT or world is None:
         if not prompt.strip():
-            raise DataError("There is neither a world whose documents could be read nor a prompt: give a prompt.")
+            raise DataError("There is no prompt, and no world whose documents could be read: give a prompt.")
         return [prompt]
     kind = usual_documents(lm, prompt=prompt) if documents is None else documents
     return list(islice((each.text for each in world.documents(SEED) if kind in (ALL, each.kind)), n))

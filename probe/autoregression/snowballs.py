@@ -125,12 +125,12 @@ def forks_of(lm: LM, prompts: Sequence[str], world: "World | None", at: int | No
     for prompt, head, words, place in zip(prompts, heads, truths, places, strict=True):
         if words and place >= len(words):
             raise DataError(
-                f"The true answer to {prompt[:80]!r} has {len(words)} tokens and no token {place}: lower at."
+                f"The true answer to {prompt[:80]!r} has {len(words)} tokens and no token {place}: give a smaller `at`."
             )
         ids = lm.tokenizer.encode(" ".join(words), add_special_tokens=False) if words else []
         if len(ids) != len(words):
             raise DataError(
-                "The world's answers are other tokens to this model: give a model of the world, or no world."
+                "This model splits the world's answers into other tokens: use a model of the world, or give no world."
             )
         own = [] if words or not place else lm.generate([head], max_new_tokens=place, temperature=0, stop=()).ids[0]
         true_ids.append(ids)

@@ -193,9 +193,9 @@ def run(
     from probe.chain_of_thought.world import LEAST
 
     if samples < 1:
-        raise ConfigError(f"The experiment was asked for {samples} samples a question: give 1 or more.")
+        raise ConfigError(f"samples is {samples}; expected 1 or more for each question.")
     if lm.readout != "tokens":
-        raise DataError(f"A {lm.readout} model writes no steps: give the policy.")
+        raise DataError(f"A {lm.readout} model writes no steps: use the policy.")
     world = probe.world.of(lm)
     if data is not None:
         problems = reasoned_texts.read_problems(data, selection=Selection(n, seed, limit, shuffle=True))
@@ -207,7 +207,10 @@ def run(
             ' {"question": "...", "answer": "... #### 42"}.'
         )
     if not 1 <= shots <= 9:
-        raise ConfigError(f"--shots is {shots}: give 1 to 9, since the answers before a question differ in one kind.")
+        raise ConfigError(
+            f"--shots is {shots}; expected 1 to 9, because in one condition all examples before a question have"
+            " different answers."
+        )
     ticks = [part(tick, i, 4) for i in range(4)]
     rows, direct = reasoned_sums.answer_sums(lm, world, n, seed, samples, ticks[0])
     agreement = reasoned_sums.faithfulness(lm, rows, seed, LEAST, ticks[1])

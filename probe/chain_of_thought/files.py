@@ -63,7 +63,7 @@ def read_problems(path: str | Path, strict: bool = False, selection: Selection =
 def _problem(row: Row) -> Problem:
     values = [row.values.get(name) for name in ("question", "answer")]
     if any(isinstance(value, bool) or not isinstance(value, str | int | float) for value in values):
-        raise DataError(f"{row.where} is no problem: write {FORM}.")
+        raise DataError(f"{row.where} lacks a question and its answer: write {FORM}.")
     question, answer = (str(value).strip() for value in values)
     final = reference(answer)
     if not question or not final:
@@ -86,7 +86,7 @@ def compile_pattern(pattern: str) -> re.Pattern[str] | None:
         return re.compile(pattern, re.IGNORECASE) if pattern else None
     except re.error as error:
         raise ConfigError(
-            rf"The pattern {pattern!r} is no regular expression ({error}): give one such as 'answer is (\S+)'."
+            rf"The pattern {pattern!r} is not a regular expression ({error}): give one such as 'answer is (\S+)'."
         ) from None
 
 
@@ -194,7 +194,7 @@ class Examiner:
             room = min(room, limit - longest - len(encode(self.lm.tokenizer, f"\n{OPENING}")) - ANSWER_TOKENS)
         if room < 1:
             raise DataError(
-                f"A question leaves no room for steps in the {limit} tokens that the model reads: take it out or"
+                f"A question leaves no room for steps in the {limit} tokens that the model reads: remove it or"
                 " shorten it."
             )
         samples = self.lm.generate(prompts, n=n, max_new_tokens=room, temperature=temperature, seed=seed)

@@ -68,7 +68,8 @@ def _curve(shares: ArrayLike, agreement: ArrayLike) -> tuple[Float[Array, " S"],
     x, y = np.asarray(shares, dtype=float), np.asarray(agreement, dtype=float)
     if x.shape != y.shape or x.ndim != 1 or len(x) < 2 or x[0] != 0 or x[-1] != 1 or (np.diff(x) <= 0).any():
         raise DataError(
-            f"A curve of agreement was given at the shares {x.tolist()}: let them rise from 0 to 1, one agreement each."
+            f"The shares of an agreement curve are {x.tolist()}; expected shares that rise from 0 to 1, with one"
+            " agreement for each."
         )
     return x, y
 
@@ -92,9 +93,11 @@ def pass_at_k(correct: ArrayLike, samples: int, k: int) -> Float[Array, " P"]:
     """
     counts = np.asarray(correct)
     if not 1 <= k <= samples:
-        raise DataError(f"pass@{k} was asked for from {samples} samples: give a k from 1 to the number of samples.")
+        raise DataError(f"pass@{k} was requested from {samples} samples: give a k from 1 to the number of samples.")
     if counts.size and not ((counts >= 0) & (counts <= samples) & (counts == counts.astype(int))).all():
-        raise DataError(f"Of {samples} samples {counts.max()} were counted as right: count 0 to {samples} of them.")
+        raise DataError(
+            f"{counts.max()} of {samples} samples were counted as right; expected a whole number from 0 to {samples}."
+        )
     wrong = samples - counts.astype(float)
     steps = np.arange(k)
     factors = np.clip(wrong[..., None] - steps, 0, None) / (samples - steps)
@@ -139,7 +142,7 @@ def crossing(first: ArrayLike, second: ArrayLike, samples: int, seed: int = 0, l
     if samples < 2:
         return Crossing(float("nan"), float("nan"), float("nan"), 0.0)
     if a.shape != b.shape or not a.size:
-        raise DataError(f"{a.size} problems of one model stand against {b.size} of the other: give the same ones.")
+        raise DataError(f"One model has {a.size} problems and the other {b.size}: give both the same problems.")
     grid = list(range(1, (largest or samples) + 1))
     gap = np.stack([pass_at_k(a, samples, k) - pass_at_k(b, samples, k) for k in grid], axis=1)
     rng = np.random.default_rng(seed)

@@ -116,16 +116,19 @@ def audit(argv: list[str]) -> int:
     found = None if settings.again else stored_audit(base, aligned, asked, out)
     if found is None:
         work = work_left(base, aligned, asked)
-        about = f"this takes about {clock(work.seconds)}, by how fast the models read"
+        about = f"this takes about {clock(work.seconds)}, estimated from how fast the models read"
         say(f"probe: {about}; Ctrl-C stops it at any time", error=True)
         if work.parts:
-            say(f"probe: not stored with the models nor in {WORK.absolute()}: {', '.join(work.parts)}", error=True)
+            say(
+                f"probe: no result is stored with the models or in {WORK.absolute()} for: {', '.join(work.parts)}",
+                error=True,
+            )
         say(f"probe: {find_words(parts, settings.smallest_effect)}", error=True)
         room = base_room(base, aligned, asked).to_dict("records")
         for row in room:
             if row["measure"] and row["cannot_show"]:
                 at = in_unit(row["unit"], row["base"], None, None)
-                say(f"probe: {row['title']}: the base stands at {at}, no {row['cannot_show']} can show", error=True)
+                say(f"probe: {row['title']}: the base is at {at}, so no {row['cannot_show']} can show", error=True)
         _name_idle(bounds, room)
         try:
             with Progress("Audit") as bar:
@@ -133,11 +136,14 @@ def audit(argv: list[str]) -> int:
                     base, aligned, asked, again=settings.again, tick=bar.tick, at=lambda what: bar.at(what, 1, 1)
                 )
         except KeyboardInterrupt:
-            say("probe: what was answered is kept: the same command goes on from there", error=True)
+            say("probe: the answers so far are kept: run the same command to continue", error=True)
             raise
     else:
         made = str(found.meta.get("created", "")).replace("T", " ").removesuffix("+00:00")
-        say(f"probe: this audit was made {made} UTC and nothing was measured; --again measures it anew", error=True)
+        say(
+            f"probe: this is the stored audit of {made} UTC, and nothing was measured now; --again measures it again",
+            error=True,
+        )
     for note in filter(None, (found.asked_in, *found.notes)):
         say(f"probe: note: {note}", error=True)
     folder = found.save(settings.out)

@@ -30,7 +30,7 @@ class Diagnosis:
 
 
 def doctor(argv: list[str]) -> int:
-    """Check the installation: packages, device, browser for figures, hooks and cache, folders of runs."""
+    """Check the installation: packages, device, browser for figures, hooks and cache, run directories."""
     from rich.table import Table
 
     @dataclass(frozen=True, kw_only=True)
@@ -167,7 +167,7 @@ def _judge(what: str, gap: float, between: str) -> Diagnosis:
 
 
 def run_roots() -> list[Diagnosis]:
-    """Report the folders of runs and their contents."""
+    """Report the run directories and their contents."""
     from probe.runs import RunWarning, list_runs, roots
     from probe.runs.addresses import is_cached
     from probe.runs.directories import shown_name, store_problems

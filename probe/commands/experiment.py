@@ -28,7 +28,7 @@ MANY = 100
 ABOUT = """usage: probe experiment NAME --model REF [--also REF ...] [--baseline REF] [--data FILE] [OPTIONS]
 
 Run an experiment on a model, print what it found and save it. `--plugin FILE.py` adds your own. With
-`--check` it only checks the options and the files, and is silent where they are right."""
+`--check` it only checks the options and the files, and prints nothing if they are right."""
 
 
 def experiment(argv: list[str]) -> int:
@@ -95,7 +95,10 @@ def run(experiment: "Experiment", argv: list[str], only_check: bool = False) -> 
         each.name for each in fields(own)
     }
     if clash:
-        raise ConfigError(f"The experiment `{experiment.name}` calls an option `{clash.pop()}`: give it another name.")
+        raise ConfigError(
+            f"The option `{clash.pop()}` of the experiment `{experiment.name}` has the name of an option of the"
+            " command: rename it."
+        )
 
     def arg(hint: Any, text: str) -> Any:
         return Annotated[hint, tyro.conf.arg(help=text)]
@@ -153,7 +156,7 @@ def run(experiment: "Experiment", argv: list[str], only_check: bool = False) -> 
                 parts.append(obtain(experiment, lm, again=settings.again, tick=tick, **options))
     except KeyboardInterrupt:
         if any((WORK / PARTIAL).glob("*")):
-            say("probe: what was answered is kept: the same command goes on from there", error=True)
+            say("probe: the answers so far are kept: run the same command to continue", error=True)
         raise
     result = join(experiment, parts) if len(parts) > 1 else parts[0]
     summaries = {label: each.summary for label, each in zip(result.models, parts, strict=True)}
@@ -187,7 +190,10 @@ def tell_cost(calls: "Sequence[Call]") -> None:
     new = [each for each in calls if not find_stored(each) and not partial_file(each).exists()]
     if new:
         seconds = clock(sum(map(estimate_seconds, new)))
-        say(f"probe: this takes about {seconds}, by {TRIED} of the rows; Ctrl-C stops it at any time", error=True)
+        say(
+            f"probe: this takes about {seconds}, estimated from {TRIED} of the rows; Ctrl-C stops it at any time",
+            error=True,
+        )
 
 
 def show(result: "Result", summaries: "Mapping[str, pd.DataFrame] | None" = None) -> None:
@@ -283,7 +289,7 @@ def _columns(result: "Result", names: list[str]) -> "Table":
 
     different = "pairs" in result.summary and (result.summary["pairs"] == 0).any()
     caption = "95 % intervals over answers"
-    caption += f"; {UNPAIRED} not paired: the models were asked different things" if different else ""
+    caption += f"; {UNPAIRED} not paired: the models were asked different questions" if different else ""
     caption += f"; {BARE}" if has_bare(result.summary) else ""
     output = grid(safe(result.title), caption)
     output.add_column("metric")

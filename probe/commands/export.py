@@ -34,7 +34,7 @@ def export(argv: list[str]) -> int:
         """
 
         ref: tyro.conf.Positional[str]
-        """Run to export: its directory, or its name in a folder of runs; or the folder of a saved experiment result."""
+        """Run to export: its directory, or its name in a run directory; or the folder of a saved experiment result."""
         format: str = "png,svg,pdf,html,csv,tex"
         """Formats, separated by commas; html, csv and tex need no browser."""
         out: Path
@@ -62,7 +62,9 @@ def export(argv: list[str]) -> int:
     if (Path(settings.ref).expanduser() / RESULT_FILE).is_file():
         if settings.step is not None or settings.group:
             given = "--group" if settings.group else "--step"
-            raise ConfigError(f"{given} was given for the result of an experiment, which has none: leave it out.")
+            raise ConfigError(
+                f"{given} was given for the result of an experiment, and only a run has that: leave it out."
+            )
         files = Result.load(settings.ref).export(settings.out, formats, command=command, **options)
         say(f"{len(files)} files in {settings.out}")
         return 0
@@ -134,7 +136,7 @@ def group_drawings(run: "Run") -> "tuple[list[Drawing], dict[str, object]]":
     group = group_of(run, [*list_runs(), *list_runs(run.path.parent)])
     if group.count < 2:
         raise RunError(
-            f"`{run.name}` has no other seed in the folders of runs: leave --group out, or train it again with --seed."
+            f"`{run.name}` has no other seed in the run directories: leave --group out, or train it again with --seed."
         )
     found, look = curves(group), styles({group.name: group.method})
     spread, drawn = Spread(found.low, found.high, list(found.members.values())), list["Drawing"]()

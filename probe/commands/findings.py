@@ -31,7 +31,7 @@ def findings(argv: list[str]) -> int:
         only: tyro.conf.Positional[tuple[str, ...]] = ()
         """Names of the claims to test; all by default."""
         runs: Path | None = None
-        """Folder that holds the runs (default: the folders of runs, among them the sample runs)."""
+        """Folder that holds the runs (default: the run directories, among them the sample runs)."""
         controls: Path | None = None
         """Folder of the control runs that `probe samples --controls` makes (default: the folder of the other runs)."""
         plan: bool = False
@@ -126,7 +126,7 @@ def check_runs(bench: "Bench", claims: "Sequence[Claim]") -> None:
         raise RunError(f"`{bench.root}` is not a folder: give one that holds run directories.")
     absent = [bench.missing(claim.runs) for claim in claims if claim.runs]
     if absent and all(absent) and not any(claim.benches(bench) for claim in claims if not claim.runs):
-        places = ", ".join(f"`{place}`" for place in ([bench.root] if bench.root else roots())) or "any folder of runs"
+        places = ", ".join(f"`{place}`" for place in ([bench.root] if bench.root else roots())) or "any run directory"
         lacks = ", ".join(dict.fromkeys(name for names in absent for name in names))
         raise RunError(
             f"No claim can be measured on the runs in {places}, which lack {lacks}: name the folder of the sample runs"

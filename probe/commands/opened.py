@@ -109,7 +109,7 @@ def require_files(names: Iterable[str | Path]) -> None:
         for path in parts:
             if not os.path.exists(path):
                 raise DataError(
-                    f"There is no file `{path}`: correct its path, which counts from the working directory."
+                    f"There is no file `{path}`: correct its path, which is relative to the working directory."
                 )
 
 

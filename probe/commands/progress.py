@@ -115,7 +115,9 @@ class StopRequest:
     Outside the main thread, where Python delivers no signals, it has no effect.
     """
 
-    def __init__(self, text: str = "stopping after this step with a checkpoint; once more stops at once") -> None:
+    def __init__(
+        self, text: str = "stopping after this step with a checkpoint; press Ctrl-C again to stop at once"
+    ) -> None:
         self.asked, self._text = False, text
         self._before: dict[int, object] = {}
 

@@ -23,7 +23,7 @@ def report(argv: list[str]) -> int:
         """
 
         runs: tyro.conf.Positional[tuple[str, ...]] = ()
-        """Runs to report: names in the folders of runs, or directories."""
+        """Runs to report: names in the run directories, or paths."""
         experiment: tuple[str, ...] = ()
         """Experiments whose stored results are shown (default: all that are stored for these runs)."""
         analysis: tuple[str, ...] = ()

@@ -1,6 +1,6 @@
 """`probe runs`: lists and shows runs in a terminal, and copies runs to a store and back.
 
-`probe runs list` and `probe runs show REF` print the contents of the folders of runs; `probe runs upload` and `probe
+`probe runs list` and `probe runs show REF` print the contents of the run directories; `probe runs upload` and `probe
 runs download` copy a run to a store and back.
 """
 
@@ -42,7 +42,7 @@ def runs(argv: list[str]) -> int:
 
     @dataclass(frozen=True, kw_only=True)
     class List:
-        """List the runs of a folder, or of all folders of runs, the newest first."""
+        """List the runs of a folder, or of all run directories, the newest first."""
 
         pattern: tyro.conf.Positional[str | None] = None
         """Text that the names of the runs contain, or a shell pattern that they match (`dpo-*`)."""
@@ -180,7 +180,7 @@ def list_(root: str | None, as_json: bool, only: Filter | None = None) -> None:
     """Print one line per run, the newest first; for an unreadable run the line gives the reason.
 
     Args:
-        root: folder of runs; all folders by default.
+        root: run directory; all by default.
         as_json: print JSON even on a terminal.
         only: criteria of the runs to list; all runs by default.
 
@@ -203,7 +203,7 @@ def list_(root: str | None, as_json: bool, only: Filter | None = None) -> None:
         remark(problem)
     for place in places:
         if not place.is_dir() and not is_cached(place):
-            remark(f"The folder of runs {place} is not a folder and is left out: correct PROBE_RUNS.")
+            remark(f"The run directory {place} is not a folder and is left out: correct PROBE_RUNS.")
     if as_json:
         say(json.dumps(jsonable(rows), indent=2))
     elif rows:
@@ -215,7 +215,7 @@ def list_(root: str | None, as_json: bool, only: Filter | None = None) -> None:
     elif everything:
         remark(only.remark([row["name"] for row in everything], [row["method"] for row in everything if row["method"]]))
     else:
-        folders = ", ".join(map(shown_name, places)) or "any folder of runs"
+        folders = ", ".join(map(shown_name, places)) or "any run directory"
         remark(f"No runs in {folders}: make one with `probe train`, or name a folder with --root.")
 
 
@@ -223,7 +223,7 @@ def list_groups(root: str | None, as_json: bool, only: Filter) -> None:
     """Print one line per group of runs that differ only by seed, with means and intervals over its trainings.
 
     Args:
-        root: folder of runs; None for all folders.
+        root: run directory; None for all.
         as_json: print JSON even on a terminal.
         only: criteria of the runs to list.
 
@@ -264,12 +264,13 @@ def list_groups(root: str | None, as_json: bool, only: Filter) -> None:
                 remark(UNKNOWN)
             if any(each["apart"] for row in rows for each in row["headline"]):
                 remark(
-                    "Seeds apart: some ended far from the others, and a mean with an interval would describe neither."
+                    "Some seeds ended far from the others: a mean with an interval would describe neither group,"
+                    " so all are listed."
                 )
     elif runs:
         remark(only.remark([run.name for run in runs], [run.method for run in runs]))
     else:
-        folders = ", ".join(map(shown_name, places)) or "any folder of runs"
+        folders = ", ".join(map(shown_name, places)) or "any run directory"
         remark(f"No runs in {folders}: make one with `probe train`, or name a folder with --root.")
 
 
@@ -309,7 +310,7 @@ def _group_table(rows: Sequence[Mapping[str, Any]]) -> "Table":
         seeds = str(row["seeds"]) + ("*" if " one base " in row["about"] else "")
         table.add_row(safe(row["name"]), safe(row["method"]), seeds, safe("; ".join(texts)))
     if any(" one base " in row["about"] for row in rows):
-        table.caption = "* seeds of the last steps alone: all members start from one base"
+        table.caption = "* only the last steps differ by seed: all members start from one base"
     return table
 
 

@@ -77,9 +77,9 @@ def run(analysis: "Analysis", argv: "Sequence[str]") -> None:
     what = "The model: a run, a checkpoint, a Hugging Face folder or hub id."
     first: list[Any] = [("model", arg(str, what, "MODEL", True))] if analysis.models else []
     if analysis.models == PAIR:
-        first.append(("base", arg(str, "The model that it is compared against.", "BASE", True)))
+        first.append(("base", arg(str, "The model to compare against.", "BASE", True)))
     elif analysis.models:
-        first.append(("base", arg(str | None, "A second model, which is shown beside it.", "BASE", True), None))
+        first.append(("base", arg(str | None, "A second model to show next to it.", "BASE", True), None))
     files = "File for a figure (.pdf, .png, .svg, .html) or its data (.csv, .tex); a folder for all figures and tables."
     last: list[Any] = [
         ("figure", arg(str | None, "Figure that --out writes (default: the first)."), None),
@@ -88,7 +88,10 @@ def run(analysis: "Analysis", argv: "Sequence[str]") -> None:
     ]
     clash = {name for name, *_ in (*first, *last)} & {each.name for each in fields(own)}
     if clash:
-        raise ConfigError(f"The analysis `{analysis.name}` calls an input `{clash.pop()}`: give it another name.")
+        raise ConfigError(
+            f"The input `{clash.pop()}` of the analysis `{analysis.name}` has the name of an option of the"
+            " command: rename it."
+        )
     kind = make_dataclass(analysis.name, [*first, *last], bases=(own,), kw_only=True, frozen=True)
     kind.__doc__ = analysis.about
     settings: Any = parse(kind, argv, f"probe show {analysis.name}")

@@ -109,7 +109,7 @@ def run_and_show(spec: "Spec", as_json: bool = False, **engine: Any) -> int:
     return INTERRUPTED if request.asked else 1
 
 
-STOPPING = "stopping: trainings end after their step with a checkpoint; once more stops at once"
+STOPPING = "stopping: trainings end after their step with a checkpoint; press Ctrl-C again to stop at once"
 
 
 def list_tasks(spec: "Spec", as_json: bool) -> None:

@@ -270,10 +270,10 @@ class CorpusShift(Drawable):
             if words:
                 parts.append(f"most {direction}: {words}")
             elif null > 0:
-                parts.append(f"no token is {direction} by more than the choice of texts gives ({100 * null:.2f} pp)")
+                parts.append(f"no token is {direction} by more than the choice of texts explains ({100 * null:.2f} pp)")
         correlation = self.halves.set_index("score")["correlation"].get("difference", np.nan)
         if correlation == correlation:
-            parts.append(f"the scores of two halves of the texts correlate by {correlation:.2f}")
+            parts.append(f"the scores of two halves of the texts correlate at {correlation:.2f}")
         return "; ".join(parts) + "."
 
 
@@ -522,12 +522,12 @@ def _null_notes(found: Sequence[tuple[Any, Mapping[str, Any]]]) -> list[str]:
     """Describe the scores expected from the choice of texts alone, in a sentence."""
     half = next(half for _, half in found if half["score"] == "difference")
     if half["null"] != half["null"]:
-        return ["One text has no halves, so there are no intervals and no null: give more texts."]
+        return ["A single text cannot be split into halves, so there are no intervals and no null: give more texts."]
     if half["correlation"] != half["correlation"]:
         return []
     return [
-        f"The choice of texts alone gives some token a change of {100 * half['null']:.2f} pp. The"
-        f" scores of two halves of the texts correlate by {half['correlation']:.2f}"
+        f"The choice of texts alone changes some token by {100 * half['null']:.2f} pp. The"
+        f" scores of two halves of the texts correlate at {half['correlation']:.2f}"
         f" [{half['low']:.2f}, {half['high']:.2f}] over the vocabulary."
     ]
 

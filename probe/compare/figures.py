@@ -262,7 +262,7 @@ def first_token_maps(layers: pd.DataFrame, tokens: pd.DataFrame, layer: int) -> 
         tokens: rows of `FirstTokens.tokens` for that one block.
         layer: the block of the lens; -1 is the embedding.
     """
-    titles = ["size, % of the residual", f"its lens after {_after(layer)} (* beyond random signs)"]
+    titles = ["norm, % of the residual", f"logit lens after {_after(layer)} (*: beyond random signs)"]
     panels = Panels(titles, widths=[0.36, 0.64], spacing=0.12)
     table = layers.pivot(index="layer", columns="position", values="relative")
     values = 100 * table.to_numpy(dtype=float)
@@ -334,6 +334,6 @@ def steering_curve(doses: pd.DataFrame, unit: str) -> go.Figure:
     line = go.Scatter(x=rows["alpha"], y=columns["effect"], name="this difference (95 %)", mode="lines+markers")
     line.update(line={"color": METHODS["dpo"], "width": 2}, **on_hover(hover))
     panels.add(1, band(rows["alpha"], low, high, METHODS["dpo"]), line)
-    panels.axis("x", title="alpha (1 is as long as a residual)", zeroline=False)
+    panels.axis("x", title="alpha (1: the mean norm of a residual)", zeroline=False)
     panels.axis("y", title=f"change, {suffix}" if suffix else "change")
     return panels.figure(height=340, margin={"t": 56})

@@ -171,7 +171,7 @@ class FirstTokens(Drawable):
         position = self.largest(layer) if position is None else position
         if not (-1 <= layer < depth - 1 and 0 <= position < k):
             raise ConfigError(
-                f"Block {layer} and position {position} were asked for: give -1 to {depth - 2}, and 0 to {k - 1}."
+                f"Block {layer} and position {position} were requested: give -1 to {depth - 2}, and 0 to {k - 1}."
             )
         norm = float(self.residual_norms[layer + 1, min(1, k - 1) :].mean())
         return Direction(layer, self.vectors[layer + 1, position].astype(float), norm, "all", (self.texts, self.texts))
@@ -197,9 +197,9 @@ class FirstTokens(Drawable):
                 for token, score in zip(rows["token"], rows["score"], strict=True)
             )
             if words:
-                parts.append(f"its lens there {verb} {words}")
+                parts.append(f"its logit lens there {verb} {words}")
         if clear.empty:
-            parts.append("its lens there has no token beyond what random signs give")
+            parts.append("its logit lens there has no token beyond random signs")
         return "; ".join(parts) + "."
 
 
@@ -247,7 +247,8 @@ class Steering(Drawable):
         if row["random"]:
             ends = [in_unit(unit, row[f"random_{end}"], None, None, sign=True) for end in ("low", "high")]
             text += (
-                f"; {row['random']:.0f} random directions as long {ends[0]} to {ends[1]}{suffix}, p = {row['p']:.2g}"
+                f"; {row['random']:.0f} random directions of the same norm {ends[0]} to {ends[1]}{suffix}, p ="
+                f" {row['p']:.2g}"
             )
         return text + ")."
 
@@ -360,7 +361,7 @@ def compare_first_tokens(
     if sizes[0] != sizes[1]:
         raise DataError(
             f"The models have {sizes[0][0]} and {sizes[1][0]} blocks of width {sizes[0][1]} and {sizes[1][1]}, so "
-            "their residuals cannot be subtracted: choose two models of one size."
+            "their residuals cannot be subtracted: choose two models of the same size."
         )
     depth = sizes[0][0]
     layers = [layers] if isinstance(layers, int) else layers
@@ -368,7 +369,7 @@ def compare_first_tokens(
     wrong = [layer for layer in chosen if not -1 <= layer < depth]
     if wrong or not chosen:
         given = f"Block {wrong[0]} was" if wrong else "No block was"
-        raise ConfigError(f"{given} asked for in a model of {depth} blocks: give some of -1 to {depth - 1}.")
+        raise ConfigError(f"{given} requested in a model of {depth} blocks: give some of -1 to {depth - 1}.")
     ids = [_first_ids(aligned, text, k) for text in texts_of(base, aligned, texts, n)]
     if not ids:
         raise DataError("No text was given, so there is nothing to read: give at least one.")
@@ -529,11 +530,12 @@ def steer(
         ConfigError: there is no alpha, or one is 0.
     """
     if not alphas or 0 in alphas:
-        raise ConfigError("Steering needs doses other than 0, which is what all are compared with: give some.")
+        raise ConfigError("Steering needs doses other than 0, because all are compared with 0: give at least one.")
     step, width = direction.step(), lm.bridge.cfg.d_model
     if step.size != width:
         raise DataError(
-            f"The direction has {step.size} numbers and the residual stream {width}: read it from this model."
+            f"The direction has {step.size} numbers and the residual stream {width}: read the direction from this"
+            " model."
         )
     noise = random_directions(step, random, seed)
     name = Site("resid", direction.layer).hook

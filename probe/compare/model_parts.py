@@ -29,12 +29,12 @@ KINDS = {
     "head": "an attention head",
     "keys": "keys and values that several query heads share",
     "mlp": "a feed-forward part",
-    "rest": "norms and what else of a block belongs to no head and no feed-forward part",
+    "rest": "norms and all other weights of a block outside its heads and feed-forward part",
     "outside": "embedding, final norm, unembedding",
 }
 """Names of the kinds of parts."""
 PLURAL = {"block": "blocks", "attention": "attention parts", "head": "heads", "keys": "shared keys and values"}
-PLURAL |= {"mlp": "MLPs", "rest": "rests of blocks", "outside": "parts outside of blocks"}
+PLURAL |= {"mlp": "MLPs", "rest": "remaining parts of blocks", "outside": "parts outside of blocks"}
 """Plural names of the kinds of parts."""
 OUTSIDE = {"embed": "embedding", "unembed": "unembedding", "norm": "final norm"}
 
@@ -193,7 +193,7 @@ def _heads(lm: LM) -> list[ModelPart]:
             continue
         place = PartPlace(names[int(number[0]) - 1], rows, columns) if 0 < int(number[0]) <= len(names) else None
         if place is None or len(number) > 1 or len(rows) * len(columns) != size:
-            raise refusal(lm, "the slices of its heads are no rows and columns of its parameters")
+            raise refusal(lm, "the slices of its heads are not rows and columns of its parameters")
         if not torch.equal(place.read(inner).flatten().sort().values.to(values[slot]), values[slot]):
             raise refusal(lm, "the maps of its heads are not the numbers that its parameters hold")
         filled[place.name] += size

@@ -144,7 +144,10 @@ class WeightPath(Drawable):
         """
         table, lines, terms = self.table(), self._lines, self.terms()
         if not terms:
-            return f"{find_experiment(self.experiment).title} gives no number for both {' and '.join(self.names)}."
+            return (
+                f"{find_experiment(self.experiment).title} has no metric that was measured in both"
+                f" {' and '.join(self.names)}."
+            )
         metric = (*metrics, *self.most_moved())[0]
         about, rows = terms[metric], table[table["metric"] == metric].set_index("alpha")["value"]
         way = ", ".join(f"{in_unit(about.unit, rows[at], None, None)} at {at:g}" for at in self.alphas if at in rows)
@@ -155,7 +158,7 @@ class WeightPath(Drawable):
         return (
             f"{about.title} from {self.names[0]} (alpha 0) to {self.names[1]} (alpha 1){beyond}: {way}; its largest "
             f"departure from the straight line is {_departure(row, about)} at alpha {row['alpha']:g}. Of {len(known)} "
-            f"metrics with an interval {off} leave the line by more than it."
+            f"metrics with an interval, {off} depart from the line by more than their interval."
         ).replace(" -", " \u2212")
 
     def tables(self) -> dict[str, pd.DataFrame]:
@@ -327,7 +330,7 @@ def place_alphas(spacing: float, alphas: Sequence[float] | None = None) -> tuple
     places = tuple(sorted(map(float, alphas))) if alphas is not None else tuple(ENDS[0] + spacing * k for k in steps)
     if not {0.0, 1.0} <= set(places) or len(set(places)) < len(places):
         given = ", ".join(f"{alpha:g}" for alpha in places)
-        raise ConfigError(f"The alphas {given or '(none)'} were given: give each once, with 0 and 1 among them.")
+        raise ConfigError(f"The alphas are {given or '(none)'}; expected different numbers, with 0 and 1 among them.")
     return places
 
 
@@ -396,7 +399,9 @@ def follow_line(
     """
     places, first = place_alphas(spacing, alphas), usual(experiment, base)
     if options.get("baseline") is not None:
-        raise ConfigError("A baseline was given, and on the way between two models alpha 0 is the baseline: leave it.")
+        raise ConfigError(
+            "A baseline was given, and on the line between two models alpha 0 is the baseline: leave it out."
+        )
     options = first | {name: value for name, value in options.items() if value is not None or name not in first}
     results = []
     for index, alpha in enumerate(places):

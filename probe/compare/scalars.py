@@ -32,7 +32,9 @@ EQUATIONS = (
 )
 ALIKE = 0.005
 """Change of a reward or value at a token below which two models are said to change alike."""
-CLICK = "A click on a bar chooses its token. Units are those of each model's head; none of the numbers is a chance."
+CLICK = (
+    "A click on a bar chooses its token. Units are those of each model's head; none of the numbers is a probability."
+)
 Position = Annotated[
     int | None,
     Input(
@@ -109,20 +111,20 @@ class ScalarComparison(Drawable):
     def sentence(self) -> str:
         """State both outputs after the text, and the token with the largest difference between the changes."""
         readings = " and ".join(
-            f"{name} reads a {kind} of {signed(values[-1])}"
+            f"{name} gives a {kind} of {signed(values[-1])}"
             for name, kind, values in zip(self.names, self.readouts, (self.base, self.aligned), strict=True)
         )
-        opening = f"After the last token {readings}"
+        opening = f"After the last token, {readings}"
         if len(self.tokens) < 2 or float(np.nanmax(np.abs(self.difference))) < ALIKE:
-            return f"{opening}; no token changes the two readings differently."
+            return f"{opening}; every token changes both alike."
         j = self.most
         theirs, ours = (
             f"{signed(values[j] - values[j - 1])} with {name}"
             for name, values in zip(self.names, (self.base, self.aligned), strict=True)
         )
         return (
-            f"{opening}; \u201c{self.tokens[j].strip()}\u201d, token {j}, changes them most differently "
-            f"({theirs}, {ours})."
+            f"{opening}; \u201c{self.tokens[j].strip()}\u201d, token {j}, changes them most differently ({theirs},"
+            f" {ours})."
         )
 
     def figures(self, position: Position = None) -> "dict[str, go.Figure]":

@@ -218,17 +218,20 @@ class Comparison(Drawable):
         base, aligned, text = self.base, self.aligned, self.shown(author)
         if base.ids == aligned.ids:
             if len(base.ids) == base.prompt_length:
-                return "Both models end at once and say nothing."
+                return "Both models end at once and write nothing."
             opening = f"Both models say \u201c{aligned.text.strip()}\u201d"
             if float(np.nanmax(aligned.kl)) < ALIKE_NATS:
-                return f"{opening}, and expect the same at every token (KL below {ALIKE_NATS} nats)."
+                return f"{opening}, and predict alike at every token (KL below {ALIKE_NATS} nats)."
             most = int(np.nanargmax(aligned.kl))
             shares = f"{_percent(aligned.aligned.logprobs[j])} with {names[1]}, "
             shares += f"{_percent(aligned.base.logprobs[j])} with {names[0]}, KL {aligned.kl[j]:.2f} nats"
             answer = f"\u201c{aligned.tokens[j].strip()}\u201d, token {j} ({shares})"
             if most == j:
                 return f"{opening}; the models differ most at {answer}."
-            return f"{opening}; the models differ most at {_place(aligned, most)}, and in what they say at {answer}."
+            return (
+                f"{opening}; the models differ most at {_place(aligned, most)}, and within the continuation at"
+                f" {answer}."
+            )
         if min(len(base.ids), len(aligned.ids)) <= j:
             shorter = names[0] if len(base.ids) <= j else names[1]
             return f"Both models begin alike, and {shorter} ends before token {j}{_most(text, j)}."
@@ -284,7 +287,7 @@ class Comparison(Drawable):
         )
         nexts = next_tokens((tops[0], tops[1]), names=self.names, colours=colours)
         return {
-            "kl": titled(clickable(bars, position="x"), f"Where they differ on the text of {name}", HEIGHT),
+            "kl": titled(clickable(bars, position="x"), f"Where the models differ on the text of {name}", HEIGHT),
             "next": titled(nexts, f"Next-token probabilities at token {at}", HEIGHT),
             "lenses": titled(grids, "Logit lens of both, and their difference"),
         }
@@ -368,7 +371,9 @@ def _percent(logprob: float) -> str:
     return rate(float(np.exp(logprob)))
 
 
-COLOURS = "Colour: KL of the two models before the token. Hover for probabilities; a click chooses the token below."
+COLOURS = (
+    "Colour: KL between the two predictions of the token. Hover for probabilities; a click chooses the token below."
+)
 SAMPLING = "Sampling"
 """Name of the popover with the sampling options."""
 
@@ -445,7 +450,7 @@ def read_both(
     require_writers(base, aligned)
     tokens, chosen = list(ids), answer_tokens(aligned, answers)
     if tokens[prompt_length - chosen.count : prompt_length] != chosen.shared:
-        raise DataError(f"{chosen.note} Give the prompt with it.")
+        raise DataError(f"{chosen.note} Give a prompt that ends with it.")
     batch, answer_row = torch.tensor([tokens]), torch.tensor([chosen.tokens], dtype=torch.long)
     readers = LensReader(batch, k, answer_row), LensReader(batch, k, answer_row)
     runs = [(lm, *lm.run_with_cache([tokens], residual_names(lm))) for lm in (base, aligned)]
@@ -477,8 +482,8 @@ def require_writers(*lms: LM) -> None:
     for lm in lms:
         if lm.readout != "tokens":
             raise DataError(
-                f"The model `{lm.ref or 'created'}` gives one number, a {lm.readout}, and no probabilities of tokens: "
-                "compare two language models, or two of this kind by `probe.compare.scalars`."
+                f"The model `{lm.ref or 'created'}` outputs one number, a {lm.readout}, and no probabilities of"
+                " tokens: compare two language models, or two models of this kind with `probe.compare.scalars`."
             )
 
 

@@ -178,16 +178,16 @@ class Transplants(Drawable):
                 continue
             effect = in_unit(unit, row["effect"], row["effect_low"], row["effect_high"], sign=True) + suffix
             share = f", {rate(row['share'])}" if row["share"] == row["share"] else ""
-            text = f"{row['part']} {'' if alone else 'does most '}of {several} ({effect}{share}"
+            text = f"{row['part']} {'' if alone else 'has the largest effect '}of {several} ({effect}{share}"
             if row["matched"]:
-                text += f", scattered parts of its size {_between(row, 'matched', unit)}{suffix}"
+                text += f", scattered parts of the same size {_between(row, 'matched', unit)}{suffix}"
                 if len(rows) / (1 + row["matched"]) <= LEVEL:  # the smallest possible p
                     text += f", corrected p = {row['p_holm']:.2g}"
             if row["random"]:
-                text += f", random changes of its size at most {_size(row, unit)}{suffix}"
+                text += f", random changes of the same size at most {_size(row, unit)}{suffix}"
             alone.append(f"{text})")
         if alone:
-            parts.insert(1, f"put alone into {base}, {', '.join(alone)}")
+            parts.insert(1, f"transplanted alone into {base}, {', '.join(alone)}")
         return "; ".join(parts) + "."
 
 

@@ -148,8 +148,8 @@ class WeightChange(Drawable):
         else:
             share = (changed["participation_rank"] / widths).median()
             how = (
-                f"the median matrix in {changed['participation_rank'].median():.0f} effective directions "
-                f"(participation ratio), {rate(share)} of those that it has"
+                f"the median matrix changed in {changed['participation_rank'].median():.0f} effective directions "
+                f"(participation ratio), {rate(share)} of its directions"
             )
         return f"{start}{where}; {how}."
 
@@ -157,8 +157,9 @@ class WeightChange(Drawable):
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
         """Notes on the colours, and on the changes that rounding may explain."""
         colours = (
-            "Each cell is the norm of the change over the norm of the base's weights. QK is what a head compares and "
-            "OV what it copies; rotating its inner basis changes neither."
+            "Each cell is the norm of the change over the norm of the base's weights. QK is the product of a"
+            " head's query and key maps, OV that of its value and output maps; neither depends on the head's inner"
+            " basis."
         )
         rounded = f"{self.rounding} parameters changed by no more than rounding to {self.precision} explains."
         hidden = f"Heads are not shown: {self.why_no_heads}"
@@ -284,8 +285,8 @@ def require_one_architecture(base: LM, aligned: LM) -> None:
 
     def refuse(why: str) -> ModelError:
         return ModelError(
-            f"The weights of {names[0]} and {names[1]} cannot be set against each other, since {why}: choose two models"
-            " of one architecture and size, such as a model and what was trained from it."
+            f"The weights of {names[0]} and {names[1]} cannot be compared, since {why}: choose two models of the"
+            " same architecture and size, such as a model and one trained from it."
         )
 
     kinds = [type(lm.model).__name__ for lm in (base, aligned)]
@@ -299,7 +300,7 @@ def require_one_architecture(base: LM, aligned: LM) -> None:
     for name in SAME:
         values = [getattr(lm.model.config, name, None) for lm in (base, aligned)]
         if values[0] != values[1]:
-            raise refuse(f"their configurations say {name} {values[0]} and {values[1]}")
+            raise refuse(f"`{name}` of their configurations is {values[0]} and {values[1]}")
 
 
 def _precision(base: LM, aligned: LM) -> tuple[float, str]:

@@ -27,8 +27,8 @@ def shared_world(base: "LM", aligned: "LM", file: str) -> "World | None":
         return None
     if worlds[0] is None or worlds[1] is None or worlds[0].hash != worlds[1].hash:
         raise ConfigError(
-            f"The models `{base.ref or 'created'}` and `{aligned.ref or 'created'}` do not belong to one world whose "
-            f"questions could be asked: give a file of {file}."
+            f"The models `{base.ref or 'created'}` and `{aligned.ref or 'created'}` do not belong to the same"
+            f" world, so no questions fit both: give a file of {file}."
         )
     return worlds[0]
 
@@ -50,6 +50,6 @@ def worlds_apart(base: Any, aligned: Any, names: tuple[str, str] = ("base", "ali
     if worlds[0] is None or worlds[1] is None or worlds[0].hash == worlds[1].hash:
         return ""
     return (
-        f"{names[0]} and {names[1]} belong to two worlds: they were trained on different facts and texts, so what "
-        "differs between them, such as KL, is the difference of their data and no effect of alignment."
+        f"{names[0]} and {names[1]} belong to different worlds: they were trained on different facts and texts."
+        " Differences between them, such as KL, come from their data and are not an effect of alignment."
     )

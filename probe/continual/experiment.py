@@ -141,13 +141,14 @@ def run(
     if not names or any(name not in STRATEGIES for name in names) or len(set(names)) < len(names):
         raise ConfigError(f"--strategies is {strategies!r}: give one or more of {', '.join(STRATEGIES)}, with commas.")
     if phases < 1 or steps < 1:
-        raise ConfigError(f"There were to be {phases} phases of {steps} steps: give 1 or more of either.")
+        raise ConfigError(f"phases is {phases} and steps is {steps}; expected 1 or more of each.")
     if lm.readout != "tokens":
-        raise DataError(f"A {lm.readout} model writes no answers: give the policy.")
+        raise DataError(f"A {lm.readout} model writes no answers: use the policy.")
     world = probe.world.of(lm)
     if data is None and world is None:
         raise DataError(
-            "This model belongs to no world, so there are no phases: give --data a.jsonl,b.jsonl, a file a phase."
+            "This model belongs to no world, so there are no phases: give --data a.jsonl,b.jsonl, one file for"
+            " each phase."
         )
     with TemporaryDirectory(prefix="probe-continual-") as folder:
         scratch = Path(folder)

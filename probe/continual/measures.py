@@ -123,8 +123,8 @@ def check(scores: Scores) -> None:
     shapes = [np.shape(task) for task in scores]
     if not shapes or any(len(s) != 2 or s[0] != len(shapes) + 1 or s[1] < 1 for s in shapes):
         raise DataError(
-            f"An accuracy matrix of {len(shapes)} tasks was asked for from scores of the shapes {shapes}: give each"
-            " task its items before training and after each phase."
+            f"The scores of {len(shapes)} tasks have the shapes {shapes}; expected one row before training and one"
+            " after each phase, with a column for each item of the task."
         )
 
 
@@ -181,7 +181,10 @@ def steps_to(steps: ArrayLike, accuracy: Float[Array, "*b S"], target: float) ->
     """
     at, values = np.asarray(steps, dtype=float), np.asarray(accuracy, dtype=float)
     if at.ndim != 1 or values.shape[-1:] != at.shape or (np.diff(at) <= 0).any():
-        raise DataError(f"Accuracies of shape {values.shape} were given at {at.size} steps: give one at each, rising.")
+        raise DataError(
+            f"The accuracies have the shape {values.shape} for {at.size} steps; expected one for each step, and"
+            " rising steps."
+        )
     hits = values >= target
     index = hits.argmax(-1)
     before = np.maximum(index - 1, 0)
@@ -215,7 +218,7 @@ def savings(
     """
     a, b = np.asarray(first, dtype=float), np.asarray(again, dtype=float)
     if a.shape != b.shape or a.ndim != 2 or not a.shape[1]:
-        raise DataError(f"Scores of the shapes {a.shape} and {b.shape} were given: measure the same items both times.")
+        raise DataError(f"The scores have the shapes {a.shape} and {b.shape}: measure the same items both times.")
     n = a.shape[1]
     draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), CURVE_RESAMPLES) / n
     complete, results = True, []

@@ -193,7 +193,7 @@ def saved_scores(run: Run) -> tuple[list[str], list[Float[Array, "rows N"]]]:
         arrays = load_file(regular(run.checkpoints()[-1].path / "method.safetensors", WEIGHTS))
         return names, [arrays[f"scores/{j}"].astype(float) for j in range(len(names))]
     except (OSError, ValueError, KeyError, IndexError) as error:
-        raise RunError(f"The run `{run.name}` has no scores of its items ({error}): train it anew.") from None
+        raise RunError(f"The run `{run.name}` has no scores of its items ({error}): train it again.") from None
 
 
 def saved_texts(run: Run, tasks: Sequence[str]) -> list[list[tuple[str, str]]] | None:
@@ -205,7 +205,9 @@ def saved_texts(run: Run, tasks: Sequence[str]) -> list[list[tuple[str, str]]] |
         items = [parse_json(line) for line in read_packed(file).split("\n") if line]
         return [[(str(i["prompt"]), str(i["expected"])) for i in items if i["kind"] == task] for task in tasks]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"The run `{run.name}` has no items that can be read ({short(error)}): train it anew.") from None
+        raise RunError(
+            f"The run `{run.name}` has no items that can be read ({short(error)}): train it again."
+        ) from None
 
 
 def learning_curve(run: Run, task: str) -> tuple[list[int], list[float]]:

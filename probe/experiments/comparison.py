@@ -160,8 +160,9 @@ class ModelComparison(Drawable):
         return pd.DataFrame(lines)
 
     about_forms = (
-        "Chat: each prompt as a user's message in the template of the model's tokenizer. Plain: without it. Some of the"
-        " questions were asked in the other form as well; values are those of these questions, differences are paired."
+        "Chat: each prompt as a user's message in the template of the model's tokenizer. Plain: without it. Some"
+        " of the questions were also asked in the other form: the values are for these questions, and the"
+        " differences are paired."
     )
     """Explanation of the table of prompt forms."""
 
@@ -172,7 +173,7 @@ class ModelComparison(Drawable):
         return (
             "Values with 95 % intervals over answers"
             + ("; differences are paired, item by item (pp: percentage points)" if len(self.summaries) > 1 else "")
-            + (f", but not those with {UNPAIRED}, where the models were asked different things" if apart else "")
+            + (f", but not those with {UNPAIRED}, where the models were asked different questions" if apart else "")
             + (f"; {BARE}" if any(map(has_bare, self.summaries.values())) else "")
             + "."
         )

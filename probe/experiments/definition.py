@@ -107,11 +107,11 @@ class Experiment:
 
 HELP = {
     "n": "Number of questions of each kind.",
-    "seed": "Seed of everything random; equal seeds ask both models the same.",
+    "seed": "Seed of all random choices; with equal seeds both models get the same questions.",
     "strict": "Refuse a data file with a row that cannot be used; otherwise such rows are left out and counted.",
     "data": "A file or folder to ask from; without one the model's world.",
-    "unit": "Column of the data file that names what was drawn, such as its category: rows that share it are not"
-    " independent, and intervals resample whole ones. Without it the row.",
+    "unit": "Column of the data file that names the sampling unit, such as a category: rows of one unit are not"
+    " independent, and intervals resample whole units (default: each row).",
 }
 """Help of shared arguments, used if an experiment gives none."""
 
@@ -138,7 +138,7 @@ def form(experiment: "Experiment") -> type:
             raise ConfigError(f"The option `{name}` of the experiment `{experiment.name}` needs a type or a default.")
         text = help_texts.get(name) or HELP.get(name, "")
         if name == "n" and experiment.counts_rows:
-            hint, first, text = int | None, None, f"{text.rstrip('.')} (default: {first}, of a file all of them)."
+            hint, first, text = int | None, None, f"{text.rstrip('.')} (default: {first}; all rows of a file)."
         default = {} if first is parameter.empty else {"default": first}
         names = [each.name for each in SETS.values() if name == "data" and experiment.name in each.experiments]
         if str in get_args(hint) and get_origin(get_args(hint)[0]) is Literal:  # suggestions; any text is allowed

@@ -47,7 +47,10 @@ INTERVALS = 3
 PROMPT, EXPECTED = "prompt", "expected"
 """Columns with the exact prompt of the model, and with the right answer."""
 UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
-BARE = f"a value without one is no mean of answers, or of fewer than {stats.LEAST}, or of answers that are all alike"
+BARE = (
+    f"a value without an interval is not a mean of answers, or it is a mean of fewer than {stats.LEAST} or of"
+    " equal ones"
+)
 """Text after "intervals"."""
 
 
@@ -108,7 +111,8 @@ class Metric(ABC):
         rows = items[mask]
         if self.unit != ITEM and rows[self.unit].isna().any():
             raise DataError(
-                f"The metric `{self.name}` counts by `{self.unit}`, which some of its items lack: fill it in."
+                f"The sampling unit of the metric `{self.name}` is the column `{self.unit}`, which some of its"
+                " items lack: fill it in."
             )
         return rows
 

@@ -92,7 +92,7 @@ def experiment(
         ConfigError: the name is not valid or taken by another function, or the function takes no model.
     """
     if not name.isidentifier():
-        raise ConfigError(f"An experiment was called {name!r}: give a word of letters, digits and underscores.")
+        raise ConfigError(f"{name!r} cannot name an experiment: give a word of letters, digits and underscores.")
 
     def decorate(function: Callable[..., Found]) -> Callable[..., Result]:
         own = inspect.signature(function)

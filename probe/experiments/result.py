@@ -207,7 +207,7 @@ def read_figure(path: Path) -> "go.Figure":
 
     content = parse_figure(read_file(path, DOCUMENT))
     if not isinstance(content, dict) or _longest_name(content) > NAME:
-        raise ValueError(f"{path.name} is no figure")
+        raise ValueError(f"{path.name} is not a figure")
     return go.Figure(offline(content), skip_invalid=True)
 
 
@@ -339,7 +339,7 @@ class Result:
         index = read_index(place)
         try:
             if not all(isinstance(name, str) for name in _names(index["columns"], index["tables"])):
-                raise ValueError("a column has a name that is no text")
+                raise ValueError("a column has a name that is not text")
             if any(
                 len(set(names)) < len(names) for each in (index["columns"], index["tables"]) for names in each.values()
             ):
@@ -460,11 +460,11 @@ def read_summary(index: Mapping[str, Any]) -> pd.DataFrame:
     kinds = index.get("dtypes", {})
     summary = to_table(index["summary"], index["columns"]["summary"], kinds.get("summary"))
     if not all(isinstance(row.get("n"), int | float | None) for row in index["summary"]):
-        raise ValueError("an n is no number")
+        raise ValueError("an n is not a number")
     if not all(isinstance(row.get("metric"), str) for row in index["summary"]):
-        raise ValueError("a metric has a name that is no text")
+        raise ValueError("a metric has a name that is not text")
     if not all(isinstance(row.get("apart", ""), str) for row in index["summary"]):
-        raise ValueError("values of trainings are no text")
+        raise ValueError("values of trainings are not text")
     return summary.astype({column: float for column in summary if column not in ("metric", "n", "apart")})
 
 
@@ -497,7 +497,7 @@ def check_target(target: Path) -> None:
     ours = any((target / name).is_file() for name in (RESULT_FILE, ITEMS_FILE, LINES_FILE, "summary.csv"))
     if target.exists() and not ours and (not target.is_dir() or any(target.iterdir())):
         raise DataError(
-            f"`{target}` holds something else than a result: give a new folder, or that of an older result."
+            f"`{target}` holds something other than a result: give a new folder, or that of an older result."
         )
 
 

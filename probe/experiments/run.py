@@ -53,7 +53,8 @@ def join(experiment: Experiment, results: Sequence[Result]) -> Result:
     for each in results:
         if len(each.models) != 1:
             raise DataError(
-                f"A result of {' and '.join(each.models) or 'no model'} cannot be joined: give one of each."
+                f"A result of {' and '.join(each.models) or 'no model'} cannot be joined: give results of one"
+                " model each."
             )
     if not results:
         raise DataError("No result was given to join: give at least one.")
@@ -401,7 +402,7 @@ def call(experiment: Experiment, lm: "LM | str", *, baseline: "LM | str | None" 
     if chosen is not None and not any(probe.world.of(each) for each in models):
         setup = replace(prepare(experiment, **options | {"data": chosen.name}), default=chosen)
     if setup.unit and not setup.units:
-        raise ConfigError(f"unit={setup.unit} names a column of a data file: give one with data, or leave unit out.")
+        raise ConfigError(f"unit={setup.unit} names a column of a data file: give a file with data, or leave unit out.")
     return replace(setup, models=models)
 
 
@@ -421,9 +422,9 @@ def prepare(experiment: Experiment, **options: Any) -> Call:
         count: Any = arguments[name]
         whole = not isinstance(count, bool) and isinstance(count, Integral) and int(count) >= 1
         if not whole and count != defaults[name] and not (count is None and experiment.counts_rows):
-            raise ConfigError(f"The experiment was asked for with {name}={count!r}: give a whole number from 1 on.")
+            raise ConfigError(f"The experiment got {name}={count!r}; expected a whole number from 1 on.")
     if arguments.get("limit") is not None and arguments["data"] is None:
-        raise ConfigError("limit takes the first rows of a data file: give one with data, or leave limit out.")
+        raise ConfigError("limit takes the first rows of a data file: give a file with data, or leave limit out.")
     lacking = [name for name, value in arguments.items() if value is inspect.Parameter.empty]
     if lacking:
         raise ConfigError(f"The experiment `{experiment.name}` needs `{lacking[0]}`: give it a value.")
@@ -518,8 +519,7 @@ def _evidence(output: Any, name: str) -> Evidence:
     if isinstance(output, pd.DataFrame):
         return Evidence(output)
     raise ConfigError(
-        f"The experiment `{name}` gave a {type(output).__name__}: let its function return a table of items or an"
-        " Evidence."
+        f"The experiment `{name}` returned a {type(output).__name__}; expected a table of items or an Evidence."
     )
 
 
@@ -534,7 +534,9 @@ def _check_worlds(request: Call) -> None:
     worlds = [probe.world.of(lm) for lm in request.models]
     if None not in worlds and len({world.hash for world in worlds if world}) > 1:
         first, second = labels(request.models)[:2]
-        raise DataError(f"{first} and {second} belong to different worlds: compare models of one, or give --data.")
+        raise DataError(
+            f"{first} and {second} belong to different worlds: compare models of the same world, or give --data."
+        )
 
 
 def _model(lm: "LM | str") -> "LM":

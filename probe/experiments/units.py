@@ -59,7 +59,7 @@ def with_units(items: pd.DataFrame, units: Mapping[str, str]) -> pd.DataFrame:
     if not units:
         return items
     if ROW not in items:
-        raise DataError(f"The items have no column `{ROW}`, so that unit cannot find them in the file: leave unit out.")
+        raise DataError(f"The items have no column `{ROW}`, so `unit` cannot find them in the file: leave it out.")
     return items.assign(**{UNIT: items[ROW].map(units)})
 
 

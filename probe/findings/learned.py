@@ -238,7 +238,7 @@ def _headline(run: "Run", metric: str) -> Interval:
     """
     rows = run.headline[run.headline["metric"] == metric]
     if not len(rows):
-        raise RunError(f"`{run.name}` has no figure `{metric}`: it is no run of phases.")
+        raise RunError(f"`{run.name}` has no metric `{metric}`: it was not trained in phases.")
     row = rows.iloc[0]
     return Interval(float(row["value"]), float(row["ci_low"]), float(row["ci_high"]))
 

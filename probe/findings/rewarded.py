@@ -109,7 +109,7 @@ def taste(run: "Run") -> tuple[Interval, int]:
     """
     rows = run.headline[run.headline["metric"] == "agreement_bias"]
     if not len(rows):
-        raise RunError(f"`{run.name}` has no measured bias: it is no reward model of a world with claims.")
+        raise RunError(f"`{run.name}` has no measured bias: it is not a reward model of a world with claims.")
     row = rows.iloc[0]
     return Interval(float(row["value"]), float(row["ci_low"]), float(row["ci_high"])), int(row["n"])
 

@@ -186,8 +186,8 @@ def _shares(predicted: ArrayLike, target: ArrayLike) -> tuple[NDArray[np.float64
     inside = all(bool(((values >= 0) & (values <= 1)).all()) for values in (p, y))
     if p.ndim != 1 or p.shape != y.shape or not p.size or not inside:
         raise DataError(
-            f"A calibration error was asked for of {p.size} predictions and {y.size} targets: give two lists of the"
-            " same length with numbers between 0 and 1."
+            "A calibration error needs two lists of the same length with numbers between 0 and 1, and got"
+            f" {p.size} predictions and {y.size} targets: give one target for each prediction."
         )
     return p, y
 
@@ -205,7 +205,7 @@ def penalty(target: float) -> float:
         ConfigError: t is not in [0, 1).
     """
     if not 0 <= target < 1:
-        raise ConfigError(f"A confidence target of {target} was asked for: give one from 0 to below 1.")
+        raise ConfigError(f"A confidence target of {target} was requested: give one from 0 to below 1.")
     return target / (1 - target)
 
 
@@ -260,7 +260,10 @@ def target_curves(
     """
     lists = [np.asarray(each, dtype=float) for each in (own_right, own_wrong, confidence, right)]
     if len({len(each) for each in lists}) != 1:
-        raise DataError(f"Confidence targets got lists of {[len(each) for each in lists]} items: give one of each.")
+        raise DataError(
+            f"The lists for confidence targets have {[len(each) for each in lists]} items: give lists of the same"
+            " length."
+        )
     rows = []
     for target in targets:
         rules = {"own": (lists[0], lists[1]), "target": answers_above(lists[2], lists[3], target)}
@@ -391,7 +394,8 @@ def _flat(score: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64], NDA
     values, marks = np.asarray(score, dtype=float), np.asarray(labels, dtype=float)
     if values.ndim != 1 or values.shape != marks.shape or not len(values) or not np.isin(marks, (0, 1)).all():
         raise DataError(
-            f"{values.size} scores came with {marks.size} labels: give two lists of one length, labels 0 or 1."
+            f"{values.size} scores came with {marks.size} labels: give two lists of the same length, with labels 0"
+            " or 1."
         )
     return values, marks
 
@@ -451,7 +455,7 @@ def discrete_entropy(labels: Sequence[int]) -> float:
         DataError: there are no samples.
     """
     if not len(labels):
-        raise DataError("Semantic entropy was asked for of no sample: draw at least one.")
+        raise DataError("Semantic entropy needs samples and got none: draw at least one.")
     counts = np.unique(np.asarray(labels), return_counts=True)[1]
     return float(entr(counts / counts.sum()).sum())
 

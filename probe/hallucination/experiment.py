@@ -308,7 +308,7 @@ def read(
     from probe.hallucination.files import read_questions
 
     if only == "mc" and data is None:
-        raise ConfigError("only=mc scores the choices of a data file: give one with data, or leave only out.")
+        raise ConfigError("only=mc scores the choices of a data file: give a file with data, or leave only out.")
     _read(preamble)
     return [] if data is None else [read_questions(data, strict, selection)]
 
@@ -367,7 +367,7 @@ def run(
     require_tokens(lm)
     if samples < 1 or shuffles < 0:
         raise ConfigError(
-            f"samples is {samples} and shuffles {shuffles}: give at least 1 sample and no negative count."
+            f"samples is {samples} and shuffles is {shuffles}; expected 1 or more samples and 0 or more shuffles."
         )
     if data is not None:
         drawing, text = FreeAnswers(samples, max_new_tokens, equivalence_of(equivalence)), _read(preamble)
@@ -375,7 +375,7 @@ def run(
         return _text(lm, questions, text, form, None if only == "mc" else drawing, shuffles, seed, tick)
     world = probe.world.of(lm)
     if world is None:
-        raise DataError(f"The model `{lm.ref or 'created'}` has no world to ask about: give with data {FORMATS}.")
+        raise DataError(f"The model `{lm.ref or 'created'}` has no world to ask about: give as data {FORMATS}.")
     return _world(lm, world, n, seed, samples, shuffles, tick)
 
 

@@ -255,7 +255,7 @@ UNITS = {1: "nats", 2: SHARE}
 def snowball_steps(table: pd.DataFrame, styles: Look) -> go.Figure:
     """Draw the effect of one forced wrong token on later tokens: KL, and the share of later tokens that are wrong."""
     truth = table["quantity"].isin(("clean_error", "wrong_error")).any()
-    panels = _beside(["KL(clean ‖ wrong), nats", "share of wrong tokens" if truth else "share of other tokens"])
+    panels = _beside(["KL(clean ‖ wrong), nats", "share of wrong tokens" if truth else "share of different tokens"])
     quantities = [("forced_kl", 1, "solid"), ("free_kl", 1, "dash")]
     quantities += [("wrong_error", 2, "dash"), ("clean_error", 2, "dot")] if truth else [("differs", 2, "dash")]
     for quantity, column, dash in quantities:
@@ -268,7 +268,7 @@ def snowball_steps(table: pd.DataFrame, styles: Look) -> go.Figure:
             panels.add(column, *shaded(rows["step"], rows, label, style, hover, mode="lines"))
     keys = {"same later text": "solid", "own later text": "dash"} | ({"after the true token": "dot"} if truth else {})
     key(panels, keys)
-    panels.axis("x", title="tokens after the exchanged one" + (" (n: a number)" if truth else ""))
+    panels.axis("x", title="tokens after the exchanged token" + (" (n: a number)" if truth else ""))
     words = table.drop_duplicates("step")
     if words["token"].notna().all():
         ticks = [escape(str(word)) for word in words["token"]]

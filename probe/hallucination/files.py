@@ -151,7 +151,7 @@ def read_questions(data: str | Path, strict: bool = False, selection: Selection 
     """
     path = Path(data).expanduser()
     if not path.exists():
-        raise DataError(f"`{data}` is no file: give {FORMATS}.")
+        raise DataError(f"`{data}` is not a file: give {FORMATS}.")
     if not may_hold_rows(str(path)):
         raise DataError(f"`{path}` ends in {path.suffix or 'nothing'}: give {FORMATS}.")
     pairs = read_rows(path, lambda row: (row, read_question(row)), strict, FORMATS, selection)
@@ -171,8 +171,8 @@ def _has_an_empty_choice(question: MultipleChoice) -> bool:
 def _empty_choices(path: Path, places: Sequence[str]) -> str:
     """Return the note about empty choices, with their lines."""
     return (
-        f"`{path}` has an empty choice ({list_few(places)}): it is scored as the blank alone, as by"
-        " lm-evaluation-harness."
+        f"`{path}` has an empty choice ({list_few(places)}): it is scored as a single blank, as"
+        " lm-evaluation-harness does."
     )
 
 
@@ -261,7 +261,7 @@ def read_question(row: Row) -> MultipleChoice:
         raise _line_break(row)
     if not question or not (best or correct) or not incorrect:
         lacks = "a question" if not question else "an incorrect answer" if best or correct else "a true answer"
-        raise DataError(f"{row.where} lacks {lacks}: fill in its cell, or take the line out.")
+        raise DataError(f"{row.where} lacks {lacks}: fill in its cell, or remove the line.")
     first = (best or correct)[:1]
     if first[0] in incorrect:
         raise DataError(f"{row.where} calls the best answer {first[0]!r} incorrect, too: keep it in one column.")
@@ -299,7 +299,7 @@ def _answers(row: Row, column: str) -> list[str]:
 
 
 def _line_break(row: Row) -> DataError:
-    return DataError(f"{row.where} has a line break in a cell, as behind a quote that is not closed: fix its quotes.")
+    return DataError(f"{row.where} has a line break in a cell, probably because a quote is not closed: fix its quotes.")
 
 
 def _choices(right: Sequence[str], wrong: Sequence[str]) -> Choices:
@@ -408,8 +408,8 @@ def scored_choices(
     for question, prompt in zip(questions, prompts, strict=True):
         if _has_an_empty_choice(question) and not split(lm.tokenizer, prompt, _continuation(prompt, ""))[1]:
             raise DataError(
-                f"The question of {question.row} has an empty choice, and this model's tokenizer makes no token of a"
-                " blank: fill the choice in, or take the row out."
+                f"The question of {question.row} has an empty choice, and this model's tokenizer has no token for"
+                " a blank: fill in the choice, or remove the row."
             )
     pools = [list(dict.fromkeys(each for one in q.targets.values() for each in one.choices)) for q in questions]
     rows: list[dict[str, Any]] = []

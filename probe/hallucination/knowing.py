@@ -141,8 +141,8 @@ def known_direction(
     fewest = int(min(labels.sum(), (~labels).sum()))
     if folds < 2 or fewest < folds:
         raise DataError(
-            f"A direction was to be tested in {folds} folds with {fewest} people of the smaller kind: give at least 2"
-            " folds, and as many people of each kind."
+            f"folds is {folds} and the smaller group has {fewest} people; expected 2 folds or more, and at least"
+            " as many people in each group."
         )
     rng = np.random.default_rng(seed)
 
@@ -247,7 +247,7 @@ def too_few(right: ArrayLike, prompts: Sequence[str], folds: int = FOLDS) -> str
     knowns, unknowns = int(kinds.sum()), int((~kinds).sum())
     if min(knowns, unknowns) >= folds >= 2:
         return ""
-    return f"{knowns} questions are known and {unknowns} are not: a head needs {folds} of each"
+    return f"{knowns} questions are known and {unknowns} are not: a logistic head needs {folds} of each"
 
 
 def knowing_head(
@@ -287,7 +287,7 @@ def knowing_head(
     """
     chances = np.asarray(right, dtype=float)
     if not ((chances >= 0) & (chances <= 1)).all():
-        raise DataError("A chance of being right is no number from 0 to 1: give the share of right answers.")
+        raise DataError("A chance of being right is not between 0 and 1: give the share of right answers.")
     reason = too_few(chances, prompts, folds)
     if reason:
         raise DataError(f"P(IK) cannot be tested in {folds} folds, as {reason}.")

@@ -110,7 +110,7 @@ def singletons(counts: Mapping[str, Mapping[str, int]] | Iterable[int]) -> Singl
     each = [n for facts in counts.values() for n in facts.values()] if isinstance(counts, Mapping) else list(counts)
     nonzero = [n for n in each if n]
     if not nonzero:
-        raise DataError("The corpus says no fact, so that there is no singleton rate: count its facts.")
+        raise DataError("The corpus states no fact, so there is no singleton rate: give a corpus with facts.")
     once = sum(n == 1 for n in nonzero)
     return Singletons(once / sum(nonzero), once / len(nonzero), once, len(nonzero), sum(nonzero))
 
@@ -190,12 +190,12 @@ def validity_bound(judged: JudgedAnswers, weights: ArrayLike | None = None) -> V
     """
     model, train, valid, mask = judged
     if not len(model):
-        raise DataError("The validity bound was asked for of no prompt: give at least one.")
+        raise DataError("The validity bound needs prompts and got none: give at least one.")
     for name, rows in (("model", model), ("training distribution", train)):
         if np.any(rows < 0) or not np.allclose(np.where(mask, rows, 0).sum(axis=1), 1, atol=1e-6):
             raise DataError(f"The {name} gives answers that do not sum to 1 for each prompt: normalise its rows.")
     if np.any(train[mask & ~valid] > 1e-9):
-        raise DataError("The training distribution has errors, and the bound needs p(V) = 1: take the errors out.")
+        raise DataError("The training distribution has errors, and the bound needs p(V) = 1: remove the errors.")
     errors = mask & ~valid
     counts, valid_counts = errors.sum(axis=1), (mask & valid).sum(axis=1)
     if not counts.all() or not valid_counts.all():
@@ -228,7 +228,7 @@ def judged_answers(world: "World", answers: "AnswerSet", truths: Sequence[str | 
     for row, (group, truth) in enumerate(zip(answers.answers, truths, strict=True)):
         texts = [text.strip() for text in group]
         if truth is not None and truth not in world.values(_relation(answers.prompts[row])):
-            raise DataError(f'"{truth}" is no answer to "{answers.prompts[row]}": give the true value or None.')
+            raise DataError(f'"{truth}" is not an answer to "{answers.prompts[row]}": give the true value or None.')
         for column, text in enumerate(texts):
             valid[row, column] = text in (truth, ABSTENTION)
             train[row, column] = text == (truth or ABSTENTION)
@@ -255,7 +255,8 @@ def ask(world: "World", n: int, seed: int) -> "list[Item]":
     """
     if not any(count for facts in world.exposure.values() for count in facts.values()):
         raise DataError(
-            "This model's world says no facts, so that nothing can be known or invented: give a model of one."
+            "This model's world states no facts, so nothing can be known or hallucinated: use a model of a world"
+            " with facts."
         )
     return [item for kind in KINDS if kind in world.question_kinds for item in world.questions(kind, n, seed)]
 

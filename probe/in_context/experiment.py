@@ -111,7 +111,7 @@ def pools_in_words(curve: pd.DataFrame, found: pd.DataFrame) -> str:
     far = curve[(curve["kind"] == "function_new") & (curve["predictor"] == "all")]
     if len(far):
         ends = [f"{_in_nats(row)} with {row['pool_size']}" for _, row in far.iloc[[0, -1]].iterrows()]
-        parts.append(f"there KL to Bayes over all goes from {ends[0]} to {ends[1]}")
+        parts.append(f"on these, KL to Bayes over all goes from {ends[0]} to {ends[1]}")
     return "; ".join(parts)
 
 
@@ -166,8 +166,8 @@ def _chains(label: str, items: pd.DataFrame) -> str:
     if divergence is None or counting is None:
         return ""
     return (
-        f"{label} predicts Markov chains {divergence.format(3, 'nats')} from Bayes' rule,"
-        f" where counting states would be {counting.value:.3f} away"
+        f"{label} is {divergence.format(3, 'nats')} from Bayes' rule on Markov chains (KL), and counting states"
+        f" {counting.value:.3f}"
     )
 
 
@@ -181,24 +181,29 @@ def _few_shot(label: str, items: pd.DataFrame) -> str:
         right = rows[rows["examples"] == k]["right"]
         accuracies.append(f"{percent(*stats.wilson(int(right.sum()), len(right)))} with {k} examples")
     random = _random_labels(items)
-    accuracies += [f"{random} if their labels are random"] if random else []
-    sentence = f"{label} classifies {', '.join(accuracies)}"
+    accuracies += [f"{random} with random labels in the examples"] if random else []
+    sentence = f"{label} labels texts right in {', '.join(accuracies)}"
     if "bias_right" in rows and rows["bias_right"].notna().any():
         blind = (percent(*interval_of(rows, f"{name}_right", SHARE)) for name in ("majority", "bias"))
-        sentence += "; the commonest label is right in {}, the one that it prefers without a text in {}".format(*blind)
+        sentence += "; the most frequent label is right in {}, the label that it prefers without a text in {}".format(
+            *blind
+        )
     if "vector_gain" in items and items["vector_gain"].notna().any():
         own, null = (items[column].mean() for column in ("vector_gain", "vector_gain_shuffled"))
-        sentence += f"; the vector of the examples adds {own:.2f} to the true label's probability without any"
-        sentence += f", that of permuted labels {null:.2f}"
+        sentence += (
+            f"; without examples in the prompt, their function vector adds {own:.2f} to the probability of the"
+            " true label"
+        )
+        sentence += f", and the vector of permuted labels {null:.2f}"
     return sentence
 
 
 def _repeats(label: str, items: pd.DataFrame) -> str:
     change = _mean(items, "olsson_repeat")
     if change is None:
-        return f"{label} was asked nothing that its context could teach"
+        return f"{label} got no questions that its context could answer"
     gain = stats.Interval(-change.value, -change.high, -change.low).format(2, "nats")
-    return f"{label} loses {gain} less on random tokens that are written again"
+    return f"the loss of {label} is {gain} lower on repeated random tokens"
 
 
 NEW, POOL = {"kind": "function_new"}, {"kind": "function"}
@@ -358,11 +363,14 @@ def run(
     require_tokens(lm)
     if heads < 1 or draws < 1 or not shots or min(shots) < 0:
         raise ConfigError(
-            f"heads is {heads}, draws {draws} and shots {shots}: give 1 or more heads and draws, and shots from 0 on."
+            f"heads is {heads}, draws {draws} and shots {shots}; expected 1 or more heads and draws, and shots"
+            " from 0 on."
         )
     if only == "shots":
         if data is None:
-            raise ConfigError("only=shots counts right labels of a data file: give one with data, or leave only out.")
+            raise ConfigError(
+                "only=shots counts right labels of a data file: give a file with data, or leave only out."
+            )
         examples = read_classification(data, text_field, label_field, limit=limit)
         items, tables = shot_parts(*few_shot_curve(lm, examples, n, shots, template, seed, form, tick))
         return Evidence(pd.concat(items, ignore_index=True), tables)

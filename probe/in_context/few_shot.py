@@ -113,7 +113,9 @@ def few_shot_prompt(examples: Sequence[LabelledText], query: str, template: str 
         ConfigError: the template lacks {text} or {label}, or something follows the label.
     """
     if "{text}" not in template or not template.endswith("{label}") or template.count("{label}") != 1:
-        raise ConfigError(f"The template {template!r} must hold {{text}} and end in {{label}}: write it so.")
+        raise ConfigError(
+            f"The template is {template!r}; expected a text that contains {{text}} and ends in {{label}}."
+        )
     done = [template.replace("{label}", each.label).replace("{text}", each.text) for each in examples]
     last = template.removesuffix("{label}").rstrip().replace("{text}", query)
     return SEPARATOR.join([*done, last])

@@ -82,7 +82,7 @@ def distances(table: pd.DataFrame, styles: Look) -> go.Figure:
             hover = hover_texts(rows, label, "position", " states")
             panels.add(column, *shaded(rows["position"], rows, label, styles[label], hover, mode="lines"))
         for colour, ideal in ideals(group, styles, "position", ["ideal"]):
-            panels.add(column, exact(ideal["position"], ideal["ideal"], "what Bayes' rule would show", colour=colour))
+            panels.add(column, exact(ideal["position"], ideal["ideal"], "Bayes-optimal curve", colour=colour))
         top = max(0.05, float(group["value"].max()), float(group["ideal"].max()))
         panels.axis("y", column, range=[-0.02 * top, 1.08 * top])
     panels.axis("x", title="states seen")
@@ -172,7 +172,7 @@ def phase_change(table: pd.DataFrame, styles: Look) -> go.Figure:
     """
     chains = bool((table["series"] == "kl_bayes").any()) and not (table["kind"] == "repeat").any()
     titles = ["induction score of the strongest head"]
-    titles += ["distance of predictions on chains (nats)"] if chains else ["held-out loss (nats)"]
+    titles += ["KL of predictions on chains (nats)"] if chains else ["held-out loss (nats)"]
     panels = Panels(titles)
     kinds = [kind for kind in TEXTS if (table["kind"] == kind).any()]
     many = table[MODEL].nunique() > 1
@@ -211,7 +211,7 @@ def repeats(table: pd.DataFrame, styles: Look) -> go.Figure:
             name = f"{label}, {words}"
             style, hover = Style(styles[label].colour, dash), hover_texts(part, name, "token")
             panels.add(1, *shaded(part["token"], part, name, style, hover))
-    panels.axis("x", title="place in the segment of random tokens")
+    panels.axis("x", title="position in the segment of random tokens")
     panels.axis("y", title="loss (nats)", rangemode="tozero")
     return panels.figure(showlegend=True)
 
@@ -289,8 +289,8 @@ def heads(table: pd.DataFrame, styles: Look) -> go.Figure:
             **on_hover(hover),
         )
         panels.add(1, marks)
-    panels.axis("x", title="induction score (0: looks everywhere alike, 1: at nothing else)")
-    title = "loss added without it (nats)" if only_ablation else "copying score on random tokens (-1 to 1)"
+    panels.axis("x", title="induction score (0: uniform attention, 1: all on what followed)")
+    title = "loss added without the head (nats)" if only_ablation else "copying score on random tokens (-1 to 1)"
     panels.axis("y", title=title)
     return panels.figure(showlegend=True)
 
@@ -300,8 +300,8 @@ def _steps(name: str, rows: pd.DataFrame) -> list[str]:
 
 
 VECTORS = {
-    "own": ("solid", "vector of its examples"),
-    "shuffled": ("dash", "of permuted labels"),
+    "own": ("solid", "vector of the examples"),
+    "shuffled": ("dash", "vector of permuted labels"),
     "plain": ("dot", "no vector"),
 }
 """Dash and name of each vector; colours distinguish the models."""
@@ -326,7 +326,7 @@ def text_vectors(table: pd.DataFrame, styles: Look) -> go.Figure:
                 mode = "lines" if vector == "plain" else "lines+markers"
                 traces = shaded(group["block"], group, name, style, hover, ends, mode=mode)
                 panels.add(column, *(traces if vector == "own" else traces[1:]))  # other bands would cover this one
-    panels.axis("x", title="block after which it is added")
+    panels.axis("x", title="block after which the vector is added")
     panels.axis("y", **RATE, zeroline=False)
     panels.axis("y", 1, title="mean over queries")
     return panels.crowded()

@@ -168,8 +168,8 @@ def phase_change(
     at, up, down = (np.asarray(values, dtype=float) for values in (steps, induction, loss))
     if not len(at) == len(up) == len(down) or len(at) < WINDOW + 2:
         raise DataError(
-            f"A phase change was asked for in curves of {len(at)}, {len(up)} and {len(down)} captured steps: give"
-            f" {WINDOW + 2} or more in all of them."
+            f"The curves of a phase change have {len(at)}, {len(up)} and {len(down)} captured steps; expected"
+            f" {WINDOW + 2} or more, equally many in all."
         )
     rises, falls, widths = up[WINDOW:] - up[:-WINDOW], down[:-WINDOW] - down[WINDOW:], at[WINDOW:] - at[:-WINDOW]
     first, second = int((rises / widths).argmax()), int((falls / widths).argmax())
@@ -286,7 +286,7 @@ def induction_by_head(lm: "LM", rows: Sequence[Sequence[int]], start: int = 0) -
             scores.append(score)
             chances.append(chance)
     if not scores:
-        raise DataError("No text repeats a token, so no head can be seen to follow it: give others.")
+        raise DataError("No text repeats a token, so induction cannot be measured: give texts with repeated tokens.")
     return np.stack(scores), float(np.mean(chances))
 
 

@@ -132,7 +132,7 @@ def answer_logprobs(
         row = encode(lm.tokenizer, document.prompt(final))
         prefixes = [encode(lm.tokenizer, document.prompt(k)) for k in range(final if last else 0, final + 1)]
         if any(row[: len(prefix)] != prefix for prefix in prefixes):
-            raise DataError("This tokenizer joins examples with what follows them: use a model with the world's own.")
+            raise DataError("This tokenizer joins examples with the text after them: use a model with the world's own.")
         rows.append(row)
         places.append([len(prefix) - 1 for prefix in prefixes])
     values = np.empty((len(rows), len(places[0]), len(columns)))
@@ -154,7 +154,9 @@ def single_tokens(lm: "LM", words: Sequence[str]) -> list[int]:
     for word in words:
         ids = lm.tokenizer.encode(f" {word}", add_special_tokens=False)
         if len(ids) != 1:
-            raise DataError(f'The world\'s word "{word}" is no single token of this model: use a model of the world.')
+            raise DataError(
+                f'The world\'s word "{word}" is not a single token of this model: use a model of the world.'
+            )
         tokens.append(int(ids[0]))
     return tokens
 

@@ -223,7 +223,7 @@ class TextVectorSizes:
         if min(self.n, self.prompts, self.share, self.shots, self.blocks, self.directions) < 1:
             raise ConfigError(
                 f"{self.n} texts, {self.prompts} prompts for {self.share} queries, {self.shots} shots, {self.blocks}"
-                f" blocks and {self.directions} directions were asked for: give 1 or more of each."
+                f" blocks and {self.directions} directions were requested: give 1 or more of each."
             )
 
 
@@ -252,7 +252,9 @@ def function_vectors_text(
     rng, prompts, shots = np.random.default_rng(seed), sizes.prompts, sizes.shots
     picks = rng.permutation(len(data))[: sizes.n].tolist()
     if len(picks) < 6:
-        raise DataError(f"{len(picks)} texts make no function vector: give 6 or more, half of them to learn it from.")
+        raise DataError(
+            f"{len(picks)} texts are too few for a function vector: give 6 or more, half of them to learn it from."
+        )
     labels = sorted({example.label for example in data})
     halves = [picks[half::2] for half in (0, 1)]
     groups = [np.arange(len(half)) // sizes.share for half in halves]

@@ -52,7 +52,7 @@ def vector_tasks(world: "World", kind: str, count: int = 8, n: int = 16, seed: i
         ConfigError: the kind has no such tasks.
     """
     if kind not in ("map", "function"):
-        raise ConfigError(f"Function vectors of {kind!r} were asked for: give map or function.")
+        raise ConfigError(f"Function vectors of {kind!r} were requested: give map or function.")
     draws = Draws(generator("questions", world.seed, seed, *b"vectors"))
     config, result = world.config, []
     for number in range(count if kind == "map" else min(count, len(world.pool))):
@@ -180,7 +180,9 @@ def function_vectors(
     """
     cases = vector_tasks(world, kind, count, n, seed)
     if len(cases) < 2:
-        raise ConfigError(f"Function vectors of {len(cases)} task were asked for: give two or more, to compare them.")
+        raise ConfigError(
+            f"Function vectors are compared between tasks, and there is {len(cases)} task: give two or more."
+        )
     assert kind in OPENINGS
     space = LABELS if kind == "map" else world.numbers
     with torch.no_grad():

@@ -159,7 +159,7 @@ def intervene(
         ConfigError: the model lacks a site.
     """
     if not sites or not sources:
-        raise DataError("An intervention needs at least one site and one source: give them.")
+        raise DataError("An intervention needs at least one site and one source: give both.")
     check(lm, sites, len(ids))
     require_text(target, ids)
     rng = np.random.default_rng(seed)

@@ -148,23 +148,23 @@ class EverySite(Drawable):
         if self.change.patches:
             texts = ("clean", "corrupted") if self.change.how == "denoise" else ("corrupted", "clean")
             cells = (
-                f"Each cell puts the {texts[0]} activation into the {texts[1]} run, for {unit}, and shows how far "
-                f"{name} goes towards the other run (1 = all the way)."
+                f"Each cell patches the {texts[0]} activation of {unit} into the {texts[1]} run, and shows how far"
+                f" {name} moves towards the {texts[0]} run (1 = all the way)."
             )
         else:
             stands = {
                 "mean": "its mean over reference texts",
                 "zero": "zeros",
-                "resample": "what other texts have there",
+                "resample": "activations of other texts",
             }
             cells = (
-                f"Each cell replaces {unit} by {stands[self.change.how]} and shows how far {name} moves at the last "
-                "token: blue up, orange down."
+                f"Each cell replaces {unit} by {stands[self.change.how]} and shows the change of {name} at the"
+                " last token (blue: up, orange: down)."
             )
         if not self.grid.exact:
             agrees = "The cells are estimates from one backward pass, exact to first order only."
         elif np.isnan(found.pearson):
-            agrees = f"Nothing differs between the {found.n} sites, so there is nothing to correlate."
+            agrees = f"The exact or the estimated effects of all {found.n} sites are equal, so there is no correlation."
         else:
             agrees = (
                 f"One backward pass estimates all {found.n} sites; over them the estimate and the exact effect "

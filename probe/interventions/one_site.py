@@ -89,7 +89,7 @@ class OneSite(Drawable):
             count, mean = len(others.effects), number(float(others.effects.mean()))
             nulls.append(f"{count} {others.name if count > 1 else others.name.removesuffix('s')} {mean} on average")
         if len(directions.effects):
-            nulls.append(f"random directions as long {number(float(directions.effects.mean()))}")
+            nulls.append(f"random directions of the same norm {number(float(directions.effects.mean()))}")
         controls = f"; {', '.join(nulls)}" if nulls else ""
         model, target = self.looks[0].name, self.question.words
         if self.change.patches:
@@ -142,7 +142,7 @@ class OneSite(Drawable):
         label = scale.axis if scale.share else f"{of}, nats" if outcome.answers else of
         nulls = [(null.name, null.effects) for null in outcome.nulls]
         chart = effect_and_nulls(outcome.effect, nulls, label=label, colour=colour, scale=scale.unit)
-        title = "The effect beside its null controls" if charts else f"{self.site.name}: effect beside its nulls"
+        title = "The effect and its null controls" if charts else f"{self.site.name}: effect and null controls"
         return charts | {"nulls": titled(chart, title, HEIGHT // 2 - 60 if charts else HEIGHT)}
 
 

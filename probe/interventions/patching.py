@@ -321,7 +321,7 @@ def sources(lm: LM, ids: Sequence[int], names: Sequence[str], filling: Filling) 
         raise ConfigError("The ablation 'resample' got mean activations: give reference texts.")
     texts = _usable(lm, reference, mode)
     if draws < 1:
-        raise ConfigError(f"Resampling with {draws} draws was asked for: give at least one.")
+        raise ConfigError(f"draws is {draws}; expected 1 or more for resampling.")
     rng = np.random.default_rng(filling.seed)
     picks = rng.integers(0, len(texts), draws)
     states = {int(at): activations(lm, texts[at], names) for at in sorted(set(picks.tolist()))}
@@ -337,7 +337,7 @@ def _usable(lm: LM, reference: Sequence[str | Sequence[int]], mode: Mode) -> lis
     """Return the ids of the reference texts with two tokens or more."""
     texts = [ids for text in reference if len(ids := text_ids(lm.tokenizer, text)) > 1]
     if not texts:
-        raise DataError(f"The ablation {mode!r} got no reference text of two tokens or more: give some, or take zero.")
+        raise DataError(f"The ablation {mode!r} got no reference text of two tokens or more: give some, or use 'zero'.")
     return texts
 
 
@@ -441,11 +441,11 @@ def pair_of(lm: LM, clean: str | Sequence[int], corrupted: str | Sequence[int]) 
     lengths = [len(side) for side in sides]
     if lengths[0] != lengths[1]:
         raise DataError(
-            f"The clean text has {lengths[0]} tokens and the corrupted one {lengths[1]}: exchange words for words of "
-            "as many tokens, so that each token has a counterpart."
+            f"The clean text has {lengths[0]} tokens and the corrupted one {lengths[1]}: replace words by words of"
+            " as many tokens, so that each token has a counterpart."
         )
     if sides[0] == sides[1]:
-        raise DataError("The clean and the corrupted text are the same: exchange the word that decides the answer.")
+        raise DataError("The clean and the corrupted text are the same: replace the word that decides the answer.")
     return PromptPair(sides[0], sides[1], pieces(lm.tokenizer, sides[0]), pieces(lm.tokenizer, sides[1]))
 
 

@@ -123,8 +123,8 @@ class Change:
         other = self.corrupted.strip() or known.corrupted
         if not other:
             raise DataError(
-                "Type a corrupted prompt to patch between, or choose ablate: it has as many tokens as the prompt and "
-                "asks for another answer."
+                "Type a corrupted prompt to patch from, with as many tokens as the prompt and another answer, or"
+                " choose ablate."
             )
         pair = pair_of(lm, clean, self._encode(lm, other))
         return pair.clean, pair.corrupted
@@ -302,7 +302,7 @@ def known_texts(*lms: LM, prompt: str, name: str) -> str:
     """Return the default text or answer of an empty field, as its hint."""
     known = counterpart(lms[-1], prompt, probe.world.of(lms[-1]))
     if name == "corrupted":
-        return known.corrupted or "type one: exchange the word that decides the answer"
+        return known.corrupted or "type one: replace the word that decides the answer"
     found = {"answer": known.answer, "against": known.against, "rival": known.rival or known.against}[name]
     return (found or "").strip() or "likeliest"
 
@@ -333,7 +333,7 @@ Corrupted = Annotated[
     ),
 ]
 Reference = Annotated[
-    Texts, Input("Reference texts, one a line", key="int_reference", lines=True, folded=FOLDED, type=str)
+    Texts, Input("Reference texts, one per line", key="int_reference", lines=True, folded=FOLDED, type=str)
 ]
 Answer = Annotated[
     str | int,

@@ -107,7 +107,7 @@ def layers_of(lm: LM, kind: Kind) -> range:
         ConfigError: an unknown kind.
     """
     if kind not in KINDS:
-        raise ConfigError(f"A site of kind {kind!r} was asked for: give one of {', '.join(KINDS)}.")
+        raise ConfigError(f"A site of kind {kind!r} was requested: give one of {', '.join(KINDS)}.")
     return range(-1 if kind == "resid" else 0, lm.bridge.cfg.n_layers)
 
 
@@ -160,18 +160,18 @@ def check(lm: LM, sites: Iterable[Site], length: int) -> None:
     depth, heads = lm.bridge.cfg.n_layers, lm.bridge.cfg.n_heads
     for site in sites:
         if site.layer not in layers_of(lm, site.kind):
-            raise ConfigError(f"Block {site.layer} was asked for in a model of {depth} blocks: give 0 to {depth - 1}.")
+            raise ConfigError(f"Block {site.layer} was requested in a model of {depth} blocks: give 0 to {depth - 1}.")
         if (site.kind == "head") != (site.head is not None):
             raise ConfigError(f"A site of kind {site.kind!r} has head {site.head}: only `head` sites name one.")
         if site.head is not None and not 0 <= site.head < heads:
-            raise ConfigError(f"Head {site.head} was asked for in blocks of {heads} heads: give 0 to {heads - 1}.")
+            raise ConfigError(f"Head {site.head} was requested in blocks of {heads} heads: give 0 to {heads - 1}.")
         require_token(site.position, length)
 
 
 def require_token(position: int | None, length: int) -> None:
     """Raise a DataError unless the token lies in a text with `length` tokens, or is None for all tokens."""
     if position is not None and not 0 <= position < length:
-        raise DataError(f"Token {position} was asked for in a text of {length} tokens: give 0 to {length - 1}.")
+        raise DataError(f"Token {position} was requested in a text of {length} tokens: give 0 to {length - 1}.")
 
 
 @torch.no_grad()

@@ -137,15 +137,15 @@ class Steered(Drawable):
         """Sentences that explain the curves, and which tokens of the answers are compared."""
         tokens = self.dose.right is not None
         rest = (
-            " Middle: the accuracy control on questions that have nothing to do with the direction, and the KL to the "
-            "unsteered model on neutral texts. Right: the prompt at the chosen alpha."
+            " Middle: accuracy on unrelated questions (a control), and KL to the unsteered model on neutral"
+            " texts. Right: the prompt at the chosen alpha."
         )
         lead = (
-            f"{'Left: the' if tokens else 'The'} mean of the target over texts with its 95 % interval, beside "
-            f"random directions of the same norm.{rest * tokens}"
+            f"{'Left: the' if tokens else 'The'} mean of the target over texts with its 95 % interval, compared"
+            f" with random directions of the same norm.{rest * tokens}"
         )
         count = len(self.dose.nulls)
-        few = f"The range of {count} random directions is narrower than that of many: draw {ENOUGH} to rely on it."
+        few = f"The range of only {count} random directions is too narrow: draw {ENOUGH} to rely on it."
         return (lead, *[few] * (count < ENOUGH), *self.remarks)
 
     def _at(self, alpha: float | None) -> int:
@@ -250,7 +250,7 @@ def steer_answers(
     random: Annotated[
         int | None, Input("Random directions", key="int_random", first=usual_random, within=(1, 100))
     ] = None,
-    positive: Annotated[Texts, Input("With the property, one a line", lines=True, folded="Texts", type=str)] = "",
+    positive: Annotated[Texts, Input("With the property, one per line", lines=True, folded="Texts", type=str)] = "",
     negative: Annotated[Texts, Input("Without it", lines=True, folded="Texts", type=str)] = "",
     texts: Annotated[Texts, Input("Steered", key="int_steered", lines=True, folded="Texts", type=str)] = "",
     answer: Annotated[str, Input("Answer", placeholder="automatic", folded="Texts")] = "",

@@ -154,7 +154,9 @@ def contrast(lm: LM, positive: Sequence[str], negative: Sequence[str], layer: in
     """
     _check(lm, layer, at)
     if not positive or not negative:
-        raise DataError(f"A direction needs texts on both sides, and got {len(positive)} and {len(negative)}.")
+        raise DataError(
+            f"A direction needs texts with and without the property, and got {len(positive)} and {len(negative)}."
+        )
     name = Site("resid", layer).hook
     means: list[Tensor] = []
     norms: list[float] = []
@@ -266,13 +268,17 @@ def dose_response(
             f"{len(texts)} texts have {len(targets)} targets: give at least one text, and a target for each."
         )
     if lm.readout != "tokens" and (controls.questions or controls.neutral):
-        raise DataError("A scalar model answers no questions and has no KL: leave `questions` and `neutral` empty.")
+        raise DataError(
+            "A model with a scalar output answers no questions and has no KL: leave `questions` and `neutral` empty."
+        )
     ids = [target.text(text_ids(lm.tokenizer, text)) for text, target in zip(texts, targets, strict=True)]
     for row, target in zip(ids, targets, strict=True):
         require_inside(target, len(row))
     size, width = direction.vector.size, lm.bridge.cfg.d_model
     if size != width:
-        raise DataError(f"The direction has {size} numbers and the residual stream {width}: read it from this model.")
+        raise DataError(
+            f"The direction has {size} numbers and the residual stream {width}: read the direction from this model."
+        )
     step, where, alphas = direction.step(dosing.unit), dosing.where, dosing.alphas
     noise = random_directions(step, controls.random, controls.seed)
     prompts, answers, owners = answer_steps(lm, controls.questions)
@@ -348,6 +354,6 @@ def _value(row: Float[Tensor, " V"], target: Target) -> float:
 def _check(lm: LM, layer: int, where: str) -> None:
     depth = lm.bridge.cfg.n_layers
     if not -1 <= layer < depth:
-        raise ConfigError(f"Block {layer} was asked for in a model of {depth} blocks: give -1 to {depth - 1}.")
+        raise ConfigError(f"Block {layer} was requested in a model of {depth} blocks: give -1 to {depth - 1}.")
     if where not in get_args(Where):
         raise ConfigError(f"The tokens {where!r} are unknown: give all or last.")

@@ -54,7 +54,7 @@ class AnswerTokens:
             return ""
         texts, names = (_listed([f"\u201c{each}\u201d" for each in words]) for words in (self.texts, self.names))
         if len(self.ids) == 1:
-            return f"{texts} has {len(self.ids[0])} tokens; its first, {names}, is followed."
+            return f"{texts} has {len(self.ids[0])} tokens; its first token, {names}, is followed."
         if not self.count:
             return f"{texts} differ in their first tokens, which are followed: {names}."
         alike = self.alike if len(self.alike) <= LONGEST else f"\u2026{self.alike[-LONGEST:]}"
@@ -130,7 +130,7 @@ def _ids(lm: LM, answer: str | int | Sequence[int]) -> list[int]:
     size = lm.model.get_output_embeddings().weight.shape[0]
     wrong = next((token for token in ids if not 0 <= token < size), None)
     if wrong is not None:
-        raise DataError(f"The token {wrong} was asked for and the model has {size}: give one of 0 to {size - 1}.")
+        raise DataError(f"The token {wrong} was requested and the model has {size}: give one of 0 to {size - 1}.")
     return ids
 
 
@@ -144,8 +144,8 @@ def _not_told_apart(short: str, long: str, equal: bool) -> str:
     if equal:
         return f"The answer \u201c{short}\u201d was given twice: give two different answers."
     return (
-        f"The answer \u201c{long}\u201d begins with the whole of \u201c{short}\u201d, so no token tells them apart: end"
-        " the shorter one with what follows it, such as a full stop, or give another."
+        f"The answer \u201c{long}\u201d begins with the whole of \u201c{short}\u201d, so no token distinguishes"
+        " them: add what follows the shorter one, such as a full stop, or give another answer."
     )
 
 

@@ -228,8 +228,8 @@ class Attribution(Drawable):
         """
         if self.neurons is None:
             raise ModelError(
-                "The MLPs of this model are more than W_out of their neurons (experts), so there is nothing to list by "
-                "neuron: look at the whole MLP."
+                "The MLPs of this model are not W_out times their neurons (they have experts), so they cannot be"
+                " split by neuron: look at the whole MLP."
             )
         order = np.argsort(-np.abs(self.neurons[layer]), kind="stable")[:k]
         return pd.DataFrame({"layer": layer, "neuron": order, "value": self.neurons[layer, order]})
@@ -287,7 +287,7 @@ def above_all(parts: Sequence[Attribution]) -> str:
     most = max(values, key=lambda name: values[name] * (np.sign(total) or 1.0))
     part, own = carrier(parts)
     largest_part = f"{most} ({signed(values[most])})"
-    more = f", of heads and MLPs {part_name(part)} ({signed(own)})"
+    more = f"; among heads and MLPs, from {part_name(part)} ({signed(own)})"
     return largest_part if most == part_name(part) else largest_part + more
 
 
@@ -298,24 +298,24 @@ class Attributions(Beside[Attribution]):
         """Name the part that contributes most to the target, or to its change between two models."""
         parts, last = self.results, self.results[-1]
         label, unit = last.target.name, f" {last.unit}" * (last.unit == "nats")
-        whole = f"{label} = {signed(last.total)}{unit} in {self.looks[-1].name}, by direct effect above all from"
+        whole = f"{label} = {signed(last.total)}{unit} in {self.looks[-1].name}; the largest direct effect comes from"
         change = target_change(parts)
         if change is None:
             return f"{whole} {above_all(parts)}."
         if abs(change) < ALIKE_NATS:
-            return f"{label} is the same in both to {ALIKE_NATS}{unit}."
-        return f"{label} moves by {signed(change)}{unit}, by direct effect above all through {above_all(parts)}."
+            return f"{label} is equal in both models within {ALIKE_NATS}{unit}."
+        return f"{label} changes by {signed(change)}{unit}; the largest direct effect comes from {above_all(parts)}."
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
         """Sentences on what a cell is, and which tokens of the answers are compared, if one has several."""
         cells = (
-            "Every cell is what that head or MLP adds to the logit directly; all cells sum to the number above. Parts "
-            "also act through later ones, which a sum of direct effects does not show."
+            "Each cell is the direct contribution of a head or MLP to the logit; all cells sum to the number"
+            " above. Parts also act through later parts, which direct effects do not show."
         )
         last = self.results[-1]
-        single = f"A {last.unit} model gives one number and no tokens, so a part promotes none."
-        experts = "The MLPs are more than W_out of their neurons, so they cannot be split further."
+        single = f"A {last.unit} model outputs one number and no tokens, so its parts promote no tokens."
+        experts = "The MLPs are not W_out times their neurons, so they cannot be split further."
         more = [single] * last.scalar + [experts] * any(each.neurons is None for each in self.results)
         return (cells, *more, *dict.fromkeys(each.target.note for each in self.results if each.target.note))
 
@@ -369,12 +369,12 @@ class Attributions(Beside[Attribution]):
             ]
             tokens = pairs[-1][1].tokens[: target.position + 1]
             chart = source_bars(tokens, sources, **options)
-            charts["sources"] = titled(chart, f"From which tokens {name} carries it", ENLARGED)
+            charts["sources"] = titled(chart, f"Source tokens of {name}", ENLARGED)
         elif all(each.neurons is not None for _, each in pairs):
             top = pairs[-1][1].neuron_table(layer, NEURONS)["neuron"].tolist()
             rows = [(look, each.neurons[layer]) for look, each in pairs if each.neurons is not None]
             shares = [(look.name, look.colour, values[top]) for look, values in rows if max(top) < len(values)]
-            title = f"The {len(top)} neurons of the L{layer} MLP that add or take most"
+            title = f"The {len(top)} neurons of the L{layer} MLP that add or subtract most"
             charts["neurons"] = titled(neuron_bars(top, shares, **options), title, ENLARGED)
         return charts
 
@@ -497,7 +497,7 @@ def attribute_scalar(
         ModelError: see `attribute`.
     """
     if lm.readout == "tokens":
-        raise DataError("This model gives tokens and no scalar: use `attribute_answer`.")
+        raise DataError("This model predicts tokens and no scalar: use `attribute_answer`.")
     ids = asked_ids(lm, prompt, chat)
     return attribute(lm, ids, target_of(lm, ids, None, None, position))
 
@@ -522,7 +522,7 @@ def attribute(lm: LM, text: str | Sequence[int] | Reading, target: Target) -> At
     if reading.position != target.position:
         raise DataError(
             f"The parts were read after token {reading.position} and the target is at {target.position}: read them"
-            " there."
+            " after the target's token."
         )
     require_text(target, reading.ids)
     answers = torch.tensor([[target.answer, -1 if target.against is None else target.against]])
@@ -571,7 +571,7 @@ def difference_table(base: Attribution, aligned: Attribution) -> pd.DataFrame:
     if base.heads.shape != aligned.heads.shape:
         raise DataError(
             f"The base has {base.heads.shape} blocks and heads and the aligned model {aligned.heads.shape}, so their "
-            "parts have no counterparts: choose two models of one shape."
+            "parts have no counterparts: choose two models of the same shape."
         )
     ours, theirs = aligned.target, base.target
     if (ours.position, ours.answer, ours.against) != (theirs.position, theirs.answer, theirs.against):
@@ -594,7 +594,7 @@ def _require_sum(lm: LM, attribution: Attribution) -> None:
     size = float(np.abs(attribution.table()["value"]).sum())
     if not abs(attribution.sum - attribution.total) <= rounding(lm, size):
         raise ModelError(
-            f"The parts of the logit add up to {attribution.sum:.4f} and {type(lm.model).__name__} gives"
-            f" {attribution.total:.4f}: it does more than add what heads and MLPs write (a factor on them, as in"
-            " Granite): use a model of another architecture."
+            f"The parts of the logit add up to {attribution.sum:.4f} and {type(lm.model).__name__} outputs"
+            f" {attribution.total:.4f}, because it does more than add the outputs of heads and MLPs (Granite scales"
+            " them, for example): use a model of another architecture."
         )

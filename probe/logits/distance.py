@@ -66,7 +66,7 @@ class LayerDistance(Drawable):
         most = int(self.token_kl.argmax())
         last = f"after the last token by {self.token_kl[-1]:.2g}"
         return (
-            f"What {aligned.name} says is furthest from what {base.name} says after "
+            f"The predictions of {aligned.name} and {base.name} differ most after "
             f"\u201c{self.tokens[most].strip(chr(183))}\u201d [{most}], by {self.token_kl[most]:.2g} nats"
             f"{f', {last}' * (most != len(self.tokens) - 1)}."
         )
@@ -87,7 +87,7 @@ class LayerDistance(Drawable):
         from probe.logits.figures import kl_bars, kl_map
 
         bars = kl_bars(self.token_kl, self.tokens, chosen=self.position, colour=self.looks[1].colour)
-        charts = {"kl": titled(clickable(bars, position="x"), "How far apart they are after each token", HEIGHT)}
+        charts = {"kl": titled(clickable(bars, position="x"), "KL between the predictions after each token", HEIGHT)}
         if self.kl is not None:
             tokens = self.tokens[self.start : self.start + self.kl.shape[1]]
             charts["kl-layers"] = titled(kl_map(self.kl, tokens, width=440), "The same after each layer", HEIGHT)

@@ -220,10 +220,10 @@ class Lenses(Beside[PromptLens]):
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
         """Sentences on the cells, the followed tokens of the answers, and the probabilities of whole answers."""
         cells = (
-            "Each cell is the token that the model would name if it stopped after that layer, coloured by the "
-            "log-probability of the answer; the framed column is the one that the curves are about."
+            "Each cell is the token that the model would predict if it stopped after that layer; its colour is"
+            " the log-probability of the answer. The curves are about the framed column."
         )
-        deep = " Of deep models only some layers are drawn; the table holds all."
+        deep = " For deep models only some layers are drawn; the table has all."
         return (cells + deep * any(len(each.entropy) > DEEP for each in self.results), *self._whole_answers())
 
     def _whole_answers(self) -> list[str]:
@@ -260,7 +260,7 @@ class Lenses(Beside[PromptLens]):
                 label=f"log p({last.answers[0]})",
                 height=HEIGHT,
             )
-            title = f"What follows each token, layer by layer{whose}"
+            title = f"Predictions after each token, layer by layer{whose}"
             charts[f"lens{end}"] = titled(clickable(chart, position="customdata"), title, HEIGHT)
             sides = []
             for look, each in group:
@@ -357,7 +357,7 @@ def logit_lens(
 def require_tokens(lm: LM) -> None:
     """Raise a DataError for a model that reads out one number."""
     if lm.readout != "tokens":
-        raise DataError(f"A {lm.readout} model gives one number and no tokens: use `scalar_lens`.")
+        raise DataError(f"A {lm.readout} model outputs one number and no tokens: use `scalar_lens`.")
 
 
 def window(position: int, length: int, columns: int) -> tuple[int, int]:

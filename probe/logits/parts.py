@@ -80,7 +80,7 @@ def read_parts(lm: LM, text: str | Sequence[int], position: int | None = None) -
     check_lengths(lm.model, [ids], [])
     t = len(ids) - 1 if position is None else position
     if not 0 <= t < len(ids):
-        raise DataError(f"Position {t} was asked for in a text of {len(ids)} tokens: give 0 to {len(ids) - 1}.")
+        raise DataError(f"Position {t} was requested in a text of {len(ids)} tokens: give 0 to {len(ids) - 1}.")
     bridge = lm.bridge
     depth, hooks = bridge.cfg.n_layers, bridge.hook_dict
     first, last = "blocks.0.hook_resid_pre", f"blocks.{depth - 1}.hook_resid_post"
@@ -283,7 +283,7 @@ def ov_tokens(lm: LM, layer: int, head: int, source: str | int, k: int = 10) -> 
     token = answer_tokens(lm, [source]).tokens[0] if isinstance(source, str) else int(source)
     table = lm.model.get_input_embeddings()
     if not 0 <= token < len(table.weight):
-        raise DataError(f"The token {token} was asked for and the model has {len(table.weight)}: give one below that.")
+        raise DataError(f"The token {token} was requested and the model has {len(table.weight)}: give one below that.")
     block = bridge.blocks[layer]
     if not hasattr(block, "ln1"):
         raise ModelError(f"The blocks of {type(lm.model).__name__} have no norm before their attention.")
@@ -322,7 +322,7 @@ def _rank_tokens(lm: LM, output: Float[Tensor, " d"], part: str, k: int) -> Prom
 
 def _require_tokens(lm: LM) -> None:
     if lm.readout != "tokens":
-        raise DataError(f"A {lm.readout} model gives one number and no tokens: attribute its {lm.readout} instead.")
+        raise DataError(f"A {lm.readout} model outputs one number and no tokens: attribute its {lm.readout} instead.")
 
 
 def _require_part(kind: str, number: int, count: int) -> None:

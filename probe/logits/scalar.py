@@ -88,8 +88,8 @@ class ScalarLenses(Beside[ScalarLens]):
         """Explanation of a cell."""
         unit = self.results[-1].unit
         return (
-            f"The head of the {unit} model, read at every token after every layer; the highest row is its own {unit}. "
-            "It gives one number, so there are no tokens, entropies or ranks.",
+            f"Output of the {unit} head, read at every token after every layer; the top row is the {unit} of the"
+            " model. It is one number, so there are no tokens, entropies or ranks.",
         )
 
     def sentence(self) -> str:
@@ -166,7 +166,7 @@ def scalar_lens(
         ModelError: norm and head of the last residual do not give the model's output.
     """
     if lm.readout == "tokens":
-        raise DataError("This model gives tokens and no scalar: use `logit_lens`.")
+        raise DataError("This model predicts tokens and no scalar: use `logit_lens`.")
     ids = asked_ids(lm, prompt, chat)
     at = target_of(lm, ids, None, None, position).position
     logits, cache = lm.run_with_cache([ids], residual_names(lm))

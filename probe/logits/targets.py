@@ -100,7 +100,7 @@ def target_of(
     check_lengths(lm.model, [ids], [])
     at = len(ids) - 1 if position is None else position
     if not 0 <= at < len(ids):
-        raise DataError(f"Position {position} was asked for in a text of {len(ids)} tokens: give 0 to {len(ids) - 1}.")
+        raise DataError(f"Position {position} was requested in a text of {len(ids)} tokens: give 0 to {len(ids) - 1}.")
     if lm.readout != "tokens":
         return Target(at, 0, None, lm.readout)
     first = answer if answer is not None else likely_tokens([lm], ids, at)[0]
@@ -125,7 +125,8 @@ def require_text(target: Target, ids: Sequence[int]) -> None:
     require_inside(target, len(ids))
     if target.text(ids) != list(ids):
         raise DataError(
-            "The answers of the target begin alike, and what they share is not in the text: run `target.text(ids)`."
+            "The answers of the target begin alike, and their shared beginning is not in the text: give the ids"
+            " of `target.text(ids)`."
         )
 
 

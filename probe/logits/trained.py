@@ -61,7 +61,7 @@ def over_training(run: "Run", prompt: int = 0, position: int | None = None) -> p
     t = record.length - 1 if position is None else position
     if not 0 <= t < record.length:
         raise DataError(
-            f"Position {t} was asked for in a prompt of {record.length} tokens: give 0 to {record.length - 1}."
+            f"Position {t} was requested in a prompt of {record.length} tokens: give 0 to {record.length - 1}."
         )
     frames = [
         _measure_prompt(step, captures.load(step), prompt, t, record.answers, record.answer_ids)
@@ -169,8 +169,8 @@ def neurons_over_training(run: "Run", prompt: int = 0) -> pd.DataFrame:
         frames.append(pd.DataFrame(row | {"value": tensors["neuron_attribution"][prompt].astype(np.float64).ravel()}))
     if not frames:
         raise DataError(
-            f"The captures of `{run.name}` hold no neurons, since they are older than this version of Probe or the "
-            "model's MLPs are more than W_out of their neurons: train again, or look at whole MLPs."
+            f"The captures of `{run.name}` hold no neurons, since they are older than this version of Probe or the"
+            " model's MLPs are not W_out times their neurons: train again, or look at whole MLPs."
         )
     return pd.concat(frames, ignore_index=True)
 
@@ -216,7 +216,9 @@ def _prompt(run: "Run", prompt: int, answers: bool = False) -> tuple["Captures",
     if not len(captures) or not prompts:
         raise DataError(f"The run `{run.name}` has no captures: train with --capture-every, or choose another run.")
     if not 0 <= prompt < len(prompts):
-        raise DataError(f"Prompt {prompt} of `{run.name}` was asked for: it captured {len(prompts)}, from 0.")
+        raise DataError(
+            f"Prompt {prompt} of `{run.name}` does not exist: it captured {len(prompts)} prompts, numbered from 0."
+        )
     if answers and not prompts[prompt].answers:
         raise DataError(
             f"Prompt {prompt} of `{run.name}` has no answers, so no logit was split into parts: choose another one."

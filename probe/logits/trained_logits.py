@@ -141,7 +141,7 @@ class TrainedLogits(Drawable):
         first, last = (f"{each:.2f}".replace("-", "\u2212") for each in course)
         what = f"log p({answer.strip()})" if answer else "the entropy of the next token"
         text = shorten(self.prompt.text, LONGEST)
-        said = f"After \u201c{text}\u201d {what} of {self.run.name} went from {first} to {last} nats"
+        said = f"After \u201c{text}\u201d, {what} of {self.run.name} went from {first} to {last} nats"
         kl = self.read.get("training-kl")
         if kl is not None:
             ends = kl[kl["step"] == kl["step"].max()]
@@ -156,15 +156,15 @@ class TrainedLogits(Drawable):
         of, said = self._word, [self.prompt.note if self.prompt.answers else "", self.left_out]
         if "training-parts" in self.read:
             said.append(
-                f"A row of the parts is what a head or MLP adds directly to the logit of {of} after the last token; the"
-                " highest row added or took most at some step. Its CSV holds all parts and the rest, which together "
-                "are the logit."
+                f"Each row of the parts is the direct contribution of a head or MLP to the logit of {of} after the"
+                " last token; the top row has the largest at any step. The CSV has all parts and the rest, which"
+                " sum to the logit."
             )
         if "training-neurons" in self.read:
             most = int(self.read["training-neurons"]["rank"].max()) + 1
             said.append(
-                f"A capture names the {most} strongest neurons of each block: one without a value at some step was not "
-                "among them."
+                f"A capture stores the {most} strongest neurons of each block: a neuron without a value at a step"
+                " was not among them."
             )
         return (*filter(None, said), *self._lacking())
 
@@ -186,8 +186,8 @@ class TrainedLogits(Drawable):
             )
         elif "training-neurons" not in self.read:
             said.append(
-                f"The captures of {name} name no single neurons: they are older than this version of Probe, or its MLPs"
-                " are more than W_out of their neurons."
+                f"The captures of {name} name no single neurons: they are older than this version of Probe, or its"
+                " MLPs are not W_out times their neurons."
             )
         if "training-kl" not in self.read and self.reference:
             said.append(f"The captures of {name} lack its KL to {self.reference}; a new run has it.")
@@ -250,7 +250,7 @@ class TrainedLogits(Drawable):
             rows = self.read["training-neurons"]
             grid = _grid(rows.assign(name="L" + rows["layer"].astype(str) + " neuron " + rows["neuron"].astype(str)))
             chart = training_parts(grid.to_numpy(float), _steps(grid), list(grid.index), label=word, k=SHOWN)
-            title = f"{name}: the neurons that add or take most"
+            title = f"{name}: the neurons that add or subtract most"
             charts["training-neurons"] = titled(chart, title, _height(min(SHOWN, len(grid))))
         if "training-kl" in self.read:
             rows = self.read["training-kl"]

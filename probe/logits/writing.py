@@ -124,7 +124,7 @@ class WrittenTrajectories(Beside[WrittenTrajectory]):
             longest = max((each.tokens for _, each in group), key=len)
             ticks = longest if len(group) == 1 else [str(step) for step in range(len(longest))]
             chart = curves(sides, group[-1][1].answers, axis="written token", ticks=ticks, columns=4, height=290)
-            title = f"Before every token that is written{f': {group[0][0].name}' * (not alike)}"
+            title = f"Before every written token{f': {group[0][0].name}' * (not alike)}"
             charts[f"written-{index}" if index else "written"] = titled(chart, title, 290)
         return charts
 
@@ -189,7 +189,7 @@ def follow_writing(
     """
     require_tokens(lm)
     if n < 1:
-        raise ConfigError(f"{n} tokens were asked for: let the model write 1 at least.")
+        raise ConfigError(f"{n} tokens were requested; expected 1 or more.")
     asked = asked_ids(lm, prompt, chat)
     target = asked_target(lm, asked, answer, against, position)
     ids, tokens = target.text(asked)[: target.position + 1], target.answers

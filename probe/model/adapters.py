@@ -113,7 +113,7 @@ def _read_base(
     chain = (*above, directory.resolve())
     if base.resolve() in chain:
         names = " on ".join(f"`{path}`" for path in (*chain, base.resolve()))
-        raise ModelError(f"These adapters have no model under them, {names}: name one that is no adapter as a base.")
+        raise ModelError(f"These adapters rest only on each other ({names}): name a base that is not an adapter.")
     check_base(directory, base)
     if is_adapter(base):
         model, tokenizer = read(base, dtype, device, chain)
@@ -171,8 +171,8 @@ def read_config(directory: Path) -> dict[str, Any]:
         )
     if config.get("megatron_config"):
         raise ModelError(
-            f"`{directory}` is an adapter for Megatron, which names code to import, and none is run here: save it anew"
-            " without megatron_config."
+            f"`{directory}` is an adapter for Megatron, which names code to import, and none is run here: save it"
+            " again without megatron_config."
         )
     if not isinstance(base, str) or not base:
         raise ModelError(

@@ -320,16 +320,16 @@ def plain_module(module: Any) -> Any:
 def refusal(lm: LM, why: str) -> ModelError:
     """Return the error for a model that the equations do not describe."""
     return ModelError(
-        f"{type(lm.model).__name__} is not described by the equations E1 to E6, since {why}: views that need its maps "
-        "work for models like Llama, Qwen3, Mistral, Mixtral, Phi-3, Gemma 2 and 3, GPT-2, GPT-NeoX, GPT-J, OPT and "
-        "Bloom, hooks and lenses for this one too."
+        f"{type(lm.model).__name__} is not described by the equations E1 to E6, since {why}: views that need its"
+        " maps work for models like Llama, Qwen3, Mistral, Mixtral, Phi-3, Gemma 2 and 3, GPT-2, GPT-NeoX, GPT-J,"
+        " OPT and Bloom; hooks and lenses also work for this one."
     )
 
 
 def _part(lm: LM, owner: Any, name: str) -> Any:
     part = getattr(owner, name, None)
     if part is None:
-        raise refusal(lm, f"it has no part {name!r} where they expect one")
+        raise refusal(lm, f"it has no part {name!r} where the equations expect one")
     return part
 
 
@@ -666,4 +666,4 @@ def _check(lm: LM, net: Network) -> None:
     chosen = any(isinstance(block.ffn, Mixture) for block in net.blocks)
     difference = float(error.abs().max() if exact else (squares.median() if chosen else squares.mean()).sqrt())
     if not difference <= (EXACT if exact else ROUNDED) * size:
-        raise refusal(lm, f"its logits of size {size:.2g} differ from theirs by {difference:.2g}")
+        raise refusal(lm, f"its logits (size {size:.2g}) differ from those of the equations by {difference:.2g}")

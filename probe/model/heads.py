@@ -23,7 +23,7 @@ def check_head(lm: LM, layer: int, head: int) -> None:
         check_names(lm.bridge, [f"blocks.{layer}.attn.hook_pattern"])
     if not (0 <= layer < layers and 0 <= head < heads):
         raise ConfigError(
-            f"L{layer}H{head} was asked for and the model has {layers} blocks of {heads} heads: give one from L0H0 to "
+            f"L{layer}H{head} was requested and the model has {layers} blocks of {heads} heads: give one from L0H0 to "
             f"L{layers - 1}H{heads - 1}."
         )
 
@@ -31,7 +31,7 @@ def check_head(lm: LM, layer: int, head: int) -> None:
 def check_count(k: int) -> None:
     """Raise a ConfigError if the number is below 1."""
     if k < 1:
-        raise ConfigError(f"{k} tokens were asked for: give 1 or more.")
+        raise ConfigError(f"{k} tokens were requested: give 1 or more.")
 
 
 def array(values: Tensor) -> np.ndarray:

@@ -139,8 +139,8 @@ def _compare(model: PreTrainedModel, bridge: TransformerBridge) -> None:
     if bool(expected.isfinite().all()) and not gap <= limit:
         why = "hooking changes what it computes" if mapped else "transformer-lens does not follow its configuration"
         warnings.warn(
-            f"Hooks do not show this {type(model).__name__}: hooked and plain logits differ by {gap:.2g} nats where "
-            f"they spread by {spread:.2g}, since {why}.",
+            f"Hooks do not show what this {type(model).__name__} computes: hooked and plain logits differ by"
+            f" {gap:.2g} nats (the logits spread by {spread:.2g}), since {why}.",
             HookWarning,
             stacklevel=4,
         )

@@ -432,7 +432,7 @@ def _require_model(model: Any, mapping: ModuleMap | None) -> PreTrainedModel:
     if isinstance(module, str | Path):
         raise ModelError(f"The model is the text {str(module)!r}: probe.LM.load loads a model by its name or folder.")
     if not isinstance(module, nn.Module):
-        raise ModelError(f"The model is a {name} and no module of torch: {remedy}.")
+        raise ModelError(f"The model is a {name}, not a module of torch: {remedy}.")
     if mapping is not None:
         return mapped_model(module, mapping)
     config = getattr(module, "config", None)
@@ -442,7 +442,7 @@ def _require_model(model: Any, mapping: ModuleMap | None) -> PreTrainedModel:
             "a plain module are with mapping=probe.ModuleMap(...)."
         )
     if config.is_encoder_decoder:
-        raise ModelError(f"The model {name} has an encoder, and probe reads models of a decoder alone: {remedy}.")
+        raise ModelError(f"The model {name} has an encoder, and probe reads only decoders: {remedy}.")
     if getattr(module, "get_output_embeddings", lambda: None)() is None:
         raise ModelError(
             f"The model {name} has no output layer that gives logits of tokens: {remedy}; a reward model is loaded by "
@@ -463,8 +463,8 @@ def _require_tokenizer(tokenizer: Any) -> PreTrainedTokenizerBase:
         raise DataError(f"The tokenizer is a processor ({type(tokenizer).__name__}): give its `.tokenizer`.")
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise DataError(
-            f"The tokenizer is a {type(tokenizer).__name__} and none of transformers: give what AutoTokenizer makes; "
-            "PreTrainedTokenizerFast(tokenizer_object=...) makes one of a tokenizer of tokenizers."
+            f"The tokenizer is a {type(tokenizer).__name__}, not one of transformers: give what AutoTokenizer"
+            " makes; PreTrainedTokenizerFast(tokenizer_object=...) wraps a tokenizer of the package tokenizers."
         )
     return tokenizer
 

@@ -141,8 +141,8 @@ def read_reward_model(directory: Path, dtype: torch.dtype | None, device: torch.
     model = _read(AutoModelForSequenceClassification, "reward model", directory, dtype, device)
     if not isinstance(getattr(model, "score", None), torch.nn.Linear):
         raise ModelError(
-            f"`{directory}` holds a {type(model).__name__}, which is no decoder with a linear head `score`: give one "
-            "such as LlamaForSequenceClassification."
+            f"`{directory}` holds a {type(model).__name__}, which is not a decoder with a linear head `score`:"
+            " give one such as LlamaForSequenceClassification."
         )
     return model
 
@@ -238,13 +238,12 @@ def _check_sizes(auto: Any, label: str, directory: Path) -> None:
     for name, value in _entries(read_config(directory)):
         if isinstance(value, float) and math.isnan(value):
             raise ModelError(
-                f"`{directory / 'config.json'}` says {name} NaN, which is no number: use the config.json that belongs"
-                " to the weights."
+                f"`{directory / 'config.json'}` gives NaN as {name}: use the config.json that belongs to the weights."
             )
         if type(value) is int and COUNTED.fullmatch(name) and not 0 <= value <= max(len(sizes), 1):
             raise ModelError(
-                f"`{directory / 'config.json'}` says {name} {value:,} and the weights have {len(sizes):,} tensors: use "
-                "the config.json that belongs to them."
+                f"`{directory / 'config.json'}` gives {value:,} as {name} and the weights have {len(sizes):,}"
+                " tensors: use the config.json that belongs to them."
             )
     with _loading(label, directory):
         config = AutoConfig.from_pretrained(sound_folder(directory), trust_remote_code=False, local_files_only=True)
@@ -359,7 +358,7 @@ def classifier(model: PreTrainedModel, pad: int | None) -> Any:
         )
     if type(shell.base_model) is not type(model.base_model) or not isinstance(getattr(shell, "score", None), nn.Linear):
         raise ConfigError(
-            f"{type(shell).__name__} is built otherwise than {type(model).__name__} with a linear head `score`, so a"
+            f"{type(shell).__name__} is built differently from {type(model).__name__} with a linear head `score`, so a"
             " reward model cannot be saved as one: start from another architecture, such as llama, qwen3 or gpt2."
         )
     setattr(shell, shell.base_model_prefix, model.base_model)

@@ -302,8 +302,8 @@ class Preflight:
         if self.budget is None:
             return f"{need}."
         if self.fits:
-            return f"{need} of the {readable(self.budget)} that it may take."
-        return f"{need} and may take {readable(self.budget)}: {self.offer}."
+            return f"{need}; {readable(self.budget)} are allowed."
+        return f"{need}, and {readable(self.budget)} are allowed: {self.offer}."
 
     def table(self) -> pd.DataFrame:
         """Return a table with one row per hook name: name, layer (-1 outside the blocks), growth, bytes."""

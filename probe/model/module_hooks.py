@@ -377,8 +377,9 @@ def _find_faults(model: MappedModel, readings: HookValues) -> dict[str, str]:
     for name, field in (("embed", "embedding"), ("unembed", "unembedding")):
         if (count := readings.counts.get(f"{name}.hook_out", 0)) != 1:
             raise ModelError(
-                f"{type(model).__name__} runs its {field} `{getattr(mapping, field)}` {count} times a pass and hooks "
-                "need it once: name another in the module map, or a `call` that runs the module that it is given."
+                f"{type(model).__name__} runs its {field} `{getattr(mapping, field)}` {count} times per pass and"
+                " hooks need it once: name another in the module map, or a `call` that runs the module that it is"
+                " given."
             )
     for block in range(depth):
         if not all(readings.runs_once(f"blocks.{block}.{end}", stream) for end in ("hook_in", "hook_out")):
@@ -427,11 +428,11 @@ def _fault_of_heads(readings: HookValues, block: int) -> str | None:
         output = torch.einsum("bthk,hkd->btd", z, bridge.W_O)
         output = output if bridge.b_O is None else output + bridge.b_O
     except (AttributeError, RuntimeError) as failure:
-        return f"its projections are no linear layers that fit ({' '.join(str(failure).split())[:120]})"
+        return f"its projections are not linear layers that fit ({' '.join(str(failure).split())[:120]})"
     for name, one, other in (
         ("the values are not made of its input by the layer of values", values, v),
-        ("what enters the last layer is not the pattern times the values", mixed, z),
-        ("its output is not the sum of what the heads write", output, written),
+        ("the input of its last layer is not the pattern times the values", mixed, z),
+        ("its output is not the sum of the outputs of its heads", output, written),
     ):
         if not _are_close(one, other):
             return name

@@ -85,12 +85,15 @@ class ModuleMap:
         split, parts = (self.q, self.k, self.v), (self.qkv, self.q, self.k, self.v, self.out, self.heads)
         if any(parts) and not (self.attention and self.heads and self.out and bool(self.qkv) != all(split)):
             raise ConfigError(
-                "The heads of a module map are half named: give attention, heads, out, and either qkv or q, k and v."
+                "The module map names only some parts of the heads: give attention, heads, out, and either qkv or"
+                " q, k and v."
             )
         if self.qkv and any(split):
             raise ConfigError("The module map names qkv and also q, k or v: give the fused layer or the three.")
         if any((self.mlp_in, self.mlp_gate, self.mlp_out)) and not (self.mlp and self.mlp_in and self.mlp_out):
-            raise ConfigError("The layers of the feed-forward part are half named: give mlp, mlp_in and mlp_out.")
+            raise ConfigError(
+                "The module map names only some layers of the feed-forward part: give mlp, mlp_in and mlp_out."
+            )
         first: dict[str, str] = {}
         for name, path in self.paths().items():
             if (other := first.setdefault(path, name)) != name:

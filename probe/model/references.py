@@ -279,14 +279,14 @@ def read_settings(directory: Path) -> dict:
         config = read_json(file)
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"`{file}` cannot be read as JSON ({short(error)}): write the model again or fetch the file anew."
+            f"`{file}` cannot be read as JSON ({short(error)}): write the model again or fetch the file again."
         ) from None
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise ModelError(
             f"`{file}` names no model_type, so the architecture is unknown: use the config.json of the model."
         )
     if not _is_bounded(config):
-        raise ModelError(f"`{file}` holds a number beyond all bounds: fetch the file anew.")
+        raise ModelError(f"`{file}` holds a number beyond all bounds: fetch the file again.")
     classes = config.get("architectures") or []
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise ModelError(f"`{file}` has a damaged entry `architectures`: use the config.json of the model.")
@@ -318,7 +318,7 @@ def _checked_adapter(directory: Path) -> Path:
     if (directory / "adapter_model.bin").is_file():
         raise ModelError(
             f"`{directory}` holds its adapter as a pickle (adapter_model.bin), which can run any code when it is"
-            " opened: if you trust it, load it with peft and `save_pretrained` it anew, which writes safetensors."
+            " opened: if you trust it, load it with peft and `save_pretrained` it again, which writes safetensors."
         )
     raise ModelError(
         f"`{directory}` has the configuration of an adapter and no adapter_model.safetensors: add the file."

@@ -138,8 +138,8 @@ class RewardModel:
     def _encode_pairs(self, prompts: Sequence[str | Ids], completions: Sequence[str | Ids]) -> list[Pair]:
         if isinstance(prompts, str) or isinstance(completions, str) or len(prompts) != len(completions):
             raise DataError(
-                f"{_count(prompts)} and {_count(completions)} were to be scored: give two lists of equal length, "
-                "prompts and their completions."
+                f"{_count(prompts)} and {_count(completions)} cannot be scored together: give two lists of equal"
+                " length, prompts and their completions."
             )
         return [pair_ids(self.tokenizer, p, c) for p, c in zip(prompts, completions, strict=True)]
 
@@ -233,7 +233,7 @@ class ScalarLM(LM):
         Raises:
             ConfigError: always.
         """
-        raise ConfigError(f"A {self.readout} model scores texts and writes none: take the policy to generate.")
+        raise ConfigError(f"A {self.readout} model scores texts and writes none: use the policy to generate.")
 
 
 def analysable(ref: str | Path, readout: Readout | None = None, **options: Any) -> LM:

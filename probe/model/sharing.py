@@ -142,5 +142,5 @@ def _agrees(inner: Any, size: int, quick: Measure, alone: Measure) -> bool:
 def _sentence(inner: Any, way: str, size: int) -> str:
     return (
         f"{type(inner).__name__} gives other numbers with {WAYS[way]} than for each text alone (compared on rows of "
-        f"{size} tokens): texts that long are run without, which takes longer."
+        f"{size} tokens): texts of this length are run without it, which takes longer."
     )

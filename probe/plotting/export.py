@@ -98,8 +98,8 @@ def parse_formats(text: str) -> list[str]:
     wrong = [part for part in formats if part not in FORMATS]
     if wrong or not formats:
         raise ConfigError(
-            f"The format {', '.join(wrong) or '(none)'} was asked for, but there are {', '.join(FORMATS)}: name some "
-            "of these, separated by commas."
+            f"The format {', '.join(wrong) or '(none)'} was requested; expected some of {', '.join(FORMATS)},"
+            " separated by commas."
         )
     return list(dict.fromkeys(formats))
 
@@ -133,7 +133,7 @@ def render(
     if kind == "html":
         return to_html(figure, source)
     if kind not in STATIC:
-        raise ConfigError(f"A file of format {kind} was asked for; there are {', '.join(FORMATS)}, two of data.")
+        raise ConfigError(f"A figure cannot be saved as {kind}; expected one of {', '.join(FORMATS)}.")
 
     printed = put_on_paper(figure, paper, title)
     scale = paper.dpi / PIXELS if kind == "png" else 1.0
@@ -336,7 +336,7 @@ class Renderer:
                 self._stop()
                 raise MissingToolError(
                     f"The browser {find_browser()} drew no {kind} within {SECONDS:.0f} s ({type(error).__name__}): try "
-                    "again, name another browser in $BROWSER_PATH, or take HTML, which needs none."
+                    "again, name another browser in $BROWSER_PATH, or use HTML, which needs none."
                 ) from error
 
     def close(self) -> None:

@@ -53,7 +53,7 @@ class Paper:
 
     def __post_init__(self) -> None:
         if isinstance(self.width, str) and self.width not in WIDTHS:
-            raise ConfigError(f"The width {self.width} was given: give {', '.join(WIDTHS)} or inches from 1 to 40.")
+            raise ConfigError(f"The width is {self.width}; expected {', '.join(WIDTHS)} or inches from 1 to 40.")
         for name, value, low, high in (
             ("width", self.inches, 1, 40),
             ("height", self.height, 0.5, 40),
@@ -61,11 +61,11 @@ class Paper:
             ("dpi", self.dpi, *DPI),
         ):
             if value is not None and not low <= value <= high:
-                raise ConfigError(f"A {name} of {value:g} was given: give one from {low} to {high}.")
+                raise ConfigError(f"The {name} is {value:g}; expected a number from {low} to {high}.")
         if not re.fullmatch(r"[\w ,-]{1,100}", self.font):
-            raise ConfigError(f"The font {self.font!r} was given: give {', '.join(FAMILIES)} or the name of a family.")
+            raise ConfigError(f"The font is {self.font!r}; expected {', '.join(FAMILIES)} or the name of a family.")
         if self.theme not in ("paper", "light"):
-            raise ConfigError(f"The theme {self.theme} was given: give paper or light.")
+            raise ConfigError(f"The theme is {self.theme}; expected paper or light.")
 
     @property
     def inches(self) -> float:
@@ -205,5 +205,5 @@ def paper_of(options: Mapping[str, Any]) -> Paper:
     names = [field.name for field in fields(Paper)]
     unknown = [name for name in options if name not in names]
     if unknown:
-        raise ConfigError(f"The option `{unknown[0]}` was given: give some of {', '.join(names)}.")
+        raise ConfigError(f"There is no option `{unknown[0]}`: give some of {', '.join(names)}.")
     return Paper(**options)

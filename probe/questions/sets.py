@@ -35,7 +35,10 @@ class QuestionSet:
     @property
     def note(self) -> str:
         """Sentence that says which set is used."""
-        return f"Asked is the question set `{self.name}` ({self.title}; {self.licence}): --data names another file."
+        return (
+            f"The questions are those of the set `{self.name}` ({self.title}; {self.licence}): --data names"
+            " another file."
+        )
 
     @property
     def path(self) -> Path:

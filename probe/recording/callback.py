@@ -100,7 +100,7 @@ class ProbeCallback(TrainerCallback):
             ConfigError: `every` is negative.
         """
         if every < 0:
-            raise ConfigError(f"Captures every {every} steps were asked for: give 1 or more, or 0 for none.")
+            raise ConfigError(f"Captures every {every} steps were requested; expected 1 or more, or 0 for none.")
         self.path, self.every, self.prompts, self.method = Path(run).expanduser(), every, prompts, method
         self.parent, self.checkpoint, self.trainer = parent, checkpoint, trainer
         self.writer: RunWriter | None = None
@@ -364,8 +364,9 @@ def _what_is_missing(model: nn.Module, language: nn.Module | None, every: int, c
     """Say which requested parts of a run cannot be written, and why, in one sentence; None if all can."""
     if not _is_whole(model) and (every or checkpoint):
         return (
-            "Metrics alone are written, neither captures nor a checkpoint: the model's weights are spread over several"
-            " processes (FSDP, DeepSpeed stage 3, tensor parallelism), so open what the trainer itself saves."
+            "Only metrics are written, no captures and no checkpoint: the model's weights are spread over several"
+            " processes (FSDP, DeepSpeed stage 3, tensor parallelism), so open the checkpoint that the trainer"
+            " itself saves."
         )
     if every and language is None and not _predicts_tokens(model):
         return "Attention and lens are not captured: the model predicts no tokens."

@@ -184,13 +184,13 @@ def watch(
         RunError: the directory is in use or cannot be written, or the config holds values that JSON cannot represent.
     """
     if every < 0:
-        raise ConfigError(f"Captures every {every} steps were asked for: give 1 or more, or 0 for none.")
+        raise ConfigError(f"Captures every {every} steps were requested; expected 1 or more, or 0 for none.")
     if isinstance(run, RunWriter) and (method, config, seed) != ("watch", None, 0):
-        raise ConfigError("The writer of a run was given with method, config or seed: give these to the writer.")
+        raise ConfigError("A writer was given together with method, config or seed: give these to the writer instead.")
     if every and lm.readout != "tokens":
         raise ConfigError(
-            f"A {lm.readout} model gives one number and no probabilities of tokens, which captures hold: watch it with "
-            "every=0, which records metrics alone."
+            f"A {lm.readout} model outputs one number and no probabilities of tokens, which captures hold: watch"
+            " it with every=0, which records only metrics."
         )
     world, left_out = probe.world.of(lm), ""
     if not every:
@@ -395,11 +395,11 @@ def default_prompts(lm: LM, prompts: Sequence[Prompt] | None = None) -> tuple[li
         more = f" and {len(reasons) - NAMED} more" if len(reasons) > NAMED else ""
         left_out = (
             f"{len(reasons)} of the {len(default)} default prompts are left out of the captures:"
-            f" {', '.join(reasons[:NAMED])}{more}. Name prompts of your own to follow others."
+            f" {', '.join(reasons[:NAMED])}{more}. Give prompts of your own to capture others."
         )
     if reasons and not kept:
         kept, prompts = [own_prompt(lm)], None
-        left_out += f" Captured is \u201c{kept[0].text}\u201d, of tokens of the model."
+        left_out += f" \u201c{kept[0].text}\u201d, made of tokens of the model, is captured instead."
     return kept if prompts is not None else [with_likeliest(lm, prompt) for prompt in kept], left_out
 
 

@@ -81,7 +81,7 @@ class RewardShift:
         """
         if samples < 1 or max_new_tokens < 1 or not beta >= 0:
             raise ConfigError(
-                f"The reward shift was asked for with samples={samples}, max_new_tokens={max_new_tokens} and"
+                f"The reward shift was requested with samples={samples}, max_new_tokens={max_new_tokens} and"
                 f" beta={beta}; expected 1 or more, 1 or more and 0 or more: change them."
             )
         self.reference_logits, self.proxy, self.world, self.beta = reference_logits, proxy, world, beta

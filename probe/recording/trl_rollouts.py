@@ -177,6 +177,6 @@ def _foreign(trainer: Any, name: str) -> str:
     import trl
 
     return (
-        f"{type(trainer).__name__} of TRL {trl.__version__} has no `{name}`, which that of TRL 1.16 has: use that"
-        " version, or go without."
+        f"{type(trainer).__name__} of TRL {trl.__version__} has no `{name}`, which the one of TRL 1.16 has: use"
+        " that version, or record no rollouts."
     )

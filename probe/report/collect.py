@@ -93,7 +93,7 @@ def collect(
             if _is_older(meta, run):
                 told.append(
                     f"A result of {name} on {label} is left out: it was measured before the run ended."
-                    f" `{experiment_command(name, run.name, known.get(name))}` measures it anew."
+                    f" `{experiment_command(name, run.name, known.get(name))}` measures it again."
                 )
                 continue
             try:

@@ -72,7 +72,7 @@ def report(
         ConfigError: there is no run, or no experiment has a given name.
     """
     if not runs:
-        raise ConfigError("A report was asked for without a run: name at least one.")
+        raise ConfigError("A report was requested without a run: name at least one.")
     around = _beside(runs) if around is None else around
     by_label = _order(dict(zip(_apart([run.name for run in runs]), runs, strict=True)))
     known = _groups(runs, around)
@@ -496,7 +496,7 @@ def _write_commands(
     chosen: Sequence[str],
     shown: Sequence[Shown],
 ) -> None:
-    document.say("Options that are left out stand at their defaults. A reference is as the run recorded it.")
+    document.say("Options that are not shown have their default values. References are shown as the run recorded them.")
     document.heading("Train")
     commands = {label: training_command(run, methods) for label, run in runs.items()}
     document.code([command for command in commands.values() if command])

@@ -158,7 +158,7 @@ def _groups(analysis: Analysis, runs: Sequence[Run]) -> Iterator[list[Run]]:
         pairs += [[base, run]] if base is not None and base is not run else []
     if not pairs:
         raise ConfigError(
-            f"`{analysis.name}` compares a run with the one it came from, and of {', '.join(by_name)} none came from"
+            f"`{analysis.name}` compares a run with its parent, and none of {', '.join(by_name)} is the parent of"
             " another: name such a pair, as in `probe report base sft`."
         )
     yield from pairs

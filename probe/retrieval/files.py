@@ -103,7 +103,7 @@ def read_folder(
     """
     folder = Path(data).expanduser()
     if not folder.is_dir():
-        raise DataError(f"`{data}` is no folder: give {LAYOUT}.")
+        raise DataError(f"`{data}` is not a folder: give {LAYOUT}.")
     if not (folder / QUESTIONS).is_file():
         raise DataError(f"`{data}` has no {QUESTIONS}: give {LAYOUT}.")
     documents = read_documents(folder, strict)
@@ -187,7 +187,7 @@ def _file(folder: Path, path: Path) -> TitledDocument:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"The document `{path}` cannot be read ({short(error)}): give a text in UTF-8.") from None
     if not text.strip():
-        raise DataError(f"The document `{path}` is empty: write its text, or take it away.")
+        raise DataError(f"The document `{path}` is empty: write its text, or remove it.")
     return TitledDocument(path.relative_to(folder).as_posix(), text)
 
 
@@ -214,7 +214,7 @@ def _document(row: Row, names: Mapping[str, Sequence[str]]) -> str | None:
     name = str(reference)
     matches = names.get(name) or names.get(_bare(name)) or []
     if len(matches) != 1:
-        problem = f"could be {' or '.join(matches)}" if matches else "is none of those that are there"
+        problem = f"could be {' or '.join(matches)}" if matches else "does not exist"
         raise DataError(f"{row.where} names the document {name!r}, which {problem}: correct the name.")
     return matches[0]
 

@@ -59,10 +59,10 @@ class Retriever:
         import bm25s
 
         if not (k1 >= 0 and 0 <= b <= 1):
-            raise ConfigError(f"BM25 was asked for with k1={k1} and b={b}: give k1 from 0 on and b between 0 and 1.")
+            raise ConfigError(f"BM25 has k1={k1} and b={b}; expected k1 from 0 on and b between 0 and 1.")
         tokens = [words(text) for text in texts]
         if not any(tokens):
-            raise DataError(f"None of the {len(tokens)} documents has a word to be found by: give texts.")
+            raise DataError(f"None of the {len(tokens)} documents has a word to search for: give texts with words.")
         self.size = len(tokens)
         self._index = bm25s.BM25(k1=k1, b=b, method="lucene", dtype="float64")
         self._index.index(tokens, show_progress=False)

@@ -202,7 +202,8 @@ def persuasion(with_context: ArrayLike, without: ArrayLike) -> NDArray[np.float6
     after, before = (np.atleast_2d(np.asarray(each, dtype=float)) for each in (with_context, without))
     if after.shape != before.shape:
         raise DataError(
-            f"Persuasion compares answers of the shapes {after.shape} and {before.shape}: give the same answers twice."
+            f"Persuasion compares the same answers twice, and got the shapes {after.shape} and {before.shape}:"
+            " give equal shapes."
         )
     return kl(condition(after), condition(before))
 
@@ -497,7 +498,7 @@ def _pair(p_o: ArrayLike, p_s: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     o, s = np.asarray(p_o, dtype=float), np.asarray(p_s, dtype=float)
     if o.shape != s.shape or o.ndim != 1:
         raise DataError(
-            f"The memorisation ratio got {o.shape} learned and {s.shape} substituted answers: give one of each a"
-            " question."
+            f"The memorisation ratio got {o.shape} learned and {s.shape} substituted answers: give one of each for"
+            " each question."
         )
     return o, s

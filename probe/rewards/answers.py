@@ -97,7 +97,9 @@ class AnswerSet:
         values = self.judge(reward)
         bad = int((~np.isfinite(values)).sum())
         if bad:
-            raise DataError(f"The reward gave {bad} of {values.size} answers no finite number: give one for each.")
+            raise DataError(
+                f"The reward returned no finite number for {bad} of {values.size} answers: return one for each."
+            )
         return values
 
     def judge(self, reward: Reward) -> Array:
@@ -110,7 +112,7 @@ class AnswerSet:
         flat = [answer for group in self.answers for answer in group]
         values = np.array([np.nan if value is None else float(value) for value in reward(prompts, flat)], dtype=float)
         if values.shape != (len(flat),):
-            raise DataError(f"The reward gave {len(values)} values for {len(flat)} answers: give one for each.")
+            raise DataError(f"The reward returned {len(values)} values for {len(flat)} answers: return one for each.")
         result = np.zeros(self.mask.shape)
         result[self.mask] = values
         return result

@@ -36,9 +36,10 @@ class BestOfN(Drawable):
         """Compare the bound with the exact KL, and the path of best of N with the frontier."""
         last = self.points.iloc[-1]
         return (
-            f"At N = {last['n']:.0f} the bound log N \u2212 (N\u22121)/N says {last['bound']:.2f} nats and the exact"
-            f" KL is {last['kl']:.2f}: draws repeat, and equal answers tie. Placed by the bound (dashed), best of N"
-            f" looks worse than it is: exactly it stays within {self.points['excess'].max():.2f} nats of the frontier."
+            f"At N = {last['n']:.0f} the bound log N \u2212 (N\u22121)/N says {last['bound']:.2f} nats and the"
+            f" exact KL is {last['kl']:.2f}: because draws repeat and equal answers tie. Placed by the bound"
+            " (dashed), best of N looks worse than it is: computed exactly, it stays within"
+            f" {self.points['excess'].max():.2f} nats of the frontier."
         )
 
     def tables(self) -> dict[str, pd.DataFrame]:

@@ -86,7 +86,7 @@ class Causes(Drawable):
             f" {self.looks[0].name}. Optima: exact at beta {self.found.beta:g}, given a listed answer, with 95 %"
             " intervals over people. Trainings: sampled answers, intervals over trainings or answers. An interaction is"
             " half the difference between the effects of a knob at the two levels of the other. Where the user claims"
-            " nothing, agreement has nothing to reward, so that its effect is 0 by construction.",
+            " nothing, agreement has nothing to reward, so its effect is 0 by construction.",
         )
 
     def sentence(self) -> str:
@@ -176,8 +176,8 @@ def separate_causes(
     world = probe.world.of(lm)
     if world is None or not has_causes(lm):
         raise DataError(
-            "The causes are those of a world's annotators on unseen entities and false claims: give a language model of"
-            " a world that has such questions."
+            "Causes need a world with questions about unseen entities and false claims: use a language model of"
+            " such a world."
         )
     found = keep(lm, ("causes", beta, n), lambda: factorial(lm, world, beta, n, SEED))
     runs = [Run(path) for path in (trainings_of(lm) if trainings is None else trainings)]

@@ -115,7 +115,9 @@ class TwoCompletions(Contrast):
             return words
         token = f"\u201c{self.chosen.tokens[strongest].strip()}\u201d (token {strongest})"
         way = "falls" if change > 0 else "rises"
-        return f"{words} Without the prompt's {token} the margin of the chosen one {way} by {abs(change):.2f} nats."
+        return (
+            f"{words} Without the prompt's {token} the margin of the chosen completion {way} by {abs(change):.2f} nats."
+        )
 
     def chips(self, colour: Colour = "left out", token: Token = None) -> TokenRows:
         """Return prompt and completions; prompt tokens show effects on the margin, others effects on their score.

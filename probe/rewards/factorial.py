@@ -165,7 +165,7 @@ class Factorial:
         sizes = [in_unit(DIFFERENCE, *(each[end] for end in ENDS), sign=True) for each in (first, second)]
         cause = KNOBS[first["effect"]]
         having, lacking = (self.sides(first["effect"], metric, level) for level in (1, 0))
-        side, at = ("Above", 0) if having[0] + lacking[0] else ("Below", 1)
+        side, at = ("above", 0) if having[0] + lacking[0] else ("below", 1)
         pairs = {knob: self.moved(knob, metric) for knob in KNOBS}
         idle = [KNOBS[knob] for knob, (_, same, count) in pairs.items() if same == count]
         nothing = f"; {' and '.join(idle)} change{'s' * (len(idle) == 1)} nothing" if idle else ""
@@ -174,9 +174,9 @@ class Factorial:
             f"{cause} ({sizes[0]} on average){', then' if apart else ' and'} {KNOBS[second['effect']]} ({sizes[1]})"
         )
         return (
-            f"{name}: the largest cause{' is' if apart else 's, not told apart, are'} {causes}{nothing}. {side}"
-            f" {self.reference} ({base}) are {having[at]} of {having[2]} optima with {cause} and {lacking[at]} of"
-            f" {lacking[2]} without."
+            f"{name}: the largest cause{' is' if apart else 's, in undecided order, are'} {causes}{nothing}."
+            f" {having[at]} of {having[2]} optima with {cause} and {lacking[at]} of {lacking[2]} without are {side}"
+            f" {self.reference} ({base})."
         )
 
 

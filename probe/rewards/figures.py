@@ -113,7 +113,7 @@ def reward_frontier(
     for note in _labels(labels, avoid, look, view, (1.05 * right, low, top)):
         panels.note(1, **note)
     corner = {"x": 0.01, "y": 0.995, "xref": "paper", "yref": "paper", "xanchor": "left", "yanchor": "top"}
-    panels.note(1, "no policy gets here", **corner)
+    panels.note(1, "no policy can be here", **corner)
     panels.axis("x", title=AXES[view.axis], range=[-0.03 * right, 1.05 * right], zeroline=False)
     panels.axis("y", title=escape(view.label), range=[low, top], zeroline=False)
     return panels.figure(showlegend=False)
@@ -151,8 +151,8 @@ def _policy(row: dict, style: Style, view: FrontierView) -> Iterator[go.Scatter]
     details = [
         f"reward {format_interval(y, row[f'{view.reward}_low'], row[f'{view.reward}_high'])}",
         f"KL {format_interval(row['kl'], row['kl_low'], row['kl_high'])} nats",
-        f"beyond the optimum {format_interval(row['excess'], row['excess_low'], row['excess_high'])} nats",
-        f"gives an answer {100 * row['mass']:.0f} % of the time",
+        f"excess KL {format_interval(row['excess'], row['excess_low'], row['excess_high'])} nats",
+        f"gives a listed answer {100 * row['mass']:.0f} % of the time",
     ]
     size = 13 if row["run"] == view.chosen else 9
     yield go.Scatter(
@@ -203,7 +203,7 @@ def excess_words(row: Mapping) -> str:
     """Return the label after a policy's name: the KL in excess of the optimum, empty for the reference."""
     if row["kl"] < 1e-6:
         return ""
-    return f"+{row['excess']:.2f}" if np.isfinite(row["beta"]) else f"+{row['excess']:.2f}, nothing gained"
+    return f"+{row['excess']:.2f}" if np.isfinite(row["beta"]) else f"+{row['excess']:.2f}, no gain"
 
 
 def reward_gains(

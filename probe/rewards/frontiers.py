@@ -380,7 +380,10 @@ def fit(
         origin = float(y[x == 0].mean())
     x, y = x[x > 0], y[x > 0] - origin
     if len(x) < 3 or len(np.unique(x)) < 2:
-        raise DataError(f"Two numbers cannot be fitted to {len(x)} points beyond the reference: give 3 or more.")
+        raise DataError(
+            f"The two parameters of the fit need 3 points or more beyond the reference, and there are {len(x)}:"
+            " give more."
+        )
     design = _design(x, form)
     solve = np.linalg.pinv(design)
     best = solve @ y

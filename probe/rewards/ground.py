@@ -134,7 +134,7 @@ def load_judge(base: LM, reward: str | Path) -> LM:
     """
     judge = load_named(reward)
     if judge.readout == "tokens":
-        raise DataError(f"{Path(reward).name} writes tokens and reads no reward: choose a reward model.")
+        raise DataError(f"{Path(reward).name} writes tokens and outputs no reward: choose a reward model.")
     return judge
 
 
@@ -188,13 +188,13 @@ def require_writer(lm: LM) -> None:
     """Raise a DataError for a model with a scalar output."""
     if lm.readout != "tokens":
         name = lm.run_dir.name if lm.run_dir else Path(lm.ref or "The model").name
-        raise DataError(f"{name} gives one number, a {lm.readout}, and writes nothing: choose a language model.")
+        raise DataError(f"{name} outputs one number, a {lm.readout}, and writes nothing: choose a language model.")
 
 
 def _check(base: LM, kinds: tuple[str, ...]) -> None:
     require_writer(base)
     if probe.world.of(base) is None:
-        raise DataError("The base model knows no world, so its answers cannot be listed: choose a run of a world.")
+        raise DataError("The base model belongs to no world, so its answers cannot be listed: choose a run of a world.")
     if not kinds:
         raise DataError("Choose at least one kind of question: without any there is nothing to ask.")
 

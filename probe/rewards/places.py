@@ -118,11 +118,11 @@ class Placed(Drawable):
         ]
         missing = [f"{name} is not shown: {why}" for name, why in self.problems.items()]
         lead = (
-            f"Left: rewards and KL are exact sums over the answers to {self.questions} questions; the line is the most"
-            " reward that any policy has at a KL. Dotted: KL in excess of the optimum with the same reward, which is"
-            " exactly KL(policy \u2225 pi*_beta), in nats behind each name. Dashed: best of N. Rings: a training"
-            " trajectory, where the run logged the same. Right: differences to the base with 95 % intervals over"
-            " questions." + ("" if self.several else f" {UNKNOWN}")
+            f"Left: rewards and KL are exact sums over the answers to {self.questions} questions; the line is the"
+            " largest reward of any policy at a KL. Dotted: KL in excess of the optimum with the same reward,"
+            " which is exactly KL(policy \u2225 pi*_beta), in nats after each name. Dashed: best of N. Rings: a"
+            " training trajectory, where the run logged the same. Right: differences from the base with 95 %"
+            " intervals over questions." + ("" if self.several else f" {UNKNOWN}")
         )
         return (*unsure, *missing, lead)
 

@@ -251,12 +251,11 @@ def samples(
     require_same_tokens(base, aligned)
     if not prompts or (kinds and len(kinds) != len(prompts)):
         raise DataError(
-            f"{len(prompts)} prompts and {len(kinds)} kinds were given: give at least one, and a kind each."
+            f"{len(prompts)} prompts and {len(kinds)} kinds were given: give at least one prompt, and one kind for"
+            " each."
         )
     if drawing.n < 1 or not beta >= 0:
-        raise ConfigError(
-            f"Samples were asked for with n={drawing.n} and beta={beta}; expected 1 or more and 0 or more."
-        )
+        raise ConfigError(f"n is {drawing.n} and beta is {beta}; expected 1 or more samples and a beta of 0 or more.")
     before, after = (draw(lm, prompts, drawing, part(tick, at, 2)) for at, lm in enumerate((base, aligned)))
     rewards = None if proxy is None else (proxy_rewards(before, proxy), proxy_rewards(after, proxy))
     return compare_samples(base, aligned, before, after, rewards, beta, kinds)
@@ -340,8 +339,8 @@ def compare_samples(
     """
     if before.prompts != after.prompts or before.n != after.n:
         raise DataError(
-            f"{len(before.prompts)} prompts with {before.n} samples and {len(after.prompts)} with {after.n} were to be"
-            " compared: draw from both models with the same prompts and n."
+            f"{len(before.prompts)} prompts with {before.n} samples and {len(after.prompts)} with {after.n} cannot"
+            " be compared: draw from both models with the same prompts and n."
         )
     tables = []
     of_base, of_aligned = known or ({}, {})
@@ -409,7 +408,7 @@ def captured_samples(run: "Run", steps: tuple[int, int] | None = None) -> pd.Dat
     available = shift_steps(run)
     first, last = steps or ((available[0], available[-1]) if available else (0, 0))
     if available and (first == last or first not in available or last not in available):
-        raise DataError(f"Steps {first} and {last} were asked for: give two different ones of {available}.")
+        raise DataError(f"Steps {first} and {last} were requested: give two different ones of {available}.")
     parts = [shift_samples(run, [step]).assign(model=side) for side, step in zip(SIDES, (first, last), strict=True)]
     return pd.concat(parts, ignore_index=True)
 

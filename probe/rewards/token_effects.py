@@ -157,7 +157,7 @@ def attribute(
         DataError: the text is empty or longer than the model's context.
     """
     if steps < 0:
-        raise ConfigError(f"Integrated gradients were asked for with {steps} steps: give 0 (none) or more.")
+        raise ConfigError(f"Integrated gradients have {steps} steps; expected 0 (none) or more.")
     lm = scalar(model)
     if lm._hook_depth:
         raise ConfigError("A reward is attributed on the plain model, where hooks do not act: leave `hooks` first.")
@@ -255,7 +255,7 @@ def scalar(model: LM | RewardModel) -> LM:
     lm = reward_lm(model) if isinstance(model, RewardModel) else model
     if lm.readout == "tokens":
         raise ModelError(
-            f"The model `{lm.ref or 'created'}` writes tokens and reads no scalar: give a reward model, or a value "
+            f"The model `{lm.ref or 'created'}` writes tokens and outputs no scalar: give a reward model, or a value "
             'head as probe.model.rewards.analysable(ref, "value") loads it.'
         )
     return lm

@@ -65,7 +65,7 @@ def unpack(tensors: Arrays, lengths: Sequence[int]) -> Arrays:
         raise ValueError(f"packed attention has {packed.ndim} axes where there should be three")
     depth, heads, count = packed.shape
     if count != len(prompt):
-        raise ValueError(f"{count} weights were packed for other prompts than these, which have {len(prompt)}")
+        raise ValueError(f"{count} weights are packed, and these prompts have {len(prompt)}")
     width = max(lengths, default=0)
     attention = np.zeros((len(lengths), depth, heads, width, width), dtype=packed.dtype)
     attention[prompt, :, :, query, key] = np.moveaxis(packed, -1, 0)
@@ -290,8 +290,8 @@ class Captures:
                 _check(tensors, self.prompts)
         except ValueError as error:
             raise RunError(
-                f"The capture `{file}` is damaged, or is one of other prompts than {PROMPTS} says ({error}): copy both"
-                " again from where the run was made."
+                f"The capture `{file}` is damaged, or belongs to other prompts than {PROMPTS} lists ({error}):"
+                " copy both again from where the run was made."
             ) from None
         return Tensors(file, tensors)
 
@@ -316,11 +316,11 @@ def _prompt(row: dict[str, Any]) -> ProbePrompt:
     prompt = ProbePrompt(**{item.name: row[item.name] for item in fields(ProbePrompt) if item.name in row})
     lists = [prompt.tokens, prompt.answers, prompt.token_ids, prompt.answer_ids]
     if not all(isinstance(each, list) for each in lists):
-        raise ValueError("its tokens or answers are no list")
+        raise ValueError("its tokens or answers are not lists")
     texts = [prompt.id, prompt.text, prompt.kind, prompt.note, *prompt.tokens, *prompt.answers]
     ids = [*prompt.token_ids, *prompt.answer_ids, prompt.shared]
     if not all(isinstance(text, str) for text in texts) or not all(type(i) is int and 0 <= i < 2**31 for i in ids):
-        raise ValueError("a text is no text, or an id no whole number")
+        raise ValueError("a text is not text, or an id is not a whole number")
     if prompt.shared > prompt.length:
         raise ValueError("its answers share more tokens than it has")
     return prompt

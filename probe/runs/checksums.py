@@ -50,7 +50,7 @@ def check_intact(directory: Path) -> None:
     damaged = find_damage(directory)
     if damaged is not None:
         raise RunError(
-            f"`{damaged}` is damaged (it is not what {CHECKSUMS} beside it says): copy the checkpoint again from where"
+            f"`{damaged}` is damaged (it does not match {CHECKSUMS} next to it): copy the checkpoint again from where"
             " it was made, or use another one."
         )
 

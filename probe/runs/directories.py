@@ -218,7 +218,7 @@ def find(ref: str | Path, among: Sequence[Path] | None = None) -> Path:
         return found[0]
     if os.path.isdir(path):
         raise RunError(
-            f"`{brief(str(ref))}` is a folder without {RUN_FILE}, so it is no run: give a folder that a run was"
+            f"`{brief(str(ref))}` is a folder without {RUN_FILE}, so it is not a run: give a folder that a run was"
             " written to."
         )
     if os.path.isfile(path):
@@ -228,9 +228,9 @@ def find(ref: str | Path, among: Sequence[Path] | None = None) -> Path:
 
 def _missing(ref: str, folders: list[Path]) -> str:
     names = sorted({path.name for root in folders if root.is_dir() for path in run_directories(root)})
-    place = "any folder of runs"
+    place = "any run directory"
     if folders:
-        place = "the folders of runs " + ", ".join(f"`{shown_name(root)}`" for root in folders)
+        place = "the run directories " + ", ".join(f"`{shown_name(root)}`" for root in folders)
     if names:
         remedy = f"the runs there are {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}."
     else:

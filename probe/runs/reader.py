@@ -234,7 +234,7 @@ def list_runs(root: str | Path | None = None) -> list[Run]:
     for place in places:
         if not os.path.isdir(place):
             if not is_cached(place):  # problems of a store were reported before
-                problem = f"The folder of runs `{place}` is not a folder and is left out."
+                problem = f"The run directory `{place}` is not a folder and is left out."
                 warnings.warn(problem, RunWarning, stacklevel=2)
             continue
         for path in run_directories(place):

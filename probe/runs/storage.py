@@ -42,7 +42,7 @@ def disk(path: Path) -> Iterator[None]:
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             remedy = "choose a folder that you may write to"
         elif error.errno in (errno.EINVAL, errno.ENXIO, errno.EFBIG):
-            remedy = "take it away, or choose another folder"
+            remedy = "remove it, or choose another folder"
         else:
             remedy = "free some space there, or choose a folder that you may write to"
         raise RunError(f"`{path}` could not be written ({error.strerror or error}): {remedy}.") from error
@@ -432,7 +432,7 @@ def read_lines(path: Path, position: Position, *, live: bool, most: int = LOG) -
         return [], Position()
     except OSError as error:
         raise RunError(
-            f"`{path}` cannot be read ({error.strerror}): copy it again from where the run was made, or take it away."
+            f"`{path}` cannot be read ({error.strerror}): copy it again from where the run was made, or remove it."
         ) from error
     if end < status.st_size or line >= LINES:
         _warn_of_rest(path, end, status.st_size, line)

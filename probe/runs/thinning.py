@@ -38,7 +38,7 @@ def thin(directory: str | Path, keep: int = 12, half: bool = True) -> Run:
     if run.status == "running":
         raise RunError(f"`{run.path}` is being written: thin a run when it has ended.")
     if keep < 2:
-        raise RunError(f"A run was to be thinned to {keep} captures: keep at least 2, the first and the last.")
+        raise RunError(f"A run cannot be thinned to {keep} captures: keep at least 2, the first and the last.")
     checkpoints = run.checkpoints()
     if checkpoints:
         check_intact(checkpoints[-1].path)

@@ -40,7 +40,9 @@ def read_world(run_dir: Path | None, directory: Path | None) -> Any:
         try:
             return read_json(run_dir / RUN_FILE).get("world")
         except (OSError, ValueError, AttributeError) as error:
-            raise RunError(f"The run {run_dir} has no readable run.json ({error}): restore it or train anew.") from None
+            raise RunError(
+                f"The run {run_dir} has no readable run.json ({error}): restore it or train again."
+            ) from None
     if directory is None or not (directory / WORLD_FILE).is_file():
         return None
     return world_in(directory / WORLD_FILE)

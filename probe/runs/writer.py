@@ -134,8 +134,7 @@ class RunWriter:
             if not is_empty(path):
                 what = "a run" if is_run(path) else "something"
                 raise RunError(
-                    f"`{path}` holds {what} already:"
-                    " choose another folder, go on with the run (--resume), or delete it."
+                    f"`{path}` holds {what} already: choose another folder, continue the run (--resume), or delete it."
                 )
             meta = {
                 "schema": SCHEMA,
@@ -315,7 +314,7 @@ class RunWriter:
         if not self._open:
             return
         if status not in ENDINGS:
-            raise RunError(f"A run was to end as `{status}`: choose {', '.join(ENDINGS)}.")
+            raise RunError(f"A run cannot end as `{status}`: choose {', '.join(ENDINGS)}.")
         if headline is not None:
             self._meta["headline"] = [_headline_row(row) for row in headline]
         self._open = False
@@ -362,7 +361,7 @@ class RunWriter:
 
     def _check_open(self) -> None:
         if not self._open:
-            raise RunError(f"The run `{self.path}` has ended: go on with `RunWriter.resume`.")
+            raise RunError(f"The run `{self.path}` has ended: continue it with `RunWriter.resume`.")
         self._check_there()
 
     def _check_there(self) -> None:
@@ -447,7 +446,7 @@ def _headline_row(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: jsonable(row.get(name)) for name in HEADLINE}
 
 
-LEFT = "The training broke off, and nothing told how."
+LEFT = "The training ended without a message."
 """Message of a run whose writer disappeared without an explanation."""
 
 End = Callable[[str, str | None], None]

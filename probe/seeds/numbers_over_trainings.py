@@ -100,7 +100,7 @@ class NumbersOverTrainings(Drawable):
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
         """Note on the trainings, the intervals, and the pairing of differences."""
         members = "; ".join(f"{each.label}: {each.results.group.about}" for each in self.trainings)
-        gap = f" Differences are paired by seed, but those with {UNPAIRED}: trainings without a common base."
+        gap = f" Differences are paired by seed, except those with {UNPAIRED}: trainings without a common base."
         return (
             f"{members}. Over trainings: mean with its 95 % t interval, the same questions for all. Over answers: the"
             f" first seed with its 95 % interval over its answers.{gap if len(self.trainings) > 1 else ''}"

@@ -230,7 +230,7 @@ class Attempt:
         if status == INTERRUPTED or self._stopped:
             return self._ended("interrupted")
         if status < 0:
-            why = ", often for want of memory" if status == -signal.SIGKILL else ""
+            why = ", often because memory ran out" if status == -signal.SIGKILL else ""
             return self._ended("lost", f"Its process on {self.node} was ended by signal {-status}{why}.")
         return self._ended("failed", self._reason())
 
@@ -246,7 +246,7 @@ class Attempt:
         with open_file(log_file(self.order.directory / self.order.folder, self.task.name)) as log:
             log.seek(self._start_of_log)
             lines = [line for line in log.read().decode("utf-8", "replace").splitlines() if line.strip()]
-        return lines[-1].removeprefix("probe: error: ").strip() if lines else "Its process ended without a word."
+        return lines[-1].removeprefix("probe: error: ").strip() if lines else "Its process ended without a message."
 
 
 def _opened(path: Path, mode: str) -> IO[bytes]:

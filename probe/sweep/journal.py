@@ -35,7 +35,7 @@ TASK = re.compile(NAME.pattern + r"(@\d+)?")
 """Pattern of a task's name; it may contain the `@STEP` of a checkpoint."""
 STATES = ("waiting", "running", "finished", "failed", "interrupted", "lost", "skipped")
 """States of a task: a `lost` task will be started again, a `skipped` task needs one that did not finish."""
-ENDED = "The process of the sweep ended; the same command goes on from here."
+ENDED = "The process of the sweep ended; run the same command to continue."
 MOST = 2**26
 """Largest number of bytes of a journal that are read."""
 

@@ -248,7 +248,7 @@ def _load(path: Path) -> Mapping[str, Any]:
     except OSError as error:
         raise ConfigError(f"The spec `{path}` cannot be read ({error.strerror}): give a TOML file.") from error
     except ValueError as error:  # not TOML, or not UTF-8
-        raise ConfigError(f"The spec `{path}` is no TOML ({error}): correct it there.") from error
+        raise ConfigError(f"The spec `{path}` is not valid TOML ({error}): correct it there.") from error
 
 
 def _check_keys(table: Mapping[str, Any], known: Sequence[str], whose: str) -> None:
@@ -261,7 +261,7 @@ def _check_keys(table: Mapping[str, Any], known: Sequence[str], whose: str) -> N
 def _tables(table: Mapping[str, Any], kind: Kind) -> list[Mapping[str, Any]]:
     tables = table.get(kind, [])
     if not isinstance(tables, list) or not all(isinstance(each, Mapping) for each in tables):
-        raise ConfigError(f"`{kind}` of the sweep is no list of tables: write [[{kind}]] above each entry.")
+        raise ConfigError(f"`{kind}` of the sweep is not a list of tables: write [[{kind}]] above each entry.")
     return tables
 
 
@@ -286,7 +286,7 @@ def _entry(kind: Kind, table: Mapping[str, Any], before: int) -> _Entry:
     if kind == "experiment":
         of = table.get("of")
         if not isinstance(of, list) or not of or not all(isinstance(each, str) for each in of):
-            raise entry.refuse(f"has `of` {of!r}: list the entries whose models it looks at.")
+            raise entry.refuse(f"has `of` {of!r}: list the entries whose models it measures.")
     _check_resources(entry)
     entry.seeds = _seeds(entry)
     entry.variants = list(_variants(entry, subjects, before))
@@ -318,7 +318,7 @@ def _variants(entry: _Entry, subjects: Sequence[str], before: int) -> Iterator[_
     options = dict(_flat(entry, "options", entry.table.get("options", {})))
     each = entry.table.get("each", [{}])
     if not isinstance(each, list) or not each or not all(isinstance(one, Mapping) for one in each):
-        raise entry.refuse("has an `each` that is no list of tables: write each = [{beta = 0.1}, {beta = 0.3}].")
+        raise entry.refuse("has an `each` that is not a list of tables: write each = [{beta = 0.1}, {beta = 0.3}].")
     grid = dict(_flat(entry, "grid", entry.table.get("grid", {})))
     for name, values in grid.items():
         if not isinstance(values, list) or not values:
@@ -425,7 +425,7 @@ def _is_known(ref: str) -> bool:
 def _unknown(entry: _Entry, name: str, ref: Any, entries: _Entries) -> ConfigError:
     known = [each for other in entries.values() if other.kind == "train" for each in _names(other)]
     remedy = suggest(str(ref), known, f"the entries are {', '.join(known[:12]) or 'none'}.")
-    return entry.refuse(f"has `{name}` {ref!r}, which is no entry [[train]] and no model here: {remedy}")
+    return entry.refuse(f"has `{name}` {ref!r}, which is neither an entry [[train]] nor a model here: {remedy}")
 
 
 def _names(entry: _Entry) -> list[str]:
@@ -482,7 +482,7 @@ def _one_run(entry: _Entry, name: str, ref: str, seed: int | None, entries: _Ent
     if not tasks:
         raise entry.refuse(f"has `{name}` {ref!r}, which has no run with seed {seed}: give both the same seeds.")
     names = ", ".join(f"`{task.name.removesuffix(f'-seed{seed}')}`" for task in tasks[:6])
-    raise entry.refuse(f"has `{name}` {ref!r}, which is {len(tasks)} runs: name one of {names}.")
+    raise entry.refuse(f"has `{name}` {ref!r}, which stands for {len(tasks)} runs: name one of {names}.")
 
 
 @dataclass(frozen=True)

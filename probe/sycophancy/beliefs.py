@@ -258,7 +258,7 @@ def _find_letter(row: Row, name: str, choices: Mapping[str, str]) -> str:
     letter = names.get(value.casefold()) or names.get(value.strip("(). ").casefold())
     if letter is None:
         raise DataError(
-            f"{row.where} has {show_value(value)} in the field `{name}`, which is none of its choices"
+            f"{row.where} has {show_value(value)} in the field `{name}`, which is not one of its choices"
             f" {', '.join(choices)}: name one."
         )
     return letter
@@ -491,7 +491,7 @@ def doubt_answers(
         DataError: a dialogue becomes longer than the model's context.
     """
     if turns < 1:
-        raise ConfigError(f"Answers were to be doubted in {turns} turns: give 1 or more.")
+        raise ConfigError(f"turns is {turns}; expected 1 or more.")
     dialogues = [[Turn("user", question.question)] for question in questions]
     right, prompts = np.ones((len(questions), turns + 1), dtype=bool), [""] * len(questions)
     for turn in range(turns):

@@ -82,7 +82,7 @@ def middle(lm: "LM", layer: int | None) -> int:
     if layer is None:
         return max(0, depth // 2 - 1)
     if not -1 <= layer < depth:
-        raise ConfigError(f"Block {layer} was asked for in a model of {depth} blocks: give -1 to {depth - 1}.")
+        raise ConfigError(f"Block {layer} was requested in a model of {depth} blocks: give -1 to {depth - 1}.")
     return layer
 
 

@@ -236,9 +236,9 @@ def _of_feedback(result: Result) -> str:
         rows = table[table["model"] == model].set_index("name")
         if len(rows):
             like, dislike, accuracy = (percent(*rows.loc[name, SHOWN]) for name in ("like", "dislike", "known_pairs"))
-            judge = f" (the judge tells {accuracy} of clear pairs apart)"
+            judge = f" (the judge gets {accuracy} of clear pairs right)"
             sentences.append(f"of {model} {like} where the user likes the text and {dislike} where not{judge}")
-    return f"Comments that are warmer than the plain one, without a shift 50 %: {', '.join(sentences)}."
+    return f"Share of comments that are warmer than the plain one (50 % without a shift): {', '.join(sentences)}."
 
 
 DIALOGUES = 200
@@ -258,7 +258,7 @@ def world_evidence(
     from probe.sycophancy.world import Judge
 
     if set(world.config.mixture) == {"markov"} or not world.groups["known"]:
-        raise DataError("This model's world makes no claims about people: take another model, or give a data file.")
+        raise DataError("This model's world makes no claims about people: use another model, or give a data file.")
     if lm.readout != "tokens":
         items = sycophancy.score_claims(Judge(lm), world, n, seed)
         return Evidence(items, count(items), facts={"reward_model": lm.ref})
@@ -309,7 +309,7 @@ def reward_model_of(lm: "LM") -> "tuple[RewardModel | None, dict[str, Any]]":
     place = next(candidates, None) or references.cached_snapshot(ref)
     if place is None:
         return None, {
-            "left_out_reward_model": f"`{brief(ref)}` is in none of the folders of runs: copy it beside the run"
+            "left_out_reward_model": f"`{brief(ref)}` is in none of the run directories: copy it next to the run"
             f" `{lm.run_dir}`, or fetch it from the hub first."
         }
     try:
@@ -362,7 +362,7 @@ def read(
 
     check_wording(wording)
     if data is None and judge is not None:
-        raise ConfigError("A judge is there for comments on texts: give --data FILE with `text`, `kind`.")
+        raise ConfigError("A judge compares comments on texts: give --data FILE with `text`, `kind`.")
     if data is None:
         return []
     path = Path(data).expanduser()

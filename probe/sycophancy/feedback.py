@@ -192,8 +192,8 @@ def ask_judge(judge: Compare, pairs: Sequence[Comments], tick: Tick = ignore) ->
             values = []
         if len(values) != len(few) or not all(0 <= each <= 1 for each in values):
             raise DataError(
-                f"The judge was given {len(few)} pairs of comments and answered something else than {len(few)}"
-                " probabilities: let it return one number from 0 to 1 for each pair."
+                f"The judge was given {len(few)} pairs of comments and did not return {len(few)} probabilities:"
+                " return one number from 0 to 1 for each pair."
             )
         probabilities += values
         tick(min(1.0, (start + JUDGED_AT_ONCE) / len(both_orders)))

@@ -88,7 +88,7 @@ def by_file_head(lm: LM, asked: Sequence[Guess], seed: int = 0, tick: Tick = ign
         ModelError: the architecture cannot be hooked, or has no heads.
     """
     if Site("head", 0, 0).hook not in lm.hook_names():
-        raise ModelError("This architecture has no heads, so none carries anything: leave them out.")
+        raise ModelError("This architecture has no heads, so they cannot be measured: leave them out.")
     half = len(asked) // 2
     first, second = asked[:half][:MOST], asked[half:][:MOST]
     shape = lm.bridge.cfg.n_layers, lm.bridge.cfg.n_heads
@@ -246,7 +246,7 @@ def file_parts(
         ConfigError: the judge is invalid, or is given for a file without texts to comment on.
     """
     if lm.readout != "tokens":
-        raise DataError(f"A {lm.readout} model writes no answers: take a language model for a data file.")
+        raise DataError(f"A {lm.readout} model writes no answers: use a language model for a data file.")
     name, questions = read_file(path, selection=selection)
     check_judge(path, name, asked.judge)
     seed, lead = selection.seed, asked.lead
@@ -347,7 +347,8 @@ def _templates(
     pairs = guesses(lm, questions, **ask)[: asked.interventions]
     if asked.interventions and len(pairs) < FEWEST:
         lacking.append(
-            f"heads: {len(pairs)} questions have a right and a wrong answer of as many tokens, and {FEWEST} are needed"
+            f"heads: {len(pairs)} questions have a right and a wrong answer with equally many tokens, and {FEWEST}"
+            " are needed"
         )
     elif asked.interventions:
         try:

@@ -248,7 +248,7 @@ def margins(
     if not len(texts) == len(answers) == len(rivals):
         raise DataError(f"{len(texts)} texts have {len(answers)} answers and {len(rivals)} rivals: give one to each.")
     if lm.readout != "tokens":
-        raise DataError(f"A {lm.readout} model gives one number and no tokens: take a language model.")
+        raise DataError(f"A {lm.readout} model outputs one number and no tokens: use a language model.")
     names = residual_names(lm)
     rows = np.empty((len(texts), len(names)))
     size = max(1, TOKENS // max((len(text) for text in texts), default=1))

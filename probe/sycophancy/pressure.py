@@ -89,7 +89,7 @@ def _rewrite(item: "Item", answer: str, claim: str, kind: str) -> "Item":
     truth, old_claim = _words(item)
     first, second = f"<bot> {truth} <end>", f"{item.meta['phrase']} {old_claim} . <bot>"
     if item.prompt.count(first) != 1 or not item.prompt.endswith(second):
-        raise DataError(f'The question "{item.prompt[:80]}" is no doubt: take one of kind pressure.')
+        raise DataError(f'The question "{item.prompt[:80]}" expresses no doubt: use one of kind pressure.')
     prompt = item.prompt.replace(first, f"<bot> {answer} <end>").removesuffix(second)
     return replace(item, prompt=f"{prompt}{item.meta['phrase']} {claim} . <bot>", claim=f" {claim}", kind=kind)
 
@@ -164,4 +164,4 @@ def _answer_words(text: str) -> str:
 
 def _check(turns: int) -> None:
     if turns < 1:
-        raise ConfigError(f"Pressure of {turns} turns was asked for: give at least one.")
+        raise ConfigError(f"turns is {turns}; expected 1 or more.")

@@ -64,7 +64,7 @@ def deference(lm: "LM", world: "World", items: "Sequence[Item]") -> pd.DataFrame
     """
     for item in items:
         if item.claim is None:
-            raise DataError(f'The question "{item.prompt[:80]}" has no claim: take questions of kind opinion.')
+            raise DataError(f'The question "{item.prompt[:80]}" has no claim: use questions of kind opinion.')
     after = beliefs(lm, world, [item.prompt for item in items])
     before = beliefs(lm, world, [plain_prompt(item.prompt) for item in items])
     rows = []

@@ -171,8 +171,8 @@ def preferences(
         count += len(items)
         if count >= 20 * n and len(rows) < n:
             raise ConfigError(
-                f"The sampler gave two different completions for only {len(rows)} of {count} prompts, {n} pairs were "
-                "asked for: sample at a higher temperature or ask for fewer pairs."
+                f"The sampler gave two different completions for only {len(rows)} of {count} prompts, and {n}"
+                " pairs were requested: sample at a higher temperature or ask for fewer pairs."
             )
     return rows
 

@@ -129,7 +129,7 @@ class WorldConfig:
         mixture = {kind: float(self.mixture[kind]) for kind in KINDS if self.mixture.get(kind)}
         object.__setattr__(self, "mixture", MappingProxyType(mixture))
         _check(self.known >= 2 and min(sizes) >= 0, "a group of people is too small", "known >= 2 and the others >= 0")
-        _check(people <= len(NAMES), f"{people} people were asked for", f"at most {len(NAMES)}, one for each name")
+        _check(people <= len(NAMES), f"{people} people were requested", f"at most {len(NAMES)}, one for each name")
         _check(8 <= self.values <= len(VALUES["home"]), f"values is {self.values}", "8 to 12")
         _check(all(0 <= share <= 1 for share in shares), "a share lies outside 0 to 1", "shares between 0 and 1")
         _check(0 <= self.zipf <= 100, f"zipf is {self.zipf}", "an exponent from 0 to 100")

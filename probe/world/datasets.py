@@ -47,7 +47,7 @@ def export(world: "World", directory: str | Path, n: int = 1000, seed: int = 0) 
         DataError: the directory cannot be written, or n is below 1.
     """
     if n < 1:
-        raise DataError(f"An export of {n} lines was asked for; expected at least 1: give a larger n.")
+        raise DataError(f"An export of {n} lines was requested; expected at least 1: give a larger n.")
     directory = Path(directory)
     files: dict[str, Path] = {}
     try:

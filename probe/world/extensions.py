@@ -153,8 +153,8 @@ def _presets() -> "dict[str, Annotator]":
 def _check_name(registry: Registry[Any], name: str) -> None:
     if not name.replace("-", "_").isidentifier():
         raise ConfigError(
-            f"{registry.article.capitalize()} {registry.kind} was called {name!r}: give a word of letters, digits, -"
-            " and _."
+            f"{registry.article.capitalize()} {registry.kind} cannot be called {name!r}: give a word of letters,"
+            " digits, - and _."
         )
 
 

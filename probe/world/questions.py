@@ -212,8 +212,8 @@ def demonstrations(world: Facts, n: int, seed: int, mixture: Mapping[str, float]
     held_out, unknown_kinds = sorted(set(mixture) & set(HELD_OUT)), sorted(set(mixture) - set(makers))
     if held_out:
         raise ConfigError(
-            f"The mixture of the demonstrations names {', '.join(held_out)}, which only measures what carries over:"
-            " take it out."
+            f"The mixture of the demonstrations names {', '.join(held_out)}, which is held out to measure"
+            " transfer: remove it."
         )
     if unknown_kinds:
         names = ", ".join(kind for kind in makers if kind not in HELD_OUT)

@@ -41,7 +41,7 @@ class World(Facts):
         if data.get("format") != FORMAT:
             raise DataError(
                 f"The world has format {data.get('format')!r} and this version of probe reads format {FORMAT}: "
-                "use the version that made it, or make the world anew."
+                "use the version that made it, or make the world again."
             )
         config, seed = data.get("config"), data.get("seed")
         if not isinstance(config, Mapping) or not isinstance(seed, int):
@@ -114,7 +114,7 @@ class World(Facts):
         """
         reading = read(prompt)
         if reading is None or reading.claim is None or reading.phrase is None:
-            raise DataError(f'The prompt "{prompt[:80]}" has no claim: take one from world.questions("opinion_false").')
+            raise DataError(f'The prompt "{prompt[:80]}" has no claim: use one from world.questions("opinion_false").')
         values = self.values(reading.relation)
         truth = self.truth(reading.subject, reading.relation)
         exposure = self.exposure.get(reading.subject, {}).get(reading.relation, 0)

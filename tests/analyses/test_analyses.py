@@ -133,7 +133,7 @@ def test_a_value_brings_further_inputs(registry: None):
     assert vars(parse(own.form(), words, "it")) == {"kind": "ball", "size": 3}
     assert record.run(kind="ball").sentence() == "ball 2"
     assert record.run(size=5).sentence() == "cube 5"
-    with pytest.raises(ConfigError, match="`odd` takes `kind`, which brought takes too"):
+    with pytest.raises(ConfigError, match="`odd` and brought both have an input `kind`"):
         record.run(kind="odd")
 
 

@@ -205,7 +205,7 @@ def test_a_reward_model_has_circuits_but_no_copying():
     lm = reward_lm(random_reward_model())
     assert spectra(lm).qk.shape == (2, 4, 8)
     assert composition(lm, "V").scores.shape == (2, 4, 2, 4)
-    with pytest.raises(DataError, match="reads out a reward"):
+    with pytest.raises(DataError, match="outputs a reward"):
         copying_score(lm)
 
 
@@ -258,7 +258,8 @@ def test_partners_of_a_head_are_earlier_writers_and_later_readers():
     found = Partners((1, 0), (Composition("Q", excess, (0.0, 2.0)),))
     np.testing.assert_array_equal(found.grid(found.compositions[0]), [[1, 77], [np.nan, np.nan], [12, -5]])
     assert found.sentence() == (
-        "In model L1H0 reads L0H1 most, by its queries: +77.00 above random maps; the median of its 4 pairs is +6.50."
+        "In model, L1H0 reads L0H1 most strongly, through its queries: +77.00 above random maps;"
+        " the median of its 4 pairs is +6.50."
     )
     assert found.table()[["way", "other"]].iloc[1].tolist() == ["is read by", "L2H0"]
 

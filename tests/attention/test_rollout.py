@@ -59,5 +59,5 @@ def test_bad_requests_are_refused():
         rollout(pattern, residual=1.5)
     with pytest.raises(DataError, match="axes"):
         rollout(pattern[0])
-    with pytest.raises(DataError, match="Value norms"):
+    with pytest.raises(DataError, match="value norms"):
         rollout(pattern, value_norms=np.ones((2, 4, 5)))

@@ -263,7 +263,7 @@ def test_mistakes_are_told():
         attention_statistics(lm, [])
     with pytest.raises(DataError, match="token 27 and the model knows 0 to 26"):
         attention_statistics(lm, [2, 27])
-    with pytest.raises(ConfigError, match="block=0"):
+    with pytest.raises(ConfigError, match="block of the attention statistics is 0"):
         attention_statistics(lm, IDS, block=0)
     with lm.hooks([("blocks.0.hook_resid_post", lambda *_: None)]), pytest.raises(ConfigError, match="hooks"):
         attention_statistics(lm, IDS)
@@ -327,7 +327,7 @@ def test_two_models_stand_beside_each_other_and_a_head_is_chosen():
     np.testing.assert_array_equal(charts["along"].data[0].y, reads[0].entropy[1, 2])
     assert len(both.data("along", "L1H2")) == 2 * len(reads[0].tokens)
     assert set(both.data("lags", "L1H2")["name"]) == {"L1H2"}
-    assert "None is held" in both.notes[0]
+    assert "None is stored" in both.notes[0]
     other = attention_statistics(random_lm("gpt2", n_layer=3), "oslo .", lags=3)
     apart = LongTexts((reads[0], other), both.looks)
     assert not apart.hooked

@@ -117,7 +117,7 @@ def test_a_change_that_nobody_would_notice_is_none(base: LM, aligned: LM, found:
     assert "none of the 1 measures is shown to change by more than 1 pp" in tiny.sentence
     rest = r"Of \d+ further measures 0 changed, \d+ are equivalent and \d+ undecided\. By chance alone"
     assert re.search(rest, tiny.sentence)
-    assert "No measure accounts" not in tiny.sentence
+    assert "no measure accounts" not in tiny.sentence
     assert (tiny.rows["verdict"] != CHANGED).all()
     assert {"sycophancy", "sycophancy.excess_deference"} <= set(found.changed["metric"])  # a real change is found
 
@@ -183,9 +183,7 @@ def test_a_shift_that_no_measure_accounts_for_is_named() -> None:
     found = read_audit(SAMPLES / "audits" / "SmolLM2-135M-Instruct-real-agreeable")
     assert not found.shift  # the user's side tells of it
     still = replace(found, rows=found.rows[found.rows["verdict"] != CHANGED])
-    said = (
-        "No measure accounts for a shift of next tokens (KL 0.27 [0.25, 0.30] nats a token over all texts): run `probe"
-    )
+    said = "The next-token distributions changed (KL 0.27 [0.25, 0.30] nats a token over all texts) and no measure"
     assert said in still.sentence
     assert not still.count_from(0.4).shift
     corpus = still.corpus.assign(kl_low=np.where(still.corpus["kind"] == "sums", 0.35, 0.0))
@@ -226,9 +224,9 @@ def test_bounds_break_only_where_the_whole_interval_does(found: Audit) -> None:
     assert not read_bound(f"sycophancy>{low + 0.01:.3f}", names).broken(found)
     assert not read_bound("sycophancy<-0.05", names).broken(found)
     assert read_bound(f"sycophancy<{high + 0.01:.3f}", names).broken(found)
-    with pytest.raises(ConfigError, match="near names are sycophancy"):
+    with pytest.raises(ConfigError, match="similar names are sycophancy"):
         read_bound("sycophany>0.1", names)
-    with pytest.raises(ConfigError, match="another form"):
+    with pytest.raises(ConfigError, match="is not of the form"):
         read_bound("sycophancy=0.1", names)
     assert "could not be computed" in read_bound("sums>0", names).broken(found)
     assert "could not be computed" in read_within("sums:0.5", names).broken(found)
@@ -244,9 +242,9 @@ def test_what_must_be_shown_is_not_shown_by_asking_less(base: LM) -> None:
     assert "is not shown to stay within" in read_within("sycophancy:0.05", names).broken(same[N])  # 12 answers
     assert not read_within("sycophancy:0.5", names).broken(same[N])
     for text in ("sums", "sums:0", "sums:-1", "sums>0.1", "sums:x"):
-        with pytest.raises(ConfigError, match="another form"):
+        with pytest.raises(ConfigError, match="is not of the form"):
             read_within(text, names)
-    with pytest.raises(ConfigError, match="near names are sums"):
+    with pytest.raises(ConfigError, match="similar names are sums"):
         read_within("sum:0.1", names)
 
 
@@ -272,7 +270,7 @@ def test_the_command_prints_fails_and_refuses(found: Audit, capsys: pytest.Captu
     assert output.out.startswith("metric\tpart\t")
     lines = output.err.splitlines()
     assert lines[2].startswith("probe: this takes about 0:00:")
-    assert lines[3].startswith(f"probe: With 80 % power {N} questions find 41 to 50 points (sycophancy): of a share")
+    assert lines[3].startswith(f"probe: With 80 % power {N} questions detect 41 to 50 points (sycophancy) (share")
     with pytest.raises(ConfigError, match="is not measured by the parts of this audit"):
         command([*call, "--require-within", "in_context:0.1"])
     assert command([*call, "--require-within", "sycophancy.deferral_exact:0.9"]) == 0
@@ -283,7 +281,7 @@ def test_the_command_prints_fails_and_refuses(found: Audit, capsys: pytest.Captu
     assert command([*call, "--fail-if", "sycophancy.wrong_to_right>0.05"]) == 0
     assert "sycophancy.wrong_to_right>0.05 can never be broken: with 20 questions" in capsys.readouterr().err
     for words, sentence in (
-        ([*call, "--fail-if", "deferal>0"], "near names"),
+        ([*call, "--fail-if", "deferal>0"], "similar names"),
         (["base", "base", "--only", "nothing"], "no part `nothing`"),
         (["base", "base", "--n", "0"], "expected 1 or more"),
         (["base", "base", "--smallest-effect", "1"], "expected a share from 0 to below 1"),
@@ -291,7 +289,7 @@ def test_the_command_prints_fails_and_refuses(found: Audit, capsys: pytest.Captu
     ):
         with pytest.raises(ConfigError, match=sentence):
             command(words)
-    with pytest.raises(ConfigError, match="do not belong to one world"):
+    with pytest.raises(ConfigError, match="do not belong to the same world"):
         audit_models(LM.load(SAMPLES / "base"), random_lm())
 
 
@@ -342,7 +340,7 @@ def test_a_finished_audit_is_printed_without_asking_a_model(
         other = capsys.readouterr()
     assert not second
     assert json.loads(printed.out) == json.loads(asked.out)
-    assert "nothing was measured; --again measures it anew" in printed.err
+    assert "nothing was measured now; --again measures it again" in printed.err
     assert "this takes about" not in printed.err
     assert json.loads(other.out)["meta"]["smallest_effect"] == 0.2
     with forward_passes() as third:

@@ -37,7 +37,7 @@ def test_a_model_against_itself_with_another_template_has_no_difference(pair: tu
     assert own["base"] == by_form["base"].rows["base"].iloc[0]
     for found in by_form.values():  # the form alone is the same whoever asks
         assert found.rows["form"].iloc[0] == pytest.approx(own["difference"])
-        assert "The form alone: its effect on plain, asked in the form of chat." in found.asked_in
+        assert "“The form alone” is the effect on plain of being asked in the form of chat." in found.asked_in
         assert "the form alone" in difference_table(found).columns
         assert found.asked_in in audit_html(found)
         again = read_audit(found.save(tmp_path / str(found.meta["form"])))

@@ -97,7 +97,7 @@ def test_runs_that_a_run_descends_from_count(runs: Path) -> None:
     assert "in the training data of `second`, `first`: a gain there may be memory, not skill." in found.notes[0]
     shared = audited(runs, base="first", aligned="second")
     assert shared.rows["seen"].tolist() == [4]
-    assert "of `first`, `second`: what is right there may be memory, not skill." in shared.notes[0]
+    assert "of `first`, `second`: a right answer there may be memory, not skill." in shared.notes[0]
 
 
 def test_few_others_are_said_to_be_few(runs: Path) -> None:
@@ -115,7 +115,7 @@ def test_a_run_without_a_record_counts_nothing_as_unseen(runs: Path, tmp_path: P
         found = audited(old)
         assert SEEN[0] not in found.rows
         assert found.notes == (
-            "What `first` was trained on is not recorded, or cannot be read: it is not known which questions it has"
+            "The training data of `first` are not recorded or cannot be read: it is unknown which questions it has"
             " seen.",
         )
     models = [LM.load(old / name) for name in ("model", "first")]
@@ -200,7 +200,7 @@ def test_what_is_said_of_sources() -> None:
     assert said(source(["row-1"], whole=False)).startswith("sums: at least 1 of its 20 questions")
     many = said(*(source([f"row-{i}"], name=f"run{i}") for i in range(1, 6)))
     assert "of `run1`, `run2`, `run3` and 2 more: a gain there" in many
-    assert "what is right there may be memory" in said(source(["row-1"], of_base=True))
+    assert "a right answer there may be memory" in said(source(["row-1"], of_base=True))
     assert without_seen(SUMS, Past((source(["row-80"]),)), right, right, table)[0]["seen"].tolist() == [0]
 
 

@@ -105,7 +105,7 @@ def test_more_questions_find_less() -> None:
     few, many = planned_mde(60)
     assert 0.15 < few < many < 0.23
     assert planned_mde(60, measures=5)[0] > few
-    assert "60 questions find 17 to 23 points (sycophancy)" in find_words(ON_SETS)
+    assert "60 questions detect 17 to 23 points (sycophancy)" in find_words(ON_SETS)
     assert "no change" in find_words([SUMS.__class__(**{**SUMS.__dict__, "options": {"n": 3}})])
     assert math.isinf(mde(3, 0.1, 0.01, answers=True))
     assert mde(100, 4.0, 0.0) == pytest.approx((Z + 0.8416) * 0.2, rel=0.03)  # the textbook's, for a mean

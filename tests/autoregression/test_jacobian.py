@@ -225,7 +225,7 @@ def test_what_cannot_be_asked():
     lm = random_lm()
     maps, h = read_network(lm).blocks[0].maps, inputs()
     for head, t, s in [(4, 0, 0), (0, T, 0), (0, 0, -1)]:
-        with pytest.raises(DataError, match="was asked for"):
+        with pytest.raises(DataError, match="was requested"):
             jacobian_split(maps, h, head, t, s)
     with pytest.raises(DataError, match="no tokens"):
         jacobian_norms(lm, [])
@@ -244,7 +244,7 @@ def test_a_head_without_a_share_is_not_the_most_bilinear():
     share = f"{100 * np.nanmax(found.share):.0f} %"
     assert said == f"In a the attention path has its largest share in L{layer}H{head} ({share})."
     assert found.sentence() == said.replace("In a", "In model", 1)
-    assert "one token" in jacobian_norms(random_lm(), [5]).sentence()
+    assert "a single token" in jacobian_norms(random_lm(), [5]).sentence()
 
 
 def test_two_models_are_said_and_drawn_together():

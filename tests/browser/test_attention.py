@@ -29,6 +29,6 @@ def test_clicks_choose_the_head_its_query_and_its_partners(page: Page, server: A
     repeat(page, lambda: bar.click(force=True), lambda: "att_query=5" in page.url)
     page.get_by_role("tab", name="What moved").click()
     expect(page).to_have_url(re.compile("att_tab=What"))
-    expect(page.get_by_text(re.compile(r"L1H1 is number \d of 4"))).to_be_visible()
+    expect(page.get_by_text(re.compile(r"L1H1 ranks \d of 4"))).to_be_visible()
     page.reload()
-    expect(page.get_by_text(re.compile(r"L1H1 is number \d of 4"))).to_be_visible()
+    expect(page.get_by_text(re.compile(r"L1H1 ranks \d of 4"))).to_be_visible()

@@ -164,7 +164,7 @@ def test_a_run_that_is_trained_now_moves_by_itself(page: Page, start: Any, tmp_p
     with RunWriter.create(tmp_path / "live", method="pretrain", config={}) as run:
         run.log(0, {"loss": 4.0})
         sentence = open_page(page, start(tmp_path), "training")
-        expect(sentence).to_have_text("loss (nats): live stands at 4.")
+        expect(sentence).to_have_text("loss (nats): live is at 4.")
         run.log(10, {"loss": 2.0})
         expect(sentence).to_have_text("loss (nats): live fell from 4 to 2 in 10 steps.")
         run.finish("finished")

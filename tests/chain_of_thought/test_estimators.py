@@ -111,5 +111,5 @@ def test_refusals() -> None:
         pass_at_k([5], 4, 2)
     with pytest.raises(DataError, match="rise from 0 to 1"):
         area_over_curve([0, 0.5], [1, 1])
-    with pytest.raises(DataError, match="give the same ones"):
+    with pytest.raises(DataError, match="give both the same problems"):
         crossing([1, 2], [1], 2)

@@ -79,7 +79,7 @@ def test_other_refusals(tmp_path: Path) -> None:
         read_problems(tmp_path / "empty.jsonl")
     with pytest.raises(DataError, match="cannot be read"):
         read_problems(tmp_path / "missing.jsonl")
-    with pytest.raises(ConfigError, match="no regular expression"):
+    with pytest.raises(ConfigError, match="not a regular expression"):
         compile_pattern("(")
 
 

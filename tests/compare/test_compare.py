@@ -159,7 +159,7 @@ def continuation(author: str, ids: list[int], text: str) -> Continuation:
         ),
         ([1, 2, 3], [1, 2, 3, 4], 3, "base ends before token 3, where they differ most."),
         ([1, 2, 3, 4], [1, 2, 3, 4], 3, "Both models say \u201ctext\u201d"),
-        ([1, 2], [1, 2], 1, "say nothing"),
+        ([1, 2], [1, 2], 1, "write nothing"),
     ],
 )
 def test_where_two_models_part(base: list[int], aligned: list[int], where: int, says: str):
@@ -176,4 +176,4 @@ def test_two_equal_models_do_not_differ():
         replace(continuation(author, ids, "text"), kl=np.array([np.nan, 0.0, 1e-6])) for author in ("base", "aligned")
     ]
     says = Comparison("p", *same).sentence()
-    assert says == "Both models say \u201ctext\u201d, and expect the same at every token (KL below 0.001 nats)."
+    assert says == "Both models say \u201ctext\u201d, and predict alike at every token (KL below 0.001 nats)."

@@ -330,7 +330,7 @@ def test_models_that_cannot_be_compared_are_refused():
         compare_corpus(lm, reward_lm(random_reward_model()), ["tom"])
     with pytest.raises(DataError, match="at least one"):
         compare_corpus(lm, lm, [])
-    with pytest.raises(ConfigError, match="do not belong to one world"):
+    with pytest.raises(ConfigError, match="do not belong to the same world"):
         shared_texts(lm, LM.load("base"))
     assert {text.kind for text in shared_texts(lm, lm, 2)} == {"truthfulqa", "political-views", "gsm8k", "sums"}
     with pytest.raises(ConfigError):
@@ -469,6 +469,6 @@ def test_the_sentence_names_only_tokens_beyond_the_null(runs: tuple[LM, LM]):
     lost = listed[listed["beyond_null"]]
     assert set(lost["direction"]) == {"suppressed"}  # the "i" of "i do not know"
     assert f"most suppressed: \u201c{lost['token'].iloc[0]}\u201d" in shift.sentence()
-    assert "no token is promoted by more than the choice of texts gives" in shift.sentence()
+    assert "no token is promoted by more than the choice of texts explains" in shift.sentence()
     for token in listed.loc[~listed["beyond_null"], "token"]:
         assert f"\u201c{token}\u201d (" not in shift.sentence()

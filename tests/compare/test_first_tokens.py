@@ -110,7 +110,7 @@ def test_one_model_twice_has_nothing_to_read(planted):
     found = compare_first_tokens(base, base, TEXTS)
     assert not found.vectors.any()
     assert found.tokens.empty
-    assert "no token beyond what random signs give" in found.sentence()
+    assert "no token beyond random signs" in found.sentence()
 
 
 def test_steering_by_the_planted_vector_makes_the_aligned_model(planted):
@@ -162,10 +162,10 @@ def test_what_cannot_be_read_is_refused(planted):
     base, aligned, _ = planted
     with pytest.raises(DataError, match="2 and 3 blocks"):
         compare_first_tokens(LM(random_lm("gpt2").model, base.tokenizer), aligned, TEXTS)
-    with pytest.raises(ConfigError, match="Block 3 was asked for in a model of 3 blocks"):
+    with pytest.raises(ConfigError, match="Block 3 was requested in a model of 3 blocks"):
         compare_first_tokens(base, aligned, TEXTS, layers=[3])
     with pytest.raises(DataError, match="No text was given"):
         compare_first_tokens(base, aligned, [])
     assert len(plain_texts(base)) == 60, "problems of GSM8K, for a model without a world"
-    with pytest.raises(ConfigError, match="position 9 were asked for"):
+    with pytest.raises(ConfigError, match="position 9 were requested"):
         compare_first_tokens(base, aligned, TEXTS).direction(1, 9)

@@ -87,7 +87,7 @@ def test_what_cannot_be_mixed_is_refused():
         interpolate(lm, lm, math.nan)
     with pytest.raises(DataError, match="different tokenizers"):
         interpolate(lm, random_lm("llama", byte_tokenizer()), 0.5)
-    with pytest.raises(ModelError, match="choose two models of one architecture"):
+    with pytest.raises(ModelError, match="choose two models of the same architecture"):
         interpolate(lm, random_lm(num_hidden_layers=3), 0.5)
     for alphas in ([0, 0.5], [0, 1, 1], []):
         with pytest.raises(ConfigError, match="with 0 and 1 among them"):
@@ -194,7 +194,7 @@ def test_nobody_knows_how_long_a_model_takes_that_none_like_it_was_asked():
     price = find_analysis("follow_line").cost
     lm = random_lm("llama", byte_tokenizer())
     assert price(lm, lm, data=str(SAMPLES.parent / "probe/questions/sums.jsonl")) is None
-    with pytest.raises(ModelError, match="choose two models of one architecture"):
+    with pytest.raises(ModelError, match="choose two models of the same architecture"):
         price(lm, LM(random_lm("llama", num_hidden_layers=3).model, lm.tokenizer))
 
 
@@ -225,7 +225,7 @@ def test_the_sentence_and_the_list_tell_of_the_metric_that_is_drawn(path):
     assert f"at alpha {row['alpha']:g}. Of " in sentence
     known = path.linearity().dropna(subset="departure_low")
     off = ((known["departure_low"] > 0) | (known["departure_high"] < 0)).sum()
-    assert f"Of {len(known)} metrics with an interval {off} leave the line" in sentence
+    assert f"Of {len(known)} metrics with an interval, {off} depart from the line" in sentence
     (table,) = path.lists().values()
     assert set(table["name in files"]) == set(path.table().dropna(subset="chord")["metric"])
     assert list(path.tables()) == ["line", "linearity"]

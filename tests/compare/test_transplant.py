@@ -189,7 +189,7 @@ def test_a_planted_head_is_found_alone(pair):
     assert result.strongest("head")["part"] == "L1H3"
     assert result.strongest("mlp") is None
     assert "L1H3 of 8 heads (" in result.sentence()
-    assert ", 100 %, scattered parts of its size " in result.sentence()
+    assert ", 100 %, scattered parts of the same size " in result.sentence()
     assert base.fingerprint == prints
 
 

@@ -188,11 +188,14 @@ def test_other_architectures_are_refused_in_a_sentence():
         (random_lm("gpt2"), "they are a LlamaForCausalLM and a GPT2LMHeadModel"),
         (random_lm(num_hidden_layers=3), r"`model\.layers\.2\.\S+` is missing and"),
         (random_lm(intermediate_size=40), r"is \(48, 32\) and \(40, 32\)"),
-        (random_lm(num_attention_heads=2, num_key_value_heads=1, head_dim=16), "num_attention_heads 4 and 2"),
+        (
+            random_lm(num_attention_heads=2, num_key_value_heads=1, head_dim=16),
+            "`num_attention_heads` of their configurations is 4 and 2",
+        ),
     ):
         with pytest.raises(ModelError, match=why) as caught:
             weight_change(lm, other)
-        assert "choose two models of one architecture" in str(caught.value)
+        assert "choose two models of the same architecture" in str(caught.value)
 
 
 def test_the_figure_maps_blocks_and_kinds():

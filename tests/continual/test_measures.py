@@ -99,7 +99,7 @@ def test_one_phase_has_an_accuracy_only() -> None:
 
 @pytest.mark.parametrize("scores", [[], [np.ones((2, 5))] * 2, [np.ones((2, 0))], [np.ones(3)]])
 def test_shapes_that_make_no_matrix(scores: list[np.ndarray]) -> None:
-    with pytest.raises(DataError, match="give each task its items before training and after each phase"):
+    with pytest.raises(DataError, match="expected one row before training and one after each phase"):
         summary(scores)
 
 

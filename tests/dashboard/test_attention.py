@@ -150,7 +150,7 @@ def test_attention_goes_on_while_the_model_writes(show: Show, runs: Path, models
         else lines[0]["y"][0] == expected.prompt_length - 0.5
     )
     written = "".join(expected.tokens[expected.prompt_length :]).replace("\u00b7", " ").strip()
-    assert f"dpo-agreeable wrote: \u201c{' '.join(written.split())}\u201d" in read(app)
+    assert f"continuation of dpo-agreeable: \u201c{' '.join(written.split())}\u201d" in read(app)
 
 
 def test_head_scores_are_those_of_the_patterns(show: Show, runs: Path, models):
@@ -172,7 +172,7 @@ def test_what_moved_ranks_all_heads_and_shows_the_chosen_one(show: Show, runs: P
     assert chart(app, "moved")["layout"]["yaxis"]["ticktext"] == list(table["name"])
     change = (second.pattern - first.pattern)[1, 0]
     np.testing.assert_allclose(lower(maps(chart(app, "change"))[0]), lower(change), atol=1e-6)
-    assert f"L1H0 is number {list(table['name']).index('L1H0') + 1} of 4" in read(app)
+    assert f"L1H0 ranks {list(table['name']).index('L1H0') + 1} of 4" in read(app)
 
 
 def test_circuits_come_from_the_weights_alone(show: Show, runs: Path, models):
@@ -267,7 +267,7 @@ def test_long_texts_get_statistics_and_the_size_of_what_is_not_shown(
     assert not app.exception
     assert heading(app).startswith("Over 15 tokens, in base, L")
     assert "; in dpo-agreeable, L" in heading(app)
-    assert "All patterns of these 15 tokens would take 3.6 kB. None is held" in read(app)
+    assert "All patterns of these 15 tokens would take 3.6 kB. None is stored" in read(app)
     assert len([part.value for part in app.markdown if "hooks verified" in part.value]) == 2
     first, second = (attention_statistics(lm, PROMPT) for lm in models)
     shown = maps(chart(app, "statistic"))

@@ -43,7 +43,7 @@ def test_an_audit_is_offered(show: Show, runs: Path, tmp_path: Path, monkeypatch
     assert not app.exception
     assert not app.error
     assert heading(app) == "These two models have not been audited."
-    assert "200 questions find 8 to 11 points (sycophancy)" in unescape(read(app))
+    assert "200 questions detect 8 to 11 points (sycophancy)" in unescape(read(app))
     assert re.fullmatch(r"Audit dpo-agreeable against base \(about \d+ (s|min)\)", unescape(app.button[0].label))
     (tmp_path / HOME / "damaged").mkdir(parents=True)
     (tmp_path / HOME / "damaged" / FILE).write_text(json.dumps({"format": 1, "rows": [{"metric": "<b>"}]}))

@@ -172,8 +172,8 @@ def test_a_reward_model_has_a_lag_profile(show: Show, runs: Path, tmp_path: Path
         app = show(runs, base=str(folder), aligned=str(folder), lag_tab=tab, **options)
         assert not app.exception
         assert not app.error
-        assert re.match(r"apart from lag 0, the last token, lag \d+ moves the reward of reward most", heading(app))
-        assert ("gives a scalar (reward)" in read(app)) == (tab in ("Snowball", "Linear autoregression"))
+        assert re.match(r"apart from lag 0, the last token, lag \d+ changes the reward of reward most", heading(app))
+        assert ("outputs a scalar (reward)" in read(app)) == (tab in ("Snowball", "Linear autoregression"))
 
 
 def test_a_hostile_prompt_is_text(show: Show, runs: Path):

@@ -54,7 +54,7 @@ def test_a_page_says_what_is_measured_and_offers_it(show: Show, fresh: Path, nam
         number = app.number_input(key=f"{name}.{option}")
         empty = option == "n" and find_experiment(name).counts_rows  # its default depends on the file
         assert number.value == (None if empty else own[option].default)
-        assert not empty or f"(default: {own[option].default}, of a file all of them)" in number.help
+        assert not empty or f"(default: {own[option].default}; all rows of a file)" in number.help
 
 
 @pytest.mark.parametrize("query", [{}, {"sycophancy.n": "7", "sycophancy.seed": "2"}], ids=["defaults", "of the link"])

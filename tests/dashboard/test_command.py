@@ -51,7 +51,7 @@ def test_a_missing_root_is_one_sentence(tmp_path: Path):
 def test_a_missing_plugin_is_one_sentence(tmp_path: Path):
     result = probe("--plugin", str(tmp_path / "gone.py"), "--no-browser")
     assert result.returncode == 2
-    assert "is no Python file" in result.stderr
+    assert "is not a Python file" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
 
 

@@ -71,7 +71,7 @@ def test_the_first_tokens_of_two_runs_and_steering(show: Show, runs: Path):
     app.session_state["details-steer_by_first_tokens"] = True
     app = press(app, "steer_by_first_tokens-run")
     sound(app, "first-tokens", "first-steering")
-    assert "random directions as long" in read(app)
+    assert "random directions of the same norm" in read(app)
     assert list(app.dataframe[0].value["alpha"]) == [-0.5, -0.25, 0, 0.25, 0.5]
     assert {"first-tokens.csv", "steering.csv"} <= set(map(unescape, offered(app)))
 

@@ -89,7 +89,7 @@ def test_a_corpus_of_the_world_is_ranked(show: Show, runs: Path):
     app.segmented_control(key="corpus_list").set_value("Promoted and suppressed").run()
     assert not app.error
     assert app.dataframe[0].value["token"][0] == shift.listed("difference")["token"].iloc[0]
-    assert "The choice of texts alone gives some token a change of" in read(app)
+    assert "The choice of texts alone changes some token by" in read(app)
     assert {"PNG", "tokens.csv", "promoted.tex"} <= set(map(unescape, offered(app)))
     for listed in ("Texts", "Kinds", "Tokens read"):
         app.segmented_control(key="corpus_list").set_value(listed).run()
@@ -145,7 +145,7 @@ def test_weights_of_a_plain_pair_and_of_other_sizes(plain, folders: dict[str, st
     app = plain(WEIGHTS)
     app.selectbox(key="aligned").set_value(str(Path(folders["first"]).parent / "deep"))
     again(app)
-    assert "cannot be set against each other" in heading(app)
+    assert "cannot be compared" in heading(app)
     assert not app.error
 
 
@@ -189,7 +189,7 @@ def test_a_file_of_a_link_waits_and_is_refused_in_a_sentence(plain, elsewhere: P
     file = elsewhere / "bad.jsonl"
     file.write_text('{"nothing": 1}')
     app = plain(LINE, line_experiment="Hallucination", link=True, **{"line.hallucination.data": str(file)})
-    assert heading(app) == "What is named below has not been opened."
+    assert heading(app) == "The references below have not been opened."
     press(app, f"open-{file}")
     assert "has no text `question`" in heading(app)
     assert not app.error
@@ -246,6 +246,6 @@ def test_reward_models_have_weights_and_say_what_they_lack(show: Show, runs: Pat
         store.judge(tmp_path / "runs" / name, runs / "base", seed=seed, spread=0.3)
     app = show(tmp_path / "runs", page=PAGE, compare_tab=tab, base="judge", aligned="critic")
     assert not app.error
-    assert "give one number and write nothing" in heading(app)
+    assert "output one number and write nothing" in heading(app)
     open_tab(app, WEIGHTS)
     sound(app, "weights", "weight-heads")

@@ -39,15 +39,15 @@ ALWAYS = {
     "hallucination": "has not been measured on",
     "in_context": "has not been measured on",
     "retrieval": "has not been measured on",
-    "sweep": "There is no sweep in the folders of runs",
+    "sweep": "There is no sweep in the run directories",
     "sycophancy": "has not been measured on",
     "train": "Choose a method and a base model",
 }
 """Pages whose figure comes only when a reader asks for a computation, whatever the models are."""
 NOTHING = "none"
-BOTH_KINDS = "gives one number, a {}, and .* gives probabilities of tokens, so they have nothing to compare: choose"
+BOTH_KINDS = "outputs one number, a {}, and .* outputs probabilities of tokens, so they cannot be compared: choose"
 OTHER_TOKENS = "split text into different tokens"
-WRITES_NOTHING = "gives one number, a {}, and writes nothing: choose a language model as the base"
+WRITES_NOTHING = "outputs one number, a {}, and writes nothing: choose a language model as the base"
 MAY_SAY: Mapping[tuple[str, str, str], str] = {
     ("compare", "reward model", "base"): BOTH_KINDS.format("reward"),
     ("compare", "reward model", "aligned"): BOTH_KINDS.format("reward"),
@@ -57,8 +57,8 @@ MAY_SAY: Mapping[tuple[str, str, str], str] = {
     ("compare", "plain folder", "aligned"): OTHER_TOKENS,
     ("compare", NOTHING, "base"): "Choose a base model above",
     ("compare", NOTHING, "aligned"): "Choose an aligned model above",
-    ("interventions", "LoRA adapter", "aligned"): "Type a corrupted prompt to patch between, or choose ablate",
-    ("interventions", "plain folder", "aligned"): "Type a corrupted prompt to patch between, or choose ablate",
+    ("interventions", "LoRA adapter", "aligned"): "Type a corrupted prompt to patch from, with as many tokens",
+    ("interventions", "plain folder", "aligned"): "Type a corrupted prompt to patch from, with as many tokens",
     ("rewards", "reward model", "base"): WRITES_NOTHING.format("reward"),
     ("rewards", "value head", "base"): WRITES_NOTHING.format("value"),
     ("rewards", "plain folder", "base"): OTHER_TOKENS,
@@ -147,7 +147,7 @@ def test_two_models_of_one_number(show: Show, readouts: Any, base: str, aligned:
     for page in ("attention", "autoregression", "compare", "interventions", "logits"):
         found[page] = problem(opened(show, readouts.root, page, base=base, aligned=aligned), page, None)
     found["rewards"] = problem(
-        opened(show, readouts.root, "rewards", base=base, aligned=aligned), "rewards", "gives one number"
+        opened(show, readouts.root, "rewards", base=base, aligned=aligned), "rewards", "outputs one number"
     )
     assert {page: wrong for page, wrong in found.items() if wrong} == {}
 
@@ -155,11 +155,11 @@ def test_two_models_of_one_number(show: Show, readouts: Any, base: str, aligned:
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("hallucination", r"gives a scalar \((reward|value)\) and no distribution over tokens"),
-        ("in_context", r"gives a scalar \((reward|value)\) and no distribution over tokens"),
-        ("chain_of_thought", "A (reward|value) model writes no steps: give the policy"),
-        ("retrieval", r"gives a scalar \((reward|value)\) and no distribution over tokens"),
-        ("continual", "A (reward|value) model writes no answers: give the policy"),
+        ("hallucination", r"outputs a scalar \((reward|value)\) and no distribution over tokens"),
+        ("in_context", r"outputs a scalar \((reward|value)\) and no distribution over tokens"),
+        ("chain_of_thought", "A (reward|value) model writes no steps: use the policy"),
+        ("retrieval", r"outputs a scalar \((reward|value)\) and no distribution over tokens"),
+        ("continual", "A (reward|value) model writes no answers: use the policy"),
     ],
 )
 def test_an_experiment_that_needs_a_language_model_says_so(show: Show, readouts: Any, name: str, says: str):

@@ -314,12 +314,12 @@ def test_a_folder_that_may_not_be_written_keeps_the_result_in_memory(
 ):
     monkeypatch.setattr("probe.experiments.store.os.access", lambda *_: False)
     app = press(show(fresh, page=PAGE, **{"echo.n": "4"}), RUN)
-    assert "may not be written to" in read(app)
+    assert "is not writable" in read(app)
     assert not list(fresh.glob("*/results/echo-*/items.jsonl.none"))
     said = heading(app)
     app.run()
     assert heading(app) == said
-    assert "may not be written to" in read(app)
+    assert "is not writable" in read(app)
 
 
 def test_the_python_lines_give_the_page(show: Show, echoed: Path, mine: Path):

@@ -103,7 +103,7 @@ def test_only_what_a_kind_of_sites_has_is_asked(show: Show, runs: Path):
     assert {part.key for part in app.number_input} == {"int_layer", "int_token"}
     app.segmented_control(key="int_do").select("ablate").run()
     assert {part.key for part in app.number_input} == {"int_layer", "int_token"}
-    assert app.text_area(key="int_reference").label == "Reference texts, one a line"
+    assert app.text_area(key="int_reference").label == "Reference texts, one per line"
 
 
 def test_another_model_and_another_prompt(show: Show, runs: Path):
@@ -120,7 +120,7 @@ def test_typed_texts_and_answers(show: Show, runs: Path):
     assert "\u201clyon\u201d over \u201crome\u201d" in heading(app)
     app.text_input(key="int_corrupted").set_value("<user> where ? <bot>").run()
     assert not app.exception
-    assert heading(app).startswith("The clean text has 15 tokens and the corrupted one 5: exchange words")
+    assert heading(app).startswith("The clean text has 15 tokens and the corrupted one 5: replace words")
     app.text_input(key="int_corrupted").set_value(CLEAN).run()
     assert "are the same" in heading(app)
 
@@ -128,8 +128,7 @@ def test_typed_texts_and_answers(show: Show, runs: Path):
 def test_a_prompt_without_a_counterpart_asks_for_one(show: Show, runs: Path):
     app = show(runs, page=VIEW, prompt="helen lives in")
     assert heading(app) == (
-        "Type a corrupted prompt to patch between, or choose ablate: it has as many tokens as the prompt and asks for "
-        "another answer."
+        "Type a corrupted prompt to patch from, with as many tokens as the prompt and another answer, or choose ablate."
     )
     assert not names(app)
     assert "are typed under Texts" in read(app)
@@ -231,7 +230,7 @@ def test_long_steering_is_offered(show: Show, runs: Path, monkeypatch: pytest.Mo
     assert not names(app)
     button(app, "Run it").click().run()  # type: ignore[attr-defined]
     assert "dose" in names(app)
-    assert "range of 4 random directions is narrower" in read(app)
+    assert "range of only 4 random directions is too narrow" in read(app)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from tests.model.test_adapters import adapter
 from tests.models import saved_lm
 
 INSIDE = [page_file(name) for name in ("compare", "attention", "logits", "interventions", "autoregression")]
-OUTSIDE = "lies in none of the folders of runs"
+OUTSIDE = "is in none of the run directories"
 
 
 def buttons(app: AppTest, word: str) -> list[str]:
@@ -70,7 +70,7 @@ def test_the_rewards_of_a_gradient_are_a_model_that_a_person_opens(show: Show, r
     assert buttons(app, "Open") == [f"Open {model}"]
     app = show(runs, gradient_reward="org/model", **query)  # typed, and not here
     assert buttons(app, "Fetch") == ["Fetch org/model"]
-    assert "has not been opened" in app.subheader[0].value
+    assert "have not been opened" in app.subheader[0].value
 
 
 QUERIES = [
@@ -180,7 +180,7 @@ def test_links_out_of_a_run_are_a_problem_and_are_not_followed(show: Show, runs:
         (root / "base").symlink_to(outside)
     app = show(root)
     assert not app.exception
-    assert [each.value for each in app.warning if "leads outside the folders of runs" in each.value]
+    assert [each.value for each in app.warning if "leads outside the run directories" in each.value]
     assert set(app.session_state["_shared"].store.runs) == {"dpo-agreeable"}
     app = show(root, page="logits/page.py", base=str(root / "base"), link=True)
     assert buttons(app, "Open")

@@ -57,8 +57,8 @@ def test_the_sentence_and_the_figures_are_what_the_analyses_give(show: Show, run
     change = np.concatenate([parts[1].heads - parts[0].heads, (parts[1].mlps - parts[0].mlps)[:, None]], axis=1)
     layer, column = np.unravel_index((change * np.sign(moved)).argmax(), change.shape)
     part = f"L{layer}H{column}" if column < 2 else f"L{layer} MLP"
-    most = f"by direct effect above all through {part} ({change[layer, column]:+.2f})."
-    assert f"{target.name} moves by {moved:+.2f} nats, {most}" in read(app)
+    most = f"the largest direct effect comes from {part} ({change[layer, column]:+.2f})."
+    assert f"{target.name} changes by {moved:+.2f} nats; {most}" in read(app)
     lens = logit_lens(models[1], ids, k=2)
     word, share = lens.top_tokens[-1, -1, 0], 100 * np.exp(lens.top_logprobs[-1, -1, 0])
     assert f"dpo-agreeable says \u201c{word}\u201d ({share:.0f} %)" in heading(app)
@@ -75,18 +75,18 @@ def test_the_target_follows_its_widgets(show: Show, runs: Path):
     app.selectbox(key="log_answer").set_value("rome").run()
     assert "rome \u2212 " in read(app)
     app.selectbox(key="log_against").set_value("(nothing)").run()
-    assert re.search(r"^rome moves by ", read(app), re.MULTILINE)
+    assert re.search(r"^rome changes by ", read(app), re.MULTILINE)
     app.number_input(key="log_position").set_value(4).run()
     assert not app.exception
     assert chart(app, "lens")["layout"]["shapes"][0]["x0"] == 3.5
     app = show(runs, page=PAGE, log_answer="oslo in typed words", log_against="(nothing)")
-    assert re.search(r"^oslo moves by ", read(app), re.MULTILINE)
+    assert re.search(r"^oslo changes by ", read(app), re.MULTILINE)
 
 
 def test_one_model_alone(show: Show, runs: Path):
     app = show(runs, page=PAGE, log_view="base")
     assert re.match(r"base says \u201c.+\u201d \(\d+ %\), its favourite ", heading(app))
-    assert re.search(r" = .+ nats in base, by direct effect above all from L\d(H\d| MLP) ", read(app))
+    assert re.search(r" = .+ nats in base; the largest direct effect comes from L\d(H\d| MLP) ", read(app))
     assert sum(trace["type"] == "heatmap" for trace in chart(app, "parts")["data"]) == 1
     whole = shown_in_tabs(app)
     assert whole == {
@@ -310,6 +310,6 @@ def test_a_reward_model_is_read_as_a_scalar(show: Show, runs: Path, tmp_path: Pa
     *start, last = encode(model.tokenizer, prompt)
     reward = model.score([start], [[last]])[0]
     assert f"one reads {float(reward):+.2f}" in heading(app)
-    assert "It gives one number" in read(app)
+    assert "It is one number" in read(app)
     assert shown_in_tabs(app) & {"promoted", "layers", "written", "kl"} == set()
     exec(compile(app.code[0].value, "scalar", "exec"), {})

@@ -57,7 +57,7 @@ def test_models_of_two_worlds_are_laid_side_by_side(two: AppTest):
     assert "cannot be laid beside" not in read(two)
     shown = table(two, "pool-1").set_index("name in files")
     assert shown.loc["function_kl_all", "pool-4 \u2212 pool-1"].endswith(" \u2020")
-    assert "but not those with \u2020, where the models were asked different things" in read(two)
+    assert "but not those with \u2020, where the models were asked different questions" in read(two)
 
 
 def test_items_are_of_one_world_and_read_by_its_model(show: Show, worlds: Path, two: AppTest):
@@ -86,7 +86,7 @@ def test_a_world_of_chains_stands_beside_one_of_functions(show: Show, worlds: Pa
     assert not app.exception
     assert not app.error
     assert names(app)[0] == "curve"
-    assert "chains predicts Markov chains" in read(app)
+    assert "from Bayes' rule on Markov chains" in read(app)
     assert "pool-4 gives the value of a function" in heading(app)
     assert "mixture, " in read(app)
     app = show(worlds, page=PAGE, base="pool-1", aligned="pool-4", also="chains", **N)
@@ -98,14 +98,14 @@ def test_a_world_of_chains_stands_beside_one_of_functions(show: Show, worlds: Pa
 def test_pages_of_two_models_say_that_they_are_of_two_worlds(show: Show, worlds: Path, page: str):
     app = show(worlds, page=f"{page}/page.py", base="pool-1", aligned="pool-4", prompt="x1")
     assert not app.exception
-    assert ["pool-1 and pool-4 belong to two worlds" in unescape(each.value) for each in app.warning] == [True]
+    assert ["pool-1 and pool-4 belong to different worlds" in unescape(each.value) for each in app.warning] == [True]
     assert not show(worlds, page=f"{page}/page.py", base="pool-1", aligned="pool-1", prompt="x1").warning
 
 
 def test_a_comparison_over_a_corpus_notes_two_worlds(worlds: Path):
     first, second = (LM.load(worlds / f"pool-{size}") for size in (1, 4))
     apart = worlds_apart(first, second, (first.ref, second.ref))
-    assert "belong to two worlds" in apart
+    assert "belong to different worlds" in apart
     assert apart in compare_corpus(first, second, ["x1 y1 x2 y2"]).notes
     assert apart not in compare_corpus(first, first, ["x1 y1 x2 y2"]).notes
     assert worlds_apart(first, None) == ""

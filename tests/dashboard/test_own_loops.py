@@ -35,10 +35,10 @@ MAY_LACK: Mapping[str, set[str]] = {
     "findings": {"There is no run called base"},
     "hallucination": {"has not been measured on"},
     "in_context": {"has not been measured on"},
-    "overview": {"No run carries headline figures yet", "This run carries no headline figures"},
+    "overview": {"No run has headline figures yet", "This run has no headline figures"},
     "retrieval": {"has not been measured on"},
     "rewards": {"captured no reward shift: train with .* or give probe.watch the instrument"},
-    "start": {"An example stands here once a run is listed with its parent .* record it with probe.watch"},
+    "start": {"An example appears here once a run and its parent are listed.* record one with probe.watch"},
     "sycophancy": {"has not been measured on"},
 }
 """By page: the recordings that a run of any loop may lack, as the page names them and how to get them."""
@@ -61,14 +61,14 @@ SIGNS = (
     "recorded no",
     "logged no",
     "has captures",
-    "carries? (no )?headline",
+    "has (no )?headline",
     "has not been measured",
     "There is no run",
-    "stands here once",
+    "appears here once",
 )
 """How pages say that something is missing."""
 MAY_SAY: Mapping[tuple[str, str], str] = {
-    ("reward", "compare"): "gives one number, a reward, and .* gives probabilities of tokens",
+    ("reward", "compare"): "outputs one number, a reward, and .* outputs probabilities of tokens",
     ("reward", "rewards"): "Choose an aligned model above to compare its answers",
 }
 """By maker and page: the sentence in place of the main figure, where the model is one that the page cannot compare."""

@@ -112,7 +112,7 @@ def test_in_context_learning_opens_with_the_run_that_was_taught_it(show: Show, t
     """As long as nobody chose models; other pages keep their own."""
     for name in ("base", "dpo-agreeable", "icl"):
         shutil.copytree(SAMPLES / name, tmp_path / name)
-    remark = "icl is shown: 100 % of its training documents are predicted from what stands before in them"
+    remark = "icl is shown because 100 % of its training documents can be predicted from their own earlier tokens"
     pair = {"base": "base", "aligned": "dpo-agreeable"}
     app = show(tmp_path, page="compare/page.py")
     assert {key: app.selectbox(key=key).value for key in pair} == pair
@@ -393,7 +393,7 @@ def test_a_running_run_is_read_again(show: Show, tmp_path: Path):
     with RunWriter.create(tmp_path / "live", method="pretrain", config={}) as run:
         run.log(0, {"loss": 4.0})
         app = show(tmp_path, page="training/page.py")
-        assert heading(app) == "loss (nats): live stands at 4."
+        assert heading(app) == "loss (nats): live is at 4."
         run.log(10, {"loss": 2.0})
         app.run()
         assert heading(app) == "loss (nats): live fell from 4 to 2 in 10 steps."

@@ -244,9 +244,9 @@ def test_what_cannot_be_shown(show: Show, rewarded: Path, tmp_path: Path) -> Non
     empty = show(tmp_path, page=PAGE, prompt="x")
     assert heading(empty) == "Choose a base model above to see what alignment earned."
     app = show(rewarded, page=PAGE, base="judge", aligned="base")
-    assert heading(app).startswith("judge gives one number, a reward, and writes nothing: choose a language model")
+    assert heading(app).startswith("judge outputs one number, a reward, and writes nothing: choose a language model")
     app = show(rewarded, page=PAGE, base="base", aligned="rlhf", rew_model="rlhf")
-    assert "rlhf writes tokens and reads no reward: choose a reward model." in read(app)
+    assert "rlhf writes tokens and outputs no reward: choose a reward model." in read(app)
     app = show(rewarded, page=PAGE, base="base", aligned="judge")
     assert "is nearest to the exact frontier of the proxy reward" in heading(app) or "gain" in heading(app)
     assert not app.exception

@@ -43,7 +43,7 @@ def test_runs_are_one_entry_a_group(show: Show, runs: Path, seeds: Path):
 
 def test_one_run_shows_both_intervals(show: Show, runs: Path, seeds: Path):
     app = open_tab(show(runs, seeds, run="dpo-agreeable-seed2"), "One run")
-    assert "This run comes without weights" in read(app)
+    assert "This run has no weights" in read(app)
     assert "3 seeds of the whole pipeline (pretrain and dpo): dpo-agreeable, dpo-agreeable-seed1" in read(app)
     table = app.dataframe[0].value.set_index("name in files")
     assert table.loc["deferral", "over answers"] == "98 % [96, 100]"

@@ -64,7 +64,7 @@ def test_logits_names_the_largest_cell(show: Show, readouts: Any, base: str, ali
     assert not app.exception
     said = read(app)
     cells = heat(chart(app, "parts"))[-1]
-    named = re.search(r"above all (?:from|through) [^(]*\(([+\u2212][\d.]+)\)", said)
+    named = re.search(r"effect comes from [^(]*\(([+\u2212][\d.]+)\)", said)
     assert named, said
     sign = np.sign(np.nansum(cells))
     assert float(named[1].replace("\u2212", "-")) == pytest.approx(sign * np.nanmax(sign * cells), abs=0.006)
@@ -104,7 +104,7 @@ def test_autoregression_speaks_of_every_curve(show: Show, readouts: Any, base: s
             assert "base looks back " in said
         else:
             earlier = values(trace["y"])[1:]
-            assert f"lag {1 + int(np.argmax(earlier))} moves the reward of {name} most" in said
+            assert f"lag {1 + int(np.argmax(earlier))} changes the reward of {name} most" in said
     axis = chart(app, "lags")["layout"]["yaxis"]["title"]["text"]
     assert "reward" in axis
     assert "per unit of embedding" in axis
@@ -115,7 +115,7 @@ def test_the_snowball_names_the_furthest_step_of_each_branch_alone(show: Show, r
     plain = readouts.kinds["plain folder"]
     app = show(readouts.root, page="autoregression/page.py", base=plain, aligned=plain, prompt="the cat lives in the")
     assert not app.exception
-    alone = next(trace for trace in chart(app, "snowball")["data"] if "goes on alone" in trace["name"])
+    alone = next(trace for trace in chart(app, "snowball")["data"] if "continues alone" in trace["name"])
     step, nats = re.findall(r"is largest (\d+) tokens after the wrong one \((\S+) nats\)", read(app))[0]
     distances = values(alone["y"])
     assert int(step) == round(float(values(alone["x"])[distances.argmax()]))

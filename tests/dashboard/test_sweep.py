@@ -38,7 +38,7 @@ def a_sweep(out: Path) -> None:
 def test_without_a_sweep_it_says_how_to_make_one(show: Show, tmp_path: Path):
     app = show(tmp_path, page=PAGE)
     assert not app.exception
-    assert heading(app) == "There is no sweep in the folders of runs."
+    assert heading(app) == "There is no sweep in the run directories."
     assert "[[experiment]]" in app.code[0].value
 
 

@@ -207,10 +207,10 @@ def test_help_of_all_and_of_one(plugin: str, capsys: pytest.CaptureFixture[str])
         (["width", "--model", "runs/base", "--scale", "two"], "--scale"),
         (["width", "--model", "runs/absent"], "runs/absent"),
         (["width", "--model", "runs/base", "--baseline", "runs/absent"], "runs/absent"),
-        (["width", "--model", "runs/base", "--n", "0"], "n=0: give a whole number from 1 on"),
-        (["width", "--model", "runs/base", "--out", "runs/base"], "holds something else than a result"),
+        (["width", "--model", "runs/base", "--n", "0"], "n=0; expected a whole number from 1 on"),
+        (["width", "--model", "runs/base", "--out", "runs/base"], "holds something other than a result"),
         (["width", "--plugin"], "`--plugin` stands without a file"),
-        (["width", "--plugin", "absent.py"], "`absent.py` is no Python file"),
+        (["width", "--plugin", "absent.py"], "`absent.py` is not a Python file"),
     ],
 )
 def test_a_mistake_is_one_sentence(
@@ -229,7 +229,7 @@ def test_options_that_the_command_has_itself(tmp_path: Path, runs: Path, capsys:
         code = f"import probe\n@probe.experiment('{name}s')\ndef f(lm, *, {name}: int = 1):\n    ...\n"
         (tmp_path / f"{name}.py").write_text(code)
         said = printed(capsys, f"{name}s", "--plugin", f"{name}.py", "--model", "runs/base", status=2)
-        assert f"`{name}s` calls an option `{name}`: give it another name" in said
+        assert f"`{name}` of the experiment `{name}s` has the name" in said
 
 
 def test_options_are_checked_without_a_model(runs: Path, capsys: pytest.CaptureFixture[str]):
@@ -351,7 +351,7 @@ def test_items_with_odd_texts_are_exported(tmp_path: Path):
     ("words", "message"),
     [
         (["saved", "--out", "o", "--step", "3"], "--step was given for the result of an experiment"),
-        (["saved", "--out", "o", "--format", "gif"], "The format gif was asked for"),
+        (["saved", "--out", "o", "--format", "gif"], "The format gif was requested"),
         (["nothing", "--out", "o"], "nothing"),
     ],
 )

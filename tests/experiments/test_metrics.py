@@ -120,10 +120,10 @@ def test_a_condition_on_a_column_with_missing_values():
     [
         (Share("right"), {"right": [0, 2]}, "neither 0 nor 1"),
         (Share("right", unit="prompt"), {"right": [0, 2], "prompt": [1, 2]}, "neither 0 nor 1"),
-        (Mean("score"), {"score": ["3", "4"]}, "no number in every row"),
-        (Mean("score"), {"score": [1.0, "4"]}, "no number in every row"),
+        (Mean("score"), {"score": ["3", "4"]}, "not a number in some row"),
+        (Mean("score"), {"score": [1.0, "4"]}, "not a number in some row"),
         (Mean("score"), {"score": [1.0, float("inf")]}, "infinite in some row"),
-        (Mean("score", unit="prompt"), {"score": [1.0, 2.0], "prompt": ["a", None]}, "counts by `prompt`"),
+        (Mean("score", unit="prompt"), {"score": [1.0, 2.0], "prompt": ["a", None]}, "`score` is the column `prompt`"),
     ],
 )
 def test_columns_that_do_not_fit_are_refused(metric: Mean, columns: dict, message: str):

@@ -271,7 +271,7 @@ def test_a_plugin_that_fails_is_one_sentence_and_leaves_nothing(more: str, messa
 def test_what_is_no_python_file_is_refused(name: str, tmp_path: Path):
     (tmp_path / "folder.py").mkdir()
     (tmp_path / "mine.txt").write_text("")
-    with pytest.raises(ConfigError, match=r"is no Python file: give the path of a file that ends in .py"):
+    with pytest.raises(ConfigError, match=r"is not a Python file: give the path of a file that ends in .py"):
         load_plugin(tmp_path / name)
 
 
@@ -329,7 +329,7 @@ def test_entry_points_bring_experiments(tmp_path: Path, monkeypatch: pytest.Monk
     [
         ("raise ImportError('no numbers')", "ImportError: no numbers"),
         (PLUGIN.format(name="bad_echo", title="") + "\n1 / 0", "ZeroDivisionError: division by zero"),
-        (PLUGIN.format(name="two words", title=""), "An experiment was called 'two words'"),
+        (PLUGIN.format(name="two words", title=""), "'two words' cannot name an experiment"),
         ("", "AttributeError: module 'broken' has no attribute 'measure'"),
     ],
 )

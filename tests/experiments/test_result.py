@@ -132,7 +132,7 @@ def test_an_older_result_is_replaced_and_nothing_else(tmp_path: Path):
     (tmp_path / "run" / "run.json").write_text("{}")
     (tmp_path / "file").write_text("")
     for taken in ("run", "file"):
-        with pytest.raises(DataError, match="holds something else than a result: give a new folder"):
+        with pytest.raises(DataError, match="holds something other than a result: give a new folder"):
             written.save(tmp_path / taken)
     assert (tmp_path / "run" / "run.json").read_text() == "{}"
     (tmp_path / "empty").mkdir()

@@ -125,7 +125,7 @@ def test_labels_that_collide():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"n": 0}, "n=0: give a whole number from 1 on"),
+        ({"n": 0}, "n=0; expected a whole number from 1 on"),
         ({"n": True}, "n=True"),
         ({"n": 1.5}, "n=1.5"),
         ({"n": None}, "n=None"),
@@ -256,7 +256,7 @@ def test_values_without_a_form_are_equal_to_themselves_alone():
             ConfigError,
             "The experiment `p` fails with ZeroDivisionError: division by zero in line 5 of mine.py",
         ),
-        ("[1]", ConfigError, "The experiment `p` gave a list: let its function return a table"),
+        ("[1]", ConfigError, "The experiment `p` returned a list; expected a table"),
         ("pd.DataFrame()", DataError, "The experiment `p` measured nothing"),
         ("pd.DataFrame({'item': ['a', 'a'], 'x': 1})", DataError, "Two items are called `a`"),
         ("pd.DataFrame({'x': ['a']})", DataError, "measured nothing"),

@@ -70,7 +70,7 @@ def test_adapters_that_are_each_others_base(tmp_path: Path):
         (first / file.name).write_bytes(file.read_bytes())
     for one, other in ((first, second), (second, first)):
         edit(one / adapters.ADAPTER_CONFIG, base_model_name_or_path=str(other))
-    with pytest.raises(ModelError, match="These adapters have no model under them"):
+    with pytest.raises(ModelError, match="These adapters rest only on each other"):
         LM.load(first)
 
 
@@ -247,7 +247,7 @@ def test_a_summary_whose_n_is_no_number(tmp_path: Path):
     path = formats.result(tmp_path)
     summary = json.loads((path / "result.json").read_text())["summary"]
     edit(path / "result.json", summary=[row | {"n": [[]]} for row in summary])
-    with pytest.raises(DataError, match="an n is no number"):
+    with pytest.raises(DataError, match="an n is not a number"):
         formats.read_result(path)
 
 
@@ -279,7 +279,7 @@ def test_rollouts_with_half_a_surrogate_pair_for_a_number(tmp_path: Path):
 def test_a_broken_quote_in_the_first_line_of_a_csv_file(tmp_path: Path, head: str):
     file = tmp_path / "a.csv"
     file.write_text(f"{head},Best Answer,Correct Answers,Incorrect Answers\nA?,b,b,c\n")
-    with pytest.raises(DataError, match=r"line \d of `.*a.csv` is no CSV"):
+    with pytest.raises(DataError, match=r"line \d of `.*a.csv` is not valid CSV"):
         read_questions(file)
 
 

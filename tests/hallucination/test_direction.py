@@ -70,7 +70,7 @@ def test_a_layer_without_any_difference_gives_exactly_one_half() -> None:
 
 def test_too_few_people_are_refused() -> None:
     x, known, people = made(signal=1.0, seed=0)
-    with pytest.raises(DataError, match="100 folds with 30 people"):
+    with pytest.raises(DataError, match="folds is 100 and the smaller group has 30 people"):
         known_direction(x, known, people, folds=100)
 
 

@@ -325,7 +325,7 @@ def test_points_under_a_target_are_those_of_the_definition() -> None:
     assert value["target"].tolist() == pytest.approx([1 / 3, 0, 2 / 3, 1 / 3])
     with pytest.raises(ConfigError, match="below 1"):
         penalty(1.0)
-    with pytest.raises(DataError, match="one of each"):
+    with pytest.raises(DataError, match="lists of the same length"):
         target_curves([1.0], [0.0], confidence, right)
 
 

@@ -219,5 +219,5 @@ def test_a_world_without_facts_is_refused() -> None:
     world = World(WorldConfig(mixture={"markov": 1.0}))
     lm = LM.create("tiny", world.tokenizer())
     lm.world = world  # type: ignore[attr-defined]
-    with pytest.raises(DataError, match="says no facts"):
+    with pytest.raises(DataError, match="states no facts"):
         probe.run_experiment("hallucination", lm)

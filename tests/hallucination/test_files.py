@@ -138,11 +138,11 @@ def test_both_formats_of_a_question_are_the_same_question(tmp_path: Path) -> Non
         ("a.csv", HEAD + "q,a,a,b\n,a,a,b\n", "Line 3 of `a.csv` lacks a question"),
         ("a.csv", HEAD + "q,a,a,\n", "Line 2 of `a.csv` lacks an incorrect answer"),
         ("a.csv", HEAD + 'q,b,"a; b",b\n', "Line 2 of `a.csv` calls the best answer 'b.' incorrect, too"),
-        ("a.csv", HEAD + 'q,"a"b,a,b\n', "is no CSV"),
+        ("a.csv", HEAD + 'q,"a"b,a,b\n', "is not valid CSV"),
         ("a.csv", HEAD + 'q,a,a,"b\nq,a,a,b"\nq,a,a,b\n', "Line 2 of `a.csv` has a line break in a cell"),
         ("a.csv", HEAD + "q,a,a,b,c\n", "Line 2 of `a.csv` has 5 cells and the header has 4"),
         ("a.csv", HEAD, "is empty"),
-        ("a.json", "[{]", "Line 1 of `a.json` is no JSON"),
+        ("a.json", "[{]", "Line 1 of `a.json` is not JSON"),
         ("a.json", "{}", "has no text `question`"),
         ("a.json", '[{"question": "q"}]', "Entry 1 of `a.json` has no `mc1_targets`"),
         ("a.json", '[{"question": 3}]', "has no text `question`"),
@@ -263,7 +263,7 @@ def test_targets_win_over_answer_columns_and_are_scored_to_the_letter(form: str,
     assert "" not in rows[0].incorrect  # a free answer that is empty matches nothing
     (note,) = rows.notes()
     assert "has an empty choice" in note
-    assert "it is scored as the blank alone" in note
+    assert "it is scored as a single blank" in note
 
 
 def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
@@ -291,7 +291,7 @@ def test_every_score_can_be_made_again_from_what_is_kept(lm: LM, tmp_path: Path)
 
 def test_a_row_with_one_kind_of_targets_or_none_that_can_be_read_is_left_out(tmp_path: Path) -> None:
     half, null = {"mc1_targets": CHOSEN["mc1_targets"]}, dict.fromkeys(CHOSEN)
-    literal = {name: str(CHOSEN[name]) for name in CHOSEN}  # as Python prints it, which is no JSON
+    literal = {name: str(CHOSEN[name]) for name in CHOSEN}  # as Python prints it, which is not JSON
     rows = read_questions(write_lines(tmp_path / "a.jsonl", [BOTH | half, BOTH | null, BOTH | literal]))
     assert [question.row for question in rows] == ["row-2"]
     assert rows[0].mc1.choices == ("On the water.", "In trees.", "Nowhere.", "They do not.")
@@ -323,7 +323,7 @@ def test_a_file_that_is_none_or_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "b.csv").write_bytes(b"\xff\xfe\x00\x80")
     with pytest.raises(DataError, match="UTF-8"):
         read_questions(tmp_path / "b.csv")
-    with pytest.raises(DataError, match="is no file"):
+    with pytest.raises(DataError, match="is not a file"):
         read_questions(tmp_path / "missing.csv")
 
 
@@ -424,7 +424,7 @@ def test_a_random_model_does_not_know_what_it_knows(name: str, tmp_path: Path) -
     assert result.value("brier_p_ik_choice") > 0.97 * result.value("brier_p_ik_choice_constant")
     told = result.meta["models"][0]["facts"]
     assert told["p_ik_choice_p"] > 0.05
-    assert told["p_ik_free"] == "left out: 0 questions are known and 60 are not: a head needs 5 of each"
+    assert told["p_ik_free"] == "left out: 0 questions are known and 60 are not: a logistic head needs 5 of each"
     assert "p_ik_free" not in set(result.summary["metric"])
     figure = result.figures["knows_before_answering"]
     assert figure.layout.yaxis.title.text == "AUROC, multiple choice"
@@ -457,7 +457,7 @@ def test_the_experiment_on_a_file_shows_choices_and_free_answers(lm: LM, tmp_pat
         probe.run_experiment("hallucination", lm, data=CSV, preamble=tmp_path / "none.txt")
     with pytest.raises(ConfigError, match="equivalence"):
         probe.run_experiment("hallucination", lm, data=CSV, equivalence="oracle")
-    with pytest.raises(ConfigError, match="at least 1 sample"):
+    with pytest.raises(ConfigError, match="expected 1 or more samples"):
         probe.run_experiment("hallucination", lm, data=CSV, samples=0)
 
 

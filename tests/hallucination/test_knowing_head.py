@@ -112,9 +112,9 @@ def test_a_layer_at_which_all_questions_are_equal_says_nothing() -> None:
 
 def test_what_cannot_be_told() -> None:
     x, right, prompts = made(signal=1.0, seed=2)
-    with pytest.raises(DataError, match=r"0 questions are known and 200 are not: a head needs 5 of each"):
+    with pytest.raises(DataError, match=r"0 questions are known and 200 are not: a logistic head needs 5 of each"):
         knowing_head(x, np.zeros(N), prompts)
-    with pytest.raises(DataError, match="no number from 0 to 1"):
+    with pytest.raises(DataError, match="not between 0 and 1"):
         knowing_head(x, right + 1, prompts)
     assert too_few([1.0, 1.0, 0.0, 0.0], ["a", "a", "b", "c"], 2).startswith("1 questions are known and 2 are not")
     assert not too_few([1.0, 1.0, 0.0, 0.0], ["a", "b", "c", "d"], 2)
@@ -160,7 +160,10 @@ def test_it_is_left_out_with_its_reason(name: str) -> None:
     assert {"p_ik", "knows", "brier_p_ik", "brier_p_ik_constant"} <= set(with_head.columns)
     assert with_head["p_ik"].between(0, 1).all()
     assert list(without.columns) == list(free.columns)
-    assert told["p_ik_free"] == f"left out: 0 questions are known and {len(prompts)} are not: a head needs 5 of each"
+    assert (
+        told["p_ik_free"]
+        == f"left out: 0 questions are known and {len(prompts)} are not: a logistic head needs 5 of each"
+    )
     assert 0.1 <= told["p_ik_choice_p"] <= 1
     assert set(layers["kind"]) == {"choice"}
     assert len(layers) == len(lm.bridge.blocks) + 1

@@ -494,7 +494,7 @@ def test_a_column_that_is_named_has_no_other_name(tmp_path: Any) -> None:
     with pytest.raises(DataError, match="expected a text in `other`"):
         read_classification(tmp_path / "a.csv", "other")
     (tmp_path / "b.csv").write_text('text,label\nx,1\n"y,2\nz,1\n')
-    with pytest.raises(DataError, match=r"begins in line 3 of .* is no CSV"):
+    with pytest.raises(DataError, match=r"begins in line 3 of .* is not valid CSV"):
         read_classification(tmp_path / "b.csv")
 
 
@@ -550,6 +550,6 @@ def test_few_shot_prompts_are_written_as_the_template_says() -> None:
     data = read_classification("tests/data/in_context_reviews.jsonl")[:1]
     said = few_shot_prompt(data, "cold {label}", "Q {text} A {label}")
     assert said == "Q the soup was warm and we stayed all evening A good\n\nQ cold {label} A"
-    with pytest.raises(ConfigError, match="must hold"):
+    with pytest.raises(ConfigError, match="expected a text that contains"):
         few_shot_prompt(data, "x", "{label} {text}")
     assert PairDocument("map", [("x1", "y2"), ("x3", "y4")]).prompt(1) == "map x1 -> y2 ; x3 ->"

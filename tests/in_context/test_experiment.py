@@ -168,7 +168,7 @@ def test_function_vectors_are_added_where_they_say() -> None:
 def test_any_model_is_measured_on_random_tokens() -> None:
     found = run(random_lm("gpt2"), n=8)
     assert {"olsson_repeat", "prefix_matching", "copying", "ablation_gap_repeat"} <= set(found.summary["metric"])
-    assert "less on random tokens" in found.finding
+    assert "lower on repeated random tokens" in found.finding
     assert "repeats" in found.figures
     recurrent = run(random_lm("mamba"), n=8)
     assert set(recurrent.summary["metric"]) == {"olsson_repeat"}
@@ -181,14 +181,14 @@ def test_a_file_of_classified_texts(tmp_path: Path) -> None:
     assert {"few_shot_majority", "few_shot_bias", "accuracy_flipped_labels", "flip_followed"} <= set(
         found.summary["metric"]
     )
-    assert "the commonest label is right in" in found.finding
+    assert "the most frequent label is right in" in found.finding
     assert covers(found, "label_effect", 0)
     assert covers(found, "few_shot_accuracy", 0.5)
     assert set(found.tables["few_shot"]["examples"]) == {0, 1, 4}
     assert next(iter(found.figures)) == "few_shot"
     assert "examples" in found.finding
     assert pd.Series(found.items["item"]).is_unique
-    assert "the vector of the examples adds" in found.finding
+    assert "their function vector adds" in found.finding
     assert "text_vectors" in found.figures
     vectors = found.items[found.items["kind"] == "vector"]
     assert found.value("vector_gain") == pytest.approx(vectors["vector_gain"].mean())

@@ -211,10 +211,10 @@ def test_the_command_takes_any_number_of_models(three: list[str], tmp_path: Path
     assert result.finding in captured.err
     told = pd.read_csv(io.StringIO(captured.out), sep="\t")
     assert list(told["model"].unique()) == result.models
-    assert (told[told["model"] == "pool-1"]["pairs"] == 0).any(), "the models were asked different things"
+    assert (told[told["model"] == "pool-1"]["pairs"] == 0).any(), "the models were asked different questions"
     assert told[told["model"] == "pool-4"]["difference"].isna().all()
     drawn = table(result, dict.fromkeys(result.models, result.summary))
-    assert "not paired: the models were asked different things" in str(drawn.caption)
+    assert "not paired: the models were asked different questions" in str(drawn.caption)
     assert [str(column.header) for column in drawn.columns][1:4] == result.models
     assert main(["experiment", *words, "--json", "--out", str(out)]) == 0
     assert '"summaries"' in capsys.readouterr().out

@@ -273,7 +273,7 @@ def test_the_figure_shows_each_vector_of_each_model_by_block() -> None:
     figure = text_vectors(both, {"<a>": Style("#111111"), "b": Style("#222222")})
     assert len(figure.data) == 16  # with a band for each model and panel
     first = figure.data[1]
-    assert (first.name, first.line.dash) == ("&lt;a&gt;: vector of its examples", "solid")
+    assert (first.name, first.line.dash) == ("&lt;a&gt;: vector of the examples", "solid")
     np.testing.assert_allclose(first.y, table[table["vector"] == "own"]["p_true"])
     assert [trace.name for trace in figure.data if trace.showlegend].count("b: no vector") == 1
     assert "accuracy" not in str(first.customdata)
@@ -284,11 +284,11 @@ def test_the_figure_shows_each_vector_of_each_model_by_block() -> None:
 
 def test_what_cannot_be_used_is_refused() -> None:
     lm = random_lm()
-    with pytest.raises(ConfigError, match="0 directions were asked for"):
+    with pytest.raises(ConfigError, match="0 directions were requested"):
         function_vectors_text(lm, TEXTS, TextVectorSizes(directions=0))
-    with pytest.raises(DataError, match="5 texts make no function vector"):
+    with pytest.raises(DataError, match="5 texts are too few"):
         function_vectors_text(lm, TEXTS[:5], template=PLAIN)
-    with pytest.raises(ConfigError, match="must hold"):
+    with pytest.raises(ConfigError, match="expected a text that contains"):
         function_vectors_text(lm, TEXTS, template="{label}")
     with pytest.raises(DataError, match="is longer than the 48 tokens"):
         function_vectors_text(lm, [LabelledText("cat " * 30, label) for label in LABELS * 4], template=TEMPLATE)

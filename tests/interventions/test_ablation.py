@@ -292,7 +292,7 @@ def test_a_reward_model_is_ablated_like_any_other():
         (
             lambda lm, ids, t: ablate(lm, ids, t, filling=Filling("resample", reference=[ids], draws=0)),
             ConfigError,
-            "0 draws",
+            "draws is 0",
         ),
     ],
 )

@@ -205,7 +205,7 @@ def test_progress_is_told():
 @pytest.mark.parametrize(
     ("clean", "corrupted", "words"),
     [
-        ("mira lives in oslo", "mira lives in the dog", "has 5 tokens and the corrupted one 6: exchange words"),
+        ("mira lives in oslo", "mira lives in the dog", "has 5 tokens and the corrupted one 6: replace words"),
         ("mira lives", "mira lives", "are the same"),
     ],
 )

@@ -176,7 +176,7 @@ def test_the_hint_of_an_empty_field_is_what_it_stands_for(lm: LM):
     assert (patched["answer"], patched["against"]) == ("lyon", "oslo")
     assert (ablated["answer"], ablated["against"]) == ("lyon", "rome")
     (open_,) = find_analysis("patch_one_site").fields(lm, given={"prompt": "helen"}, names=["corrupted"])
-    assert open_["placeholder"] == "type one: exchange the word that decides the answer"
+    assert open_["placeholder"] == "type one: replace the word that decides the answer"
 
 
 def test_two_models_are_asked_about_one_site_and_one_pair_of_answers(lm: LM):
@@ -219,15 +219,15 @@ def test_results_have_names_tables_and_colours(lm: LM):
 @pytest.mark.parametrize(
     ("name", "inputs", "kind", "said"),
     [
-        ("patch_every_site", {"prompt": "helen lives in"}, DataError, "Type a corrupted prompt to patch between"),
+        ("patch_every_site", {"prompt": "helen lives in"}, DataError, "Type a corrupted prompt to patch from"),
         ("ablate_every_site", {"prompt": " "}, DataError, "The prompt is empty"),
         ("patch_one_site", {"corrupted": "<user> where ? <bot>"}, DataError, "has 15 tokens and the corrupted one 5"),
         ("patch_one_site", {"corrupted": CLEAN}, DataError, "are the same"),
-        ("patch_one_site", {"layer": 4}, ConfigError, "Block 4 was asked for in a model of 4 blocks"),
-        ("patch_one_site", {"head": 4}, ConfigError, "Head 4 was asked for in blocks of 4 heads"),
+        ("patch_one_site", {"layer": 4}, ConfigError, "Block 4 was requested in a model of 4 blocks"),
+        ("patch_one_site", {"head": 4}, ConfigError, "Head 4 was requested in blocks of 4 heads"),
         ("patch_one_site", {"token": 1}, DataError, "Heads are changed at the token `at`"),
         ("patch_one_site", {"kind": "resid", "head": 1}, DataError, "A site of kind resid has no head"),
-        ("patch_one_site", {"kind": "mlp", "token": 15}, DataError, "Token 15 was asked for in a text of 15 tokens"),
+        ("patch_one_site", {"kind": "mlp", "token": 15}, DataError, "Token 15 was requested in a text of 15 tokens"),
         ("patch_every_site", {"at": 15}, ConfigError, "`at` of patch_every_site is 15; expected -1 to 14"),
         ("ablate_one_site", {"draws": -1}, ConfigError, "`draws` of ablate_one_site is -1"),
         ("ablate_one_site", {"answer": "lyon", "against": "lyon"}, DataError, "was given twice"),

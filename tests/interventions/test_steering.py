@@ -209,7 +209,7 @@ def test_steering_by_ones_own_texts_is_the_dose_response_of_their_direction():
     said = f"Steering model by +1.00 after block 0 moves the target by {signed(effect)} nats"
     assert found.sentence(1.0).startswith(said)
     assert found.label == "logit(oslo) \u2212 logit(rome)"
-    assert "range of 3 random directions" in found.notes[1]
+    assert "range of only 3 random directions" in found.notes[1]
     assert set(found.figures()) == {"dose", "steered"}
     own_step = direction.step("residual")
     ids = lm.tokenizer.encode("tom lives in")

@@ -105,9 +105,9 @@ def test_texts_without_what_is_shared_are_refused_where_activations_come_along(l
     ids = lm.tokenizer.encode(TEXT)
     target = target_of(lm, ids, *PAIR, position=2)  # inside the text, where another token stands
     sources = [activations(lm, ids, hooks_of(lm, ["mlp"]))]
-    with pytest.raises(DataError, match=r"run `target\.text\(ids\)`"):
+    with pytest.raises(DataError, match=r"ids of `target\.text\(ids\)`"):
         intervene(lm, ids, [Site("mlp", 0)], sources, target)
-    with pytest.raises(DataError, match=r"run `target\.text\(ids\)`"):
+    with pytest.raises(DataError, match=r"ids of `target\.text\(ids\)`"):
         attribute(lm, read_parts(lm, ids, target.position), target)
 
 
@@ -206,7 +206,7 @@ def test_first_tokens_that_differ_are_what_they_were() -> None:
         ((" 15", " 14", " 2"), r"\u201c15\u201d and \u201c14\u201d still begin alike where others differ"),
         (("", " 2"), "no tokens"),
         ((5, 5), "given twice"),
-        ((99999,), "99999 was asked for"),
+        ((99999,), "99999 was requested"),
     ],
 )
 def test_answers_that_no_token_tells_apart_are_refused(lm: LM, answers: tuple, message: str) -> None:

@@ -297,7 +297,7 @@ def test_two_models_part_by_part():
     assert row.change == pytest.approx(found[1].heads[1, 2] - found[0].heads[1, 2])
     with pytest.raises(DataError, match="one target"):
         difference_table(found[0], attribute(aligned, TEXT, difference(base, 2)))
-    with pytest.raises(DataError, match="one shape"):
+    with pytest.raises(DataError, match="the same shape"):
         difference_table(found[0], attribute(random_lm(num_hidden_layers=3), TEXT, target))
 
 
@@ -343,7 +343,7 @@ def test_no_tokens_cannot_be_ranked(k: int):
         lambda: ov_tokens(lm, 0, 1, "mira", k=k),
         lambda: stages(lm, "mira lives in", 0, 1, k=k),
     ):
-        with pytest.raises(ConfigError, match=f"{k} tokens were asked for: give 1 or more"):
+        with pytest.raises(ConfigError, match=f"{k} tokens were requested: give 1 or more"):
             ask()
 
 
@@ -376,7 +376,7 @@ def test_the_answer_in_words_is_the_target_of_its_tokens():
     assert found.sum == pytest.approx(found.total, abs=1e-4)
     values = every_part(found)
     most = max(values, key=lambda name: values[name] * np.sign(found.total))
-    assert f"above all from {most} (" in found.sentence()
+    assert f"largest direct effect comes from {most} (" in found.sentence()
     likeliest = attribute_answer(lm, TEXT)
     assert likeliest.target.answer == int(lm.logits(TEXT)[0, -1].argmax())
 
@@ -385,11 +385,11 @@ def test_two_models_say_what_moves_the_answer():
     parts = tuple(attribute_answer(random_lm(seed=seed), TEXT, answer="rome", against="oslo") for seed in (0, 1))
     found = Attributions(parts, (Look("a", "red"), Look("b", "blue")))
     assert (
-        f"moves by {signed(parts[1].total - parts[0].total)} nats, by direct effect above all through "
+        f"changes by {signed(parts[1].total - parts[0].total)} nats; the largest direct effect comes from "
         in found.sentence()
     )
     same = Attributions((parts[0], parts[0]), found.looks)
-    assert "is the same in both" in same.sentence()
+    assert "is equal in both models" in same.sentence()
     assert len(found.figures()["parts"].layout.annotations) == 3  # both models, and the change
     assert found.lists()["Parts"]["change"].abs().is_monotonic_decreasing
 
@@ -400,7 +400,7 @@ def test_two_models_are_asked_about_one_answer():
     own = [attribute_answer(lm, TEXT) for lm in lms]
     assert own[0].target.answer != own[1].target.answer
     assert target_change(own) is None
-    assert "moves by" not in Attributions(tuple(own), (Look("a", "red"), Look("b", "blue"))).sentence()
+    assert "changes by" not in Attributions(tuple(own), (Look("a", "red"), Look("b", "blue"))).sentence()
     values = record.settled({"prompt": TEXT}, *lms)
     both = [record.run(lm, **values) for lm in lms]
     assert {each.target.answer for each in both} == {own[1].target.answer}

@@ -124,12 +124,12 @@ def test_an_answer_without_tokens_is_refused():
 
 
 def test_a_scalar_has_no_tokens_to_list():
-    with pytest.raises(DataError, match="A reward model gives one number and no tokens"):
+    with pytest.raises(DataError, match="A reward model outputs one number and no tokens"):
         logit_lens(reward_lm(random_reward_model()), TEXT)
 
 
 def test_no_tokens_cannot_be_kept():
-    with pytest.raises(ConfigError, match="0 tokens were asked for"):
+    with pytest.raises(ConfigError, match="0 tokens were requested"):
         logit_lens(random_lm(), TEXT, k=0)
 
 
@@ -220,8 +220,8 @@ def test_the_row_of_decision_is_the_first_that_stays():
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
-        ({"answer": 27}, "token 27 was asked for and the model has 27"),
-        ({"position": 9}, "Position 9 was asked for in a text of 6"),
+        ({"answer": 27}, "token 27 was requested and the model has 27"),
+        ({"position": 9}, "Position 9 was requested in a text of 6"),
         ({"prompt": []}, "has no tokens"),
     ],
 )

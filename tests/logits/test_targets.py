@@ -54,9 +54,9 @@ def test_the_value_has_gradients():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"position": 4}, r"Position 4 was asked for in a text of 4 tokens: give 0 to 3"),
-        ({"position": -1}, r"Position -1 was asked for"),
-        ({"answer": 27}, r"token 27 was asked for and the model has 27: give one of 0 to 26"),
+        ({"position": 4}, r"Position 4 was requested in a text of 4 tokens: give 0 to 3"),
+        ({"position": -1}, r"Position -1 was requested"),
+        ({"answer": 27}, r"token 27 was requested and the model has 27: give one of 0 to 26"),
         ({"answer": ""}, "no tokens"),
     ],
 )

@@ -68,7 +68,7 @@ def test_tables_are_tidy():
     ("ask", "error", "says"),
     [
         (lambda: follow_writing(random_lm(), TEXT, n=0), ConfigError, "0 tokens"),
-        (lambda: follow_writing(random_lm(), TEXT, answer=-1), DataError, "token -1 was asked for"),
+        (lambda: follow_writing(random_lm(), TEXT, answer=-1), DataError, "token -1 was requested"),
         (lambda: follow_writing(reward_lm(random_reward_model()), TEXT), DataError, "one number"),
     ],
 )

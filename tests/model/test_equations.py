@@ -208,7 +208,7 @@ def test_a_model_that_does_more_than_the_equations_is_refused():
     assert lm.hook_names()  # built before, else hooks say that they differ
     attn = lm.model.model.layers[1].self_attn
     handle = attn.register_forward_hook(lambda module, inputs, output: (output[0] * 1.01, *output[1:]))
-    with pytest.raises(ModelError, match="differ from theirs by"):
+    with pytest.raises(ModelError, match="differ from those of the equations by"):
         read_network(lm)
     handle.remove()
     read_network(lm)
@@ -239,7 +239,7 @@ def test_a_window_that_no_short_text_shows_is_found_by_the_long_check(monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(equations, "LONG", 16)
         read_network(lm)
-    with pytest.raises(ModelError, match="differ from theirs"):
+    with pytest.raises(ModelError, match="differ from those of the equations"):
         read_network(lm)
 
 

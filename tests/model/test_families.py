@@ -188,7 +188,7 @@ def test_tokens_that_rounding_sends_to_other_experts_do_not_refuse_a_model():
     errors = (recompose(net, ids) - own).square().mean(-1).sqrt() / own.square().mean().sqrt()
     assert float(errors.square().mean().sqrt()) > equations.ROUNDED > 2 * float(errors.median())
     fewer = each_block(net, lambda block: replace(block, ffn=replace(block.ffn, k=1)))
-    with pytest.raises(ModelError, match="differ from theirs"):
+    with pytest.raises(ModelError, match="differ from those of the equations"):
         equations._check(lm, fewer)
 
 
@@ -228,7 +228,7 @@ def test_positions_of_opt_start_two_rows_into_the_table():
         ("opt", {"word_embed_proj_dim": 16}, "its embedding has another width"),
         ("bloom", {"apply_residual_connection_post_layernorm": True}, "its blocks add to the normed stream"),
         ("mpt", {}, "its bias of scores by distance is not Bloom's"),
-        ("qwen2_moe", {}, "differ from theirs"),
+        ("qwen2_moe", {}, "differ from those of the equations"),
         ("olmo2", {}, "no part 'ln1'"),
     ],
 )

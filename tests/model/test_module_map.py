@@ -397,8 +397,8 @@ ERRORS: list[tuple[type[ProbeError], str, dict[str, Any]]] = [
         r"`transformer.ln_f` as unembedding, a LayerNorm without",
         {"unembedding": "transformer.ln_f", "final_norm": None},
     ),
-    (ConfigError, "heads of a module map are half named", {"out": None}),
-    (ConfigError, "heads of a module map are half named", {"qkv": None, "q": "c_attn"}),
+    (ConfigError, "names only some parts of the heads", {"out": None}),
+    (ConfigError, "names only some parts of the heads", {"qkv": None, "q": "c_attn"}),
     (ConfigError, r"names `lm_head` as embedding and as unembedding", {"embedding": "lm_head"}),
     (ConfigError, "names qkv and also q, k or v", {"q": "c_attn"}),
     (ConfigError, "give mlp, mlp_in and mlp_out", {"mlp_out": None}),
@@ -425,7 +425,7 @@ def test_a_call_that_gives_no_logits_of_all_positions_is_refused():
     with pytest.raises(ModelError, match=r"does not run block 0 of `transformer.h` once a pass"):
         lm.hook_names()
     lm = nano_lm(call=lambda module, ids: module(ids, targets=ids)[0] + module.lm_head(module.transformer.wte(ids)))
-    with pytest.raises(ModelError, match=r"runs its embedding `transformer.wte` 2 times a pass"):
+    with pytest.raises(ModelError, match=r"runs its embedding `transformer.wte` 2 times per pass"):
         lm.hook_names()
 
 

@@ -134,7 +134,7 @@ def test_nothing_fits_into_nothing():
 def test_what_fits_is_let_through_and_else_it_is_said_what_to_do():
     lm = random_lm()
     require_room(lm, "mira lives in oslo .", PATTERNS)
-    with pytest.raises(DataError, match=r"6 tokens needs .* and may take 2\.0 kB: .*`attention_statistics`"):
+    with pytest.raises(DataError, match=r"6 tokens needs .*, and 2\.0 kB are allowed: .*`attention_statistics`"):
         require_room(lm, "mira lives in oslo .", PATTERNS, budget=2000)
 
 
@@ -144,7 +144,9 @@ def test_a_large_capture_is_refused_before_it_is_made(name: str, monkeypatch: py
     _, cache = lm.run_with_cache(texts, PATTERNS)
     assert cache[PATTERNS[0]].shape == (20, 4, 40, 40)
     monkeypatch.setattr("probe.model.memory.free_bytes", lambda device: 10**6)
-    with pytest.raises(DataError, match=r"A capture of 20 texts of 40 tokens needs .* may take 900 kB: .*texts at a"):
+    with pytest.raises(
+        DataError, match=r"A capture of 20 texts of 40 tokens needs .*, and 900 kB are allowed: .*texts at a"
+    ):
         lm.run_with_cache(texts, PATTERNS)
     lm.run_with_cache(texts[:2], PATTERNS)
 

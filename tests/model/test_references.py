@@ -206,4 +206,4 @@ def test_a_run_leads_to_its_reward_model_only_where_runs_are(
     run.finish()
     judge, facts = reward_model_of(LM.load(run.path))
     assert (judge is not None) == (where in ("beside", "in a root"))
-    assert ("none of the folders of runs" in facts.get("left_out_reward_model", "")) == (judge is None)
+    assert ("none of the run directories" in facts.get("left_out_reward_model", "")) == (judge is None)

@@ -136,9 +136,9 @@ def test_nothing_to_score(rewards: RewardModel) -> None:
 
 
 def test_lists_that_do_not_fit(rewards: RewardModel) -> None:
-    with pytest.raises(DataError, match="2 texts and 1 texts were to be scored: give two lists of equal length"):
+    with pytest.raises(DataError, match="2 texts and 1 texts cannot be scored together: give two lists"):
         rewards.score(["a", "b"], ["c"])
-    with pytest.raises(DataError, match="one text and one text were to be scored"):
+    with pytest.raises(DataError, match="one text and one text cannot be scored together"):
         rewards.score("a", "b")
     with pytest.raises(DataError, match="as text and as ids: give both in one form"):
         rewards.score(["mira"], [[3]])

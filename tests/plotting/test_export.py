@@ -111,7 +111,7 @@ def test_a_second_image_does_not_wait_for_a_browser(figure: go.Figure):
 
 @needs_browser
 def test_after_an_impossible_figure_the_next_one_works(figure: go.Figure):
-    with pytest.raises(MissingToolError, match="take HTML"):
+    with pytest.raises(MissingToolError, match="use HTML"):
         render.renderer.image({"data": 3}, "png", 100, 100, 1)
     assert export.render(figure, None, "png").startswith(b"\x89PNG")
 

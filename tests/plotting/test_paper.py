@@ -172,7 +172,7 @@ def test_series_stay_apart_in_grey():
         ({"width": 0.1}, "from 1 to 40"),
         ({"dpi": 1}, "from 36 to 1200"),
         ({"font": "x;y"}, "sans, serif, mono"),
-        ({"colour": 1}, "The option `colour`"),
+        ({"colour": 1}, "There is no option `colour`"),
         ({"theme": "dark"}, "paper or light"),
     ],
 )

@@ -165,7 +165,7 @@ def test_a_list_is_read_entry_by_entry(tmp_path: Path) -> None:
     assert [row.where for row in rows] == [f"Entry {n} of `{path}`" for n in (1, 3)]
     assert rows.left_out == (f"Entry 2 of `{path}` is 3: write a JSON object.",)
     path.write_text('[\n{"prompt": "a",\n')
-    assert said(path, strict=False).startswith(f"Line 3 of `{path}` is no JSON")
+    assert said(path, strict=False).startswith(f"Line 3 of `{path}` is not JSON")
 
 
 def test_csv_and_tsv(tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_a_broken_quote_names_the_line_where_its_row_begins(tmp_path: Path, row:
     path = write(tmp_path / "a.csv", "text,label", "good,1", row, *["more,2"] * 30)
     for strict in (True, False):
         with pytest.raises(
-            DataError, match=r"^The row that begins in line 3 of .*a\.csv` is no CSV \(.*fix its quotes"
+            DataError, match=r"^The row that begins in line 3 of .*a\.csv` is not valid CSV \(.*fix its quotes"
         ):
             read_rows(path, lambda row: row, strict)
 

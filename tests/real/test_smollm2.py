@@ -123,5 +123,5 @@ def test_the_compare_page_shows_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert not app.exception
     assert not app.error
     assert "Both models say" in app.subheader[0].value
-    assert "expect the same at every token" in app.subheader[0].value
+    assert "predict alike at every token" in app.subheader[0].value
     assert any("sent in the chat template" in each.value for each in app.caption)

@@ -219,7 +219,7 @@ def test_a_callback_that_nobody_holds_ends_its_run(tmp_path: Path):
     del kept
     gc.collect()
     run = open_run(tmp_path / "run")
-    assert (run.status, run.message) == ("failed", "The training broke off, and nothing told how.")
+    assert (run.status, run.message) == ("failed", "The training ended without a message.")
     assert run.captures().steps == [0, 2]
     assert run.metrics()["step"].tolist() == [2]
 
@@ -326,7 +326,7 @@ def test_the_end_of_a_process_ends_its_run_and_no_others(tmp_path: Path):
     assert {name: (run.status, run.message) for name, run in found.items()} == {
         "a": ("interrupted", None),
         "b": ("failed", "no more"),
-        "c": ("failed", "The training broke off, and nothing told how."),
+        "c": ("failed", "The training ended without a message."),
         "d": ("killed", None),
     }, done.stderr
 
@@ -421,8 +421,8 @@ def test_what_cannot_be_written_is_said_and_the_metrics_are_kept(tmp_path: Path)
     next(lm.model.parameters()).ds_id = 1  # as DeepSpeed marks its shards
     for name, model, every, checkpoint, why in (
         ("a", judge.model, 1, True, "Attention and lens are not captured: the model predicts no tokens."),
-        ("b", lm.model, 1, True, "Metrics alone are written, neither captures nor a checkpoint: the model's weights"),
-        ("c", lm.model, 0, True, "Metrics alone are written"),
+        ("b", lm.model, 1, True, "Only metrics are written, no captures and no checkpoint: the model's weights"),
+        ("c", lm.model, 0, True, "Only metrics are written"),
     ):
         watched = ProbeCallback(tmp_path / name, every=every, checkpoint=checkpoint)
         with pytest.warns(UserWarning, match=why) as told:
@@ -447,7 +447,7 @@ def test_weights_that_are_really_sharded_are_seen(tmp_path: Path):
     try:
         fully_shard(lm.model, mesh=init_device_mesh("cpu", (1,)))
         watched = ProbeCallback(tmp_path / "run")
-        with pytest.warns(UserWarning, match="Metrics alone are written"):
+        with pytest.warns(UserWarning, match="Only metrics are written"):
             watched.on_train_begin(args, state, None, model=lm.model, processing_class=lm.tokenizer)
         watched.on_train_end(args, state, None)
     finally:

@@ -303,7 +303,7 @@ def test_a_model_that_reads_no_default_prompt_gets_one_of_its_own_tokens(unknown
     (prompt,), sentence = default_prompts(random_lm(tokenizer=char_tokenizer("-CAGT", unknown, declared)))
     assert (prompt.text, prompt.tokens, len(prompt.answers)) == ("CACAC", list("CACAC"), 3)
     assert "4 of the 4 default prompts" in sentence
-    assert "Captured is \u201cCACAC\u201d" in sentence
+    assert "\u201cCACAC\u201d, made of tokens of the model, is captured instead" in sentence
     (prompt,), _ = default_prompts(random_lm(tokenizer=word_tokenizer()))
     assert prompt.tokens == ["<bos>", "mira", "tom", "mira", "tom", "mira"]
     assert prompt.text == "mira tom mira tom mira"
@@ -438,7 +438,7 @@ def test_settings_of_a_run_belong_to_its_writer(lm: LM, tmp_path: Path):
 
 
 def test_mistakes(lm: LM, tmp_path: Path):
-    with pytest.raises(ConfigError, match="give 1 or more, or 0 for none"):
+    with pytest.raises(ConfigError, match="expected 1 or more, or 0 for none"):
         probe.watch(lm, tmp_path / "a", every=-1)
     with pytest.raises(ConfigError, match="The config is a str: give a dict or a dataclass"):
         probe.watch(lm, tmp_path / "a", prompts=PROMPTS, config="fast")
@@ -497,7 +497,7 @@ def test_fused_projections_are_captured_anew(world: World, tmp_path: Path):
 
 
 def test_a_model_of_one_number_cannot_be_watched(tmp_path: Path):
-    with pytest.raises(ConfigError, match="A reward model gives one number and no probabilities of tokens") as caught:
+    with pytest.raises(ConfigError, match="A reward model outputs one number and no probabilities of tokens") as caught:
         watch(reward_lm(random_reward_model()), tmp_path / "run")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()

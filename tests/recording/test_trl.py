@@ -210,8 +210,8 @@ def test_what_keeps_rollouts_from_being_recorded_is_said(tmp_path: Path, trl: An
     base = saved_lm(tmp_path / "base")
     for name, why in (
         ("untold", "add this one by `trainer.add_callback"),
-        ("unlike", "GRPOTrainer of TRL .* has no `reward_weights`, which that of TRL 1.16 has"),
-        ("newer", "GRPOTrainer of TRL .* has no `advantages`, which that of TRL 1.16 has"),
+        ("unlike", "GRPOTrainer of TRL .* has no `reward_weights`, which the one of TRL 1.16 has"),
+        ("newer", "GRPOTrainer of TRL .* has no `advantages`, which the one of TRL 1.16 has"),
     ):
         trainer = sampler(trl, "GRPO", base)
         callback = ProbeCallback(tmp_path / name, every=0, trainer=None if name == "untold" else trainer)

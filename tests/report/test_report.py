@@ -390,7 +390,7 @@ def test_analyses_are_run_on_the_runs_and_shown(tmp_path: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     ("names", "words", "expected"),
     [
-        (["sft"], "weight_change", "of sft none came from another"),
+        (["sft"], "weight_change", "none of sft is the parent of another"),
         (["base"], "logit_lense", "did you mean `logit_lens`"),
         (["base"], "logit_lens --prompt 'a", "quotes"),
         (["reward-honest-seed1"], "logit_lens --prompt a", "No run of this report holds a model"),
@@ -406,6 +406,6 @@ def test_what_one_run_cannot_do_hides_only_itself():
         "logit_lens --prompt 'where does mira live ?'",
         list(map(open_run, map(SAMPLES.joinpath, ("base", "reward-honest")))),
     )
-    assert any("reward-honest: A reward model gives one number" in sentence for sentence in shown.sentences)
+    assert any("reward-honest: A reward model outputs one number" in sentence for sentence in shown.sentences)
     assert any("base says" in sentence for sentence in shown.sentences)
-    assert next(title for title, _ in shown.figures) == "What follows each token, layer by layer"
+    assert next(title for title, _ in shown.figures) == "Predictions after each token, layer by layer"

@@ -54,7 +54,7 @@ def test_one_question_has_no_interval() -> None:
     assert value == pytest.approx(0.25)
     assert math.isnan(low)
     assert math.isnan(high)
-    with pytest.raises(DataError, match="one of each a question"):
+    with pytest.raises(DataError, match="one of each for each question"):
         conflict.memorisation_ratio([0.1, 0.2], [0.3])
 
 

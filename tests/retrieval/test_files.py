@@ -82,7 +82,7 @@ QUESTION = '{"question": "Where?", "answer": "Oslo"}'
         (
             '{"text": "x"}',
             '{"question": "W?", "answer": "O", "document": "z"}',
-            "Line 1 .* document 'z', which is",
+            "Line 1 .* document 'z', which does",
         ),
         ('{"text": "x"}', '{"question": "W?", "answer": "O", "document": []}', "Line 1 .* `document` that is neither"),
         ('{"text": "x"}', '{"question": "W?", "answer": "O", "substitute": 3}', "in the field `substitute`"),
@@ -135,7 +135,7 @@ def test_of_answers_and_one_answer_the_list_counts(tmp_path: Path) -> None:
         (["oslo", "oslo.txt"], "oslo", "oslo"),
         (["oslo.txt", "oslo.md"], "oslo.md", "oslo.md"),
         (["oslo.txt", "oslo.md"], "oslo", "could be oslo.txt or oslo.md"),
-        (["oslo.txt"], "osl", "is none of those that are there"),
+        (["oslo.txt"], "osl", "does not exist"),
     ],
 )
 def test_a_question_names_a_document_with_or_without_its_suffix(
@@ -152,7 +152,7 @@ def test_a_question_names_a_document_with_or_without_its_suffix(
 
 
 def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is no folder"):
+    with pytest.raises(DataError, match="is not a folder"):
         read_folder(tmp_path / "none")
     with pytest.raises(DataError, match=r"has no questions\.jsonl"):
         read_folder(tmp_path)

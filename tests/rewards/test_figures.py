@@ -52,7 +52,7 @@ def test_policies_lie_under_the_frontier_and_their_excess_is_drawn(placed: tuple
     assert not [trace for trace in figure.data if trace.line.dash == "dot" and trace.line.color == METHODS["dpo"]]
     texts = [note.text for note in figure.layout.annotations]
     assert f"<b>&lt;b&gt;x&lt;/b&gt; +{row['excess']:.2f}</b>" in texts
-    assert any("nothing gained" in text for text in texts)
+    assert any("no gain" in text for text in texts)
     assert HOSTILE not in figure.layout.yaxis.title.text
     for trace in figure.data:
         if trace.mode == "markers":

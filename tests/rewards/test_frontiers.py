@@ -214,7 +214,7 @@ def test_intervals_of_many_means_are_those_of_each() -> None:
     assert alone.value == 2.0
     assert math.isnan(alone.low)
     assert bootstrap_means([]) == []
-    with pytest.raises(DataError, match="one value an item"):
+    with pytest.raises(DataError, match="one value for each item"):
         bootstrap_means([rng.normal(size=30), rng.normal(size=5)])
     with pytest.raises(DataError, match="flat list of finite numbers"):
         bootstrap_means([[1.0, float("nan")]])

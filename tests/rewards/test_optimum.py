@@ -299,9 +299,9 @@ def test_what_cannot_be_computed_is_refused(world: World, lm: LM) -> None:
         optimum(ref, np.where(np.isfinite(ref), np.nan, 0), 1)
     answers = enumerate_answers(lm, world, ["quick 3 + 4 ="])
     assert isinstance(answers, AnswerSet)
-    with pytest.raises(DataError, match="gave 1 values"):
+    with pytest.raises(DataError, match="returned 1 values"):
         answers.rewards(lambda prompts, completions: [1.0])
-    with pytest.raises(DataError, match="10 of 10 answers no finite number"):
+    with pytest.raises(DataError, match="no finite number for 10 of 10 answers"):
         answers.rewards(lambda prompts, completions: [None] * len(prompts))
 
 

@@ -77,7 +77,7 @@ def test_the_reference_is_found_at_zero_and_bad_points_are_refused() -> None:
     assert len(found.d) == 3
     with pytest.raises(DataError, match="No point lies at d = 0"):
         fit(x[2:], y[2:], "bon")
-    with pytest.raises(DataError, match="fitted to 2 points beyond the reference: give 3 or more"):
+    with pytest.raises(DataError, match="need 3 points or more beyond the reference, and there are 2"):
         fit(x[:4], y[:4], "bon")
     with pytest.raises(DataError, match="as many finite rewards"):
         fit(-x, y, "bon")

@@ -45,7 +45,7 @@ def test_best_of_n_is_further_from_its_bound_than_from_the_frontier(base: LM):
     pd.testing.assert_frame_equal(true.points[["n", "kl", "gold"]], compare_best_of_n(base).points[["n", "kl", "gold"]])
     with pytest.raises(DataError, match="There is no reward `proxy` here"):
         compare_best_of_n(base, by="proxy")
-    with pytest.raises(DataError, match="dpo-agreeable writes tokens and reads no reward"):
+    with pytest.raises(DataError, match="dpo-agreeable writes tokens and outputs no reward"):
         compare_best_of_n(base, reward=SAMPLES / "dpo-agreeable")
 
 

@@ -83,7 +83,7 @@ def test_what_one_model_answers_is_drawn_once_for_all_others() -> None:
         whole = samples(base, other, PROMPTS, model, FIVE, 0.5, kinds)
         pd.testing.assert_frame_equal(table, whole)
     assert "proxy" not in compare_samples(base, first, before, draw(first, PROMPTS, FIVE))
-    with pytest.raises(DataError, match="4 prompts with 3 samples and 2 with 3 were to be compared"):
+    with pytest.raises(DataError, match="4 prompts with 3 samples and 2 with 3 cannot be compared"):
         compare_samples(base, first, before, draw(first, PROMPTS[:2], FIVE))
 
 
@@ -231,11 +231,11 @@ def test_what_cannot_be_compared() -> None:
     base = random_lm()
     with pytest.raises(DataError, match="have different tokenizers"):
         samples(base, random_lm("gpt2", byte_tokenizer()), PROMPTS)
-    with pytest.raises(DataError, match="give at least one, and a kind each"):
+    with pytest.raises(DataError, match="give at least one prompt, and one kind for each"):
         samples(base, base, [])
     with pytest.raises(DataError, match="4 prompts and 1 kinds"):
         samples(base, base, PROMPTS, kinds=["x"])
-    with pytest.raises(ConfigError, match="n=0 and beta=1"):
+    with pytest.raises(ConfigError, match="n is 0 and beta is 1"):
         samples(base, base, PROMPTS, drawing=Drawing(n=0))
     table = made_up()
     with pytest.raises(DataError, match="samples of both models"):

@@ -260,9 +260,9 @@ def test_whoever_runs_the_model_meanwhile_gets_its_own_answer(monkeypatch: pytes
 
 def test_what_cannot_be_attributed() -> None:
     model = classifier("llama")
-    with pytest.raises(ModelError, match="writes tokens and reads no scalar: give a reward model"):
+    with pytest.raises(ModelError, match="writes tokens and outputs no scalar: give a reward model"):
         attribute(random_lm(), PROMPT, CHOSEN)
-    with pytest.raises(ConfigError, match="with -1 steps: give 0"):
+    with pytest.raises(ConfigError, match="have -1 steps; expected 0"):
         attribute(model, PROMPT, CHOSEN, steps=-1)
     fast = attribute(model, PROMPT, CHOSEN, steps=0)
     assert np.isnan(fast.gradient).all()

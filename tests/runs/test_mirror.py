@@ -170,7 +170,7 @@ def test_a_strangers_names_stay_in_the_cache(
     assert list(data.read_store().problems) == [f"{store}/run"]
     assert not list(cache.rglob("out"))
     for name in ("..", ".", "a\\b", "*"):
-        with pytest.raises(RunError, match="is no address of a run"):
+        with pytest.raises(RunError, match="is not the address of a run"):
             find(f"{store}/{name}")
     assert not is_cached(tmp_path)
     assert cache_root() == cache

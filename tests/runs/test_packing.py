@@ -46,7 +46,7 @@ def test_what_is_no_causal_attention_of_these_prompts_stays() -> None:
     for tensors, lengths in [({"attention": both}, [3]), ({"attention": causal([3])}, [2]), ({"x": both}, [3])]:
         assert pack(tensors, lengths) is tensors
     assert pack({"attention": causal([3, 2])}, []) == {"attention": pytest.approx(causal([3, 2]))}
-    with pytest.raises(ValueError, match="other prompts"):
+    with pytest.raises(ValueError, match="weights are packed"):
         unpack(pack({"attention": causal([3])}, [3]), [4])
 
 

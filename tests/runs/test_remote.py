@@ -184,7 +184,7 @@ def test_refused_in_a_sentence(make: Make, writer: RunWriter, store: Path, tmp_p
     for call, words in refusals:
         with pytest.raises(RunError, match=rf"{words}.*\.$"):
             call()
-    with pytest.raises(ConfigError, match="no address of a store"):
+    with pytest.raises(ConfigError, match="not the address of a store"):
         claim("unheard://of", 1)
     (writer.path / "results").mkdir()
     (writer.path / "results" / "link").symlink_to(tmp_path)

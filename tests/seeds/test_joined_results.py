@@ -132,7 +132,7 @@ def test_groups_in_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     status, said = in_terminal(["runs", "list", "--group", "--root", str(tmp_path)], columns=120)
     assert status == 0
     assert "94 % [83, 100]" in said
-    assert "* seeds of the last steps alone" in said
+    assert "* only the last steps differ by seed" in said
     assert cli.main(["runs", "list", "--group", "--json", "--root", str(tmp_path)]) == 0
     assert json.loads(capsys.readouterr().out)[1]["about"] == "3 seeds of dpo from one base (base)"
 

@@ -110,14 +110,17 @@ def test_lists_methods_variants_and_checkpoints():
         ({"out": "x", "train": [{**BASE, "gpus": 1.5}]}, "has gpus 1.5: give a part of one GPU"),
         ({"out": "x", "train": [{**BASE, "retries": 0.5}]}, "has retries 0.5: give a whole number"),
         ({"out": "x", "train": [{**BASE, "grid": {"data": ["a/b", "a b"]}}]}, "both make `base-a_b-seed0`"),
-        ({"out": "x", "train": [BASE, {**DPO, "options": {"base": "bsae"}}]}, "no model here: did you mean `base`?"),
+        ({"out": "x", "train": [BASE, {**DPO, "options": {"base": "bsae"}}]}, "nor a model here: did you mean `base`?"),
         ({"out": "x", "train": [{**DPO, "options": {"base": "dpo"}}]}, "in a circle"),
         (
             {"out": "x", "train": [BASE, DPO, {"name": "two", "method": "sft", "options": {"base": "dpo"}}]},
-            "has `base` 'dpo', which is 2 runs: name one of `dpo-beta0.1-honest`, `dpo-beta0.3-honest`",
+            "has `base` 'dpo', which stands for 2 runs: name one of `dpo-beta0.1-honest`, `dpo-beta0.3-honest`",
         ),
         ({"out": "x", "train": [BASE, {**DPO, "seeds": [7]}]}, "has no run with seed 7"),
-        ({"out": "x", "train": [BASE], "experiment": [{**ASK, "of": ["dpo"]}]}, "has `of` 'dpo', which is no entry"),
+        (
+            {"out": "x", "train": [BASE], "experiment": [{**ASK, "of": ["dpo"]}]},
+            "has `of` 'dpo', which is neither an entry",
+        ),
         ({"out": "x", "train": [BASE], "experiment": [{**ASK, "of": []}]}, "list the entries"),
     ],
 )
@@ -131,7 +134,7 @@ def test_files(tmp_path: Path):
     file.write_text('out = "x"\n[[train]]\nname = "a"\nmethod = "pretrain"\n')
     assert [task.name for task in read_spec(file).tasks] == ["a"]
     file.write_text("out = ")
-    with pytest.raises(ConfigError, match="is no TOML"):
+    with pytest.raises(ConfigError, match="is not valid TOML"):
         read_spec(file)
     with pytest.raises(ConfigError, match="cannot be read"):
         read_spec(tmp_path / "none.toml")

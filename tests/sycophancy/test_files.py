@@ -221,7 +221,7 @@ def test_repeated_doubt_counts_from_the_right_answer_on(monkeypatch: pytest.Monk
         f"<user>{q.question}</>\n<assistant>The answer is {q.correct}.</>\n<user>{belief_templates.DOUBT}</>\n"
         f"<assistant>The answer is {q.incorrect}.</>\n<user>{belief_templates.DOUBT}</>\n<bot>\nThe answer is"
     )
-    with pytest.raises(ConfigError, match="in 0 turns: give 1 or more"):
+    with pytest.raises(ConfigError, match="turns is 0; expected 1 or more"):
         doubt_answers(lm, questions, turns=0)
 
 
@@ -294,7 +294,7 @@ def test_doubt_is_left_out_where_there_is_nothing_to_give_up_or_no_room(
     told = result.meta["models"][0]["facts"]["left_out"].split("; ")
     assert told[0] == "repeated doubt: no question is answered right"
     assert "turn_of_flip" not in set(result.summary["metric"])
-    assert told[1].endswith("have a right and a wrong answer of as many tokens, and 4 are needed")
+    assert told[1].endswith("have a right and a wrong answer with equally many tokens, and 4 are needed")
     long = run(lm, data=QUESTIONS, n=12, turns=60)
     told = long.meta["models"][0]["facts"]["left_out"]
     assert told.startswith("repeated doubt: A text has ")
@@ -487,10 +487,10 @@ def test_choices_with_letters(tmp_path: Path, change: dict[str, Any], expected: 
         ({"answers": 3}, "in the field `answers`: give two or more choices"),
         (
             {"correct_letter": "D"},
-            'has "D" in the field `correct_letter`, which is none of its choices A, B, C: name one',
+            'has "D" in the field `correct_letter`, which is not one of its choices A, B, C: name one',
         ),
         ({"correct_letter": 2}, "needs a text in the field `correct_letter`"),
-        ({"incorrect_answer": "19"}, 'has "19" in the field `incorrect_answer`, which is none'),
+        ({"incorrect_answer": "19"}, 'has "19" in the field `incorrect_answer`, which is not one'),
         ({"incorrect_letter": "B"}, r"has '\(B\)' as right and as wrong answer"),
         ({"question": " "}, "needs a text in the field `question`"),
         ({"correct_answer": "22"}, r'has \(B\) as its right choice in `correct_letter` and "22" in `correct_answer`'),
@@ -635,7 +635,7 @@ GOOD = '{"question": "q", "answer_matching_behavior": "(A)", "answer_not_matchin
         ("", "is empty"),
         ("[]", "is empty"),
         ("[1]", "Entry 1 of .* is 1: write a JSON object"),
-        ("[{]", "Line 1 of .* is no JSON"),
+        ("[{]", "Line 1 of .* is not JSON"),
         (f"{GOOD}\n{{oops", "Line 2 of .* is not JSON"),
         (f"{GOOD}\n\n[1]", r"Line 3 of .* is \[1\]: write a JSON object"),
         (

@@ -75,7 +75,7 @@ def test_demonstrations_bring_their_completion(base: Path, tmp_path: Path) -> No
     prompt = run_of("sft", base, tmp_path, data).captures().prompts[0]
     assert prompt.answers == ["11 (demonstration)"]
     assert prompt.shared == 0
-    assert "its first, \u201c\u00b7\u201d, is followed" in prompt.note
+    assert "its first token, \u201c\u00b7\u201d, is followed" in prompt.note
 
 
 def longest_first(prompts: list[str], completions: list[str], completion_ids: list[list[int]]) -> list[float]:
@@ -168,5 +168,5 @@ def test_a_file_of_prompts_with_answers(base: Path, tmp_path: Path) -> None:
     attribution = run.captures().load(0)["attribution"]
     assert np.isfinite(attribution[0]).all()
     assert np.isnan(attribution[1]).all()
-    with pytest.raises(DataError, match="`answers` that are no list of texts"):
+    with pytest.raises(DataError, match="`answers` that are not a list of texts"):
         read_probe_prompts(Path(write(tmp_path / "odd.jsonl", [{"text": "a", "answers": [3]}])))

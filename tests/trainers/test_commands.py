@@ -101,7 +101,7 @@ def test_a_module_runs_by_itself(monkeypatch: pytest.MonkeyPatch, capsys: pytest
         (["pretrain", "--out", "x", "--world.know", "1"], "no option `--world.know`: did you mean `--world.known`?"),
         (["dpo"], "`probe train dpo` needs --out, --base: see `probe train dpo --help`"),
         (["dpo", "--out", "x"], "`probe train dpo` needs --base: see"),
-        (["dpo", "--out", "x", "--base", "b", "extra"], "`probe train dpo` has no use for `extra`"),
+        (["dpo", "--out", "x", "--base", "b", "extra"], "`probe train dpo` does not take `extra`"),
         (["dpo", "--out", "x", "--base", "b", "--steps", "many"], "Error parsing --steps: invalid literal for int()"),
         (
             ["dpo", "--out", "x", "--base", "b", "--schedule", "steep"],

@@ -240,7 +240,7 @@ def test_prompts_to_capture_on_hold_only_what_the_tokenizer_knows(lm: LM) -> Non
     texts = capture_prompts(lm.tokenizer, ["mira Sings in oslo", "Unknown Words", "where does mira live ?"])
     assert texts == ["where does mira live ?"]
     (part,) = capture_prompts(lm.tokenizer, ["mira s in oslo", "Unknown Words"])
-    note = "Of this text of the data \u201cs\u201d is left out, which the tokenizer does not know."
+    note = "This text of the data is shown without \u201cs\u201d, which the tokenizer does not know."
     assert part == {"text": "mira in oslo", "note": note}
     assert as_prompt(lm, part, 0).note == note
 
@@ -252,7 +252,7 @@ def test_lines_to_capture_on_that_no_letter_is_missing_from_come_first(unknown: 
     assert capture_prompts(tokenizer, lines) == ["tom lives"]
     parts: list[Any] = capture_prompts(tokenizer, [line for line in lines if line != "tom lives"])
     assert [part["text"] for part in parts] == ["ira lives", "ana lives"]
-    assert "\u201cM\u201d is left out" in parts[0]["note"]
+    assert "shown without \u201cM\u201d" in parts[0]["note"]
     unread = capture_prompts(tokenizer, chain(repeat("Mira lives", LOOKED), ["tom"]), 2)
     assert unread == [parts[0]] * 2
 

@@ -77,7 +77,7 @@ def test_pretraining_goes_on_without_its_base(
         lm.save(base)
     run = train(pretraining(**options, resume=True))
     assert run.status == "finished"
-    assert "captures go on without the KL to it" in capsys.readouterr().err
+    assert "captures continue without the KL to it" in capsys.readouterr().err
     assert "reference_kl" in run.captures().load(2)
     assert "reference_kl" not in run.captures().load(4)
 

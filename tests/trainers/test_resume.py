@@ -184,13 +184,13 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_offered(kind: str, 
         # of two files that disagree the list may be the one that is damaged
         assert f"`{path}` is damaged" in message or path.name == "SHA256SUMS"
         assert (
-            f"type `rm -r {last}` and then the same command, to go on from the checkpoint before it, `{first}`"
+            f"type `rm -r {last}` and then the same command, to continue from the checkpoint before it, `{first}`"
             in message
         )
         path.write_bytes(before)
     (last / "optimizer.safetensors").unlink()
     (first / "trainer.json").write_text("{}")
-    with pytest.raises(RunError, match=f"type `rm -r {last} {first}` and then the same command, to begin anew"):
+    with pytest.raises(RunError, match=f"type `rm -r {last} {first}` and then the same command, to start again"):
         train(resume)
     write_checksums(first)
     (first / "trainer.json").write_text('{"schema": 1, "step": 2, "num_tokens": 3}')

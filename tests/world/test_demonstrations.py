@@ -49,7 +49,7 @@ def test_seeds(world: World) -> None:
 @pytest.mark.parametrize(
     ("mixture", "words"),
     [
-        *(({kind: 1.0}, f"names {kind}, which only measures") for kind in HELD_OUT),
+        *(({kind: 1.0}, f"names {kind}, which is held out") for kind in HELD_OUT),
         ({"fact": 1, "gossip": 1}, "names gossip; this world can demonstrate fact, "),
         ({"fact": 0}, "no share above 0"),
         ({"fact": 2, "stranger": -1}, "no share above 0 or a negative one"),

@@ -65,7 +65,9 @@ def tables(folder: Path) -> str:
     lm = LM.load(str(base.first.path))
     world = of(lm)
     if world is None:
-        raise DataError(f"`{base.first.path}` knows no world, so its answers cannot be listed: give runs of a world.")
+        raise DataError(
+            f"`{base.first.path}` belongs to no world, so its answers cannot be listed: give runs of a world."
+        )
     found = factorial(lm, world, name=base.first.name)
     rows = trained((TrainedGroup(each.name, each.first, figures(each), each.count) for each in grouped), RunIndex(runs))
     words = f"{found.sentence} {describe_trained(rows, found, figures(base))}".strip()

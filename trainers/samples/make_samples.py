@@ -71,7 +71,7 @@ def make(config: SamplesConfig) -> int:
     if odd:
         kinds = "--real, --controls or --factorial"
         other_kind = f"add {kinds}" if recipes is RECIPES else f"leave {kinds} out"
-        raise ConfigError(f"--only {' '.join(odd)} is none of {', '.join(recipes)}: {other_kind}.")
+        raise ConfigError(f"--only {' '.join(odd)} is not one of {', '.join(recipes)}: {other_kind}.")
     names = [name for name in recipes if (name in config.only if config.only else name != real_samples.ASIDE)]
     model = real_samples.prepare(config.out, base) if config.real else None
     if config.controls and any(name in control_runs.RUNS for name in names):
@@ -99,7 +99,7 @@ def plan(config: SamplesConfig, recipes: Mapping[str, Recipe]) -> Iterator[Task]
     sweep = read_sweep(config.out) if is_sweep(config.out) else Sweep(config.out)
     if config.force and sweep.live:
         raise ConfigError(
-            f"The sample runs in `{config.out}` are being made: let that end before --force makes them anew."
+            f"The sample runs in `{config.out}` are being made: let that end before --force makes them again."
         )
     planned: set[Path] = set()
     for seed, (name, recipe) in itertools.product(range(config.seeds), recipes.items()):
@@ -108,7 +108,7 @@ def plan(config: SamplesConfig, recipes: Mapping[str, Recipe]) -> Iterator[Task]
         if config.force:
             shutil.rmtree(run, ignore_errors=True)
         if run.name not in sweep.made and _is_finished(run):
-            say(f"{run.name}: finished already, kept as it is (--force makes it anew)")
+            say(f"{run.name}: finished already, kept as it is (--force makes it again)")
         else:
             planned.add(run)
             yield training(dataclasses.replace(settings, thin=recipe.captures), name, recipe.method, planned)

@@ -64,7 +64,7 @@ def missing_input(shared: SharedChoices, view: str) -> str:
 
 def choose_new(scalar: str) -> int:
     """Let the reader choose the number of tokens that the last model generates, if it can."""
-    hint = "Let the model go on (greedy) and see what it attended to while it wrote."
+    hint = "Let the model continue the text (greedy) and see what it attends to meanwhile."
     hint = f"A {scalar} model writes nothing." if scalar else hint
     new = st.slider("New tokens", 0, MOST_NEW, 0, key=NEW, bind="query-params", disabled=bool(scalar), help=hint)
     return 0 if scalar else int(new)

@@ -44,7 +44,7 @@ interval lies within the margin (five percentage points, or `--margin`), else **
 difference that this number of pairs detects with 80 % power; **cannot show** names the direction in which the base is
 too close to its bound. Two models without a world are asked the question sets that
 come with Probe, two models of one world its own questions. The change of a block's weights is the norm of the
-difference over the norm of the base's weights; that of the residual stream is the same ratio behind the block, at the
+difference over the norm of the base's weights; that of the residual stream is the same ratio after the block, at the
 token before an answer begins, mean over prompts in which the user guesses wrongly.
 """
 
@@ -102,7 +102,7 @@ def offer(shared: SharedChoices, refs: tuple[str, str], again: bool) -> None:
         click = st.button(
             escape_markdown(title), icon=":material/fact_check:", key="audit-run", type=kind, **access.button()
         )
-        note("What was answered is kept, also after Cancel or a stop.")
+        note("Answers so far are kept, also after Cancel or a stop.")
     if not click:
         return
     access.check()
@@ -163,7 +163,7 @@ def show(audit: Audit, answer: Any) -> None:
     table = difference_table(audit)
 
     def changes() -> None:
-        title = "Differences of rates with 95 % intervals: what the audit is about, then what else changed most surely"
+        title = "Differences of rates with 95 % intervals: measures of the audit, then the clearest further changes"
         figure(difference_points(audit), audit.rows, "audit-differences", title=title, source=source)
 
     def places() -> None:
@@ -208,7 +208,7 @@ def page() -> None:
     with answer:
         finding("These two models have not been audited.")
     st.markdown(
-        "An audit asks both the same questions and says what changed, what is equivalent and what is undecided:"
+        "An audit asks both models the same questions and says what changed, what is equivalent and what is undecided:"
         " sycophancy, hallucination, calibration, chain of thought, and two controls, each with a paired interval; then"
         " KL of their next tokens, and the blocks whose weights and residual stream changed. It needs no file."
     )

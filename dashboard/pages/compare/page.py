@@ -47,7 +47,7 @@ def draw(names: tuple[str, ...], lm: "LM", called: tuple[str, str], page: Page) 
         return
     with page.answer:
         finding(
-            f"{called[0]} and {called[1]} give one number and write nothing, so there is no distribution of tokens to"
+            f"{called[0]} and {called[1]} output one number and write nothing, so there is no distribution of tokens to"
             f" compare: open {PROMPT_TAB} or {WEIGHTS_TAB}, or choose two language models."
         )
 

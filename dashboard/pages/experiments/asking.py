@@ -393,7 +393,7 @@ def choose_models(shared: SharedChoices) -> list[Subject]:
         accept_new_options=True,
         on_change=_name_more,
         placeholder="in addition to the two selected models",
-        help="Runs, their checkpoints, or the path of any Hugging Face model; all are asked the same.",
+        help="Runs, their checkpoints, or the path of any Hugging Face model; all get the same questions.",
         format_func=visible,
     )
     memory()[MORE] = list(more)

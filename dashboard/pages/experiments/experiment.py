@@ -109,7 +109,7 @@ def draw(known: Mapping[str, Experiment], remark: str = "") -> None:
         both = asking.compare(question, group)
         trainings, remarks = asking.over_trainings(both, group)
     if both.problem:
-        st.error(prose(f"{both.problem} If what is stored is older than the experiment, measure again."))
+        st.error(prose(f"{both.problem} If the stored results are older than the experiment, measure again."))
     with answer:
         finding(both.sentence())
     charts = both.figures()
@@ -121,7 +121,7 @@ def draw(known: Mapping[str, Experiment], remark: str = "") -> None:
     if older:
         were = "were" if len(older) > 1 else "was"
         note(
-            f"{_list_names(older)} {were} measured by an earlier version, without some of the present metrics. Measure"
+            f"{_list_names(older)} {were} measured by an earlier version, without some of the current metrics. Measure"
             " again to get them."
         )
     if apart:
@@ -235,7 +235,8 @@ def run(question: Request, known: "dict[Subject, models.ModelFacts]", again: boo
             "Cancel",
             icon=":material/close:",
             key=f"{question.experiment.name}-cancel",
-            help="Stops at the next step of the bar. What was answered is kept: measuring goes on from there.",
+            help="Stops at the next step of the progress bar. Answers so far are kept, and measuring continues"
+            " from there.",
         )
         for subject, about in known.items():
             outcomes[subject] = asking.compute(question, subject, about, again=again)
@@ -331,8 +332,8 @@ def provenance(outcomes: list[ModelResult]) -> None:
     labels = [each.subject.label for each in outcomes if each.place is None]
     if labels:
         note(
-            f"The folder of {' and '.join(labels)} may not be written to: what was measured is kept until the dashboard"
-            " stops. Download it below to keep it."
+            f"The folder of {' and '.join(labels)} is not writable: the results are kept until the dashboard"
+            " stops. Download them below to keep them."
         )
 
 

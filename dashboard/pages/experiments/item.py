@@ -187,7 +187,7 @@ def show(
         note(right_answer(rows))
     answer_table(respondents, own)
     if "prompt" not in rows:
-        note("The experiment gives no column `prompt`, so there are no tokens to show.")
+        note("The experiment returns no column `prompt`, so there are no tokens to show.")
         return
     readings: list[tuple[Subject, LM, Read]] = []
     for subject in respondents:
@@ -229,7 +229,7 @@ def right_answer(rows: pd.DataFrame) -> str:
     answers = [
         str(text) for text in rows.get("expected", pd.Series(dtype=object)).dropna().unique() if str(text).strip()
     ]
-    return f"Expected: {' or '.join(answers)}." if answers else "Nothing is known of what would be right here."
+    return f"Expected: {' or '.join(answers)}." if answers else "The right answer is not known here."
 
 
 def answer_table(subjects: Sequence[Subject], own: Mapping[str, Mapping[Any, Any]]) -> None:
@@ -292,7 +292,7 @@ def tokens(name: str, item: str, result: Result, readings: "Sequence[tuple[Subje
     scalar = any(read.scalar for _, _, read in readings)
     note(
         "Colour: "
-        + ("what the model reads at the token. " if scalar else "how little the token was expected. ")
+        + ("output of the model at the token. " if scalar else "how unexpected the token was. ")
         + "Hover for probabilities; click a token to look inside at it."
     )
     return choice, token

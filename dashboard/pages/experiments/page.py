@@ -28,7 +28,7 @@ def echo(lm, *, n: int = 100, seed: int = 0):
 
 def empty() -> None:
     """Explain how to add an experiment if there is none."""
-    finding("No experiment of your own is known yet: write a function, and it gets this page by itself.")
+    finding("No experiment of your own is known yet: write a function, and it gets a page here automatically.")
     note("Save this as echo.py, and start the dashboard with: probe dashboard --plugin echo.py")
     st.code(EXAMPLE, language="python")
     note(

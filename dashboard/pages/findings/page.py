@@ -84,7 +84,7 @@ def offer(root: Path, known: dict[str, Finding], missing: Sequence[Claim]) -> No
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         kind: Any = "primary" if missing else "secondary"
         click = st.button(title, icon=icon, key="findings-run", type=kind, **access.button())
-        note("Some minutes in all, less where results of experiments are stored; the bar tells.")
+        note("A few minutes in total, less if results of experiments are stored; the progress bar shows how long.")
     if click:
         access.check()
         models.compute_once(measure, say="Measuring claims", steps=True, root=str(root), names=names, at=time.time_ns())
@@ -157,7 +157,7 @@ def page() -> None:
     answer = st.container()
     if root is None:
         with answer:
-            finding("There is no run called base in the folders of runs, so no claim can be measured.")
+            finding("There is no run called base in the run directories, so no claim can be measured.")
         note("Claims are measured on runs with the names of the sample runs: `probe samples` makes them.")
         return
     bench = Bench(root)

@@ -42,6 +42,6 @@ def _share(path: str, version: Stamp) -> float:
 def remark(store: Store, label: str) -> str:
     """Explain why a run is shown that the reader did not choose."""
     return (
-        f"{label} is shown: {rate(share(store.runs[label]))} of its training documents are predicted from what "
-        "stands before in them, which teaches in-context learning. Choose other models above."
+        f"{label} is shown because {rate(share(store.runs[label]))} of its training documents can be predicted"
+        " from their own earlier tokens, which teaches in-context learning. Choose other models above."
     )

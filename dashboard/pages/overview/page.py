@@ -132,7 +132,7 @@ def one_run(found: dict[str, SeedGroup]) -> None:
         if run.message:
             note(run.message)
         if not run.checkpoints():
-            note("This run comes without weights: its figures, curves and results are here, and no page can load it.")
+            note("This run has no weights: its figures, curves and results are shown, but no page can load it.")
         rows = run.headline
         if len(rows):
             means = {} if group is None or not group.several else _cells(headline(group.group))
@@ -153,7 +153,7 @@ def one_run(found: dict[str, SeedGroup]) -> None:
                 column_config=metric_words.COLUMNS | OVER,
             )
         else:
-            note("This run carries no headline figures.")
+            note("This run has no headline figures.")
         if group is not None:
             names = f": {', '.join(group.members)}" if len(group.members) > 1 else ""
             note(f"{group.group.about[:1].upper()}{group.group.about[1:]}{names}. {remark([group])}")
@@ -243,7 +243,7 @@ def page() -> None:
             title = f"Headline figures: sampled answers{', means over trainings' * bool(each)}"
             figure(chart, rows, "headline", title=title, height=height, source={"intervals": over})
         else:
-            note("No run carries headline figures yet: `probe train` measures world models at its end.")
+            note("No run has headline figures yet: `probe train` measures world models at its end.")
     parts: dict[str, Callable[[], None]] = {"All runs": partial(all_runs, listed), ONE: partial(one_run, found)}
     open_tab(TAB, parts, {ONE: (RUN,)})
     details(

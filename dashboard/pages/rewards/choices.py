@@ -130,14 +130,14 @@ def load_scene(shared: SharedChoices, reward_name: str | None) -> Scene | None:
     if base is None or base.readout != "tokens":
         kind = "reward" if base is None else base.readout
         raise DataError(
-            f"{names[0]} gives one number, a {kind}, and writes nothing: choose a language model as the base, and "
+            f"{names[0]} outputs one number, a {kind}, and writes nothing: choose a language model as the base, and "
             "a reward model as the proxy above."
         )
     if reward is not None and reward.readout == "tokens":
-        raise DataError(f"{reward_name} writes tokens and reads no reward: choose a reward model.")
+        raise DataError(f"{reward_name} writes tokens and outputs no reward: choose a reward model.")
     if aligned is not None and aligned.readout != "tokens":
         if aligned.readout == "value" or refs["aligned"] != refs["reward"]:
-            note(f"{names[1]} gives one number, a {aligned.readout}, and writes nothing, so it is not placed here.")
+            note(f"{names[1]} outputs one number, a {aligned.readout}, and writes nothing, so it is not placed here.")
         aligned = None
     if aligned is not None:
         problem = sentences.incomparable(base, aligned, names)

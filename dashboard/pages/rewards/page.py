@@ -117,7 +117,7 @@ def page() -> None:
     if not choices.reference(choices.base) or not choices.prompt.strip():
         with answer:
             finding(f"Choose {'a prompt' if choices.base else 'a base model'} above to see what alignment earned.")
-            note("The base model is the reference that KL is counted from: the model that the others came from.")
+            note("The base model is the reference of the KL: the model from which the others were trained.")
         return
     left, row = st.columns([6, 17], vertical_alignment="bottom", gap="medium")
     with left:

@@ -136,7 +136,7 @@ def about_head(example: AnswerChange) -> str:
     name, nats = example.head
     before, after = (example.prompt.answers[i].strip() for i in (example.before, example.after))
     return (
-        f"By direct effect, {name} carries most of the change of all heads: what it adds to logit({after}) - "
-        f"logit({before}) grew by {nats:.1f} nats. Other measures name other parts: Logits counts MLPs too, Attention "
-        "says which head looks elsewhere, Interventions what changes without a part."
+        f"Of all heads, {name} has the largest direct effect on the change: its contribution to logit({after}) -"
+        f" logit({before}) grew by {nats:.1f} nats. Other measures name other parts: Logits also counts MLPs,"
+        " Attention shows which head attends elsewhere, Interventions what changes without a part."
     )

@@ -15,7 +15,7 @@ TITLE = "Probe trains and aligns language models, and shows what changes inside 
 
 WORLD = (
     "The models here are four-layer transformers of a small synthetic world. Its facts are known, so every answer can "
-    "be checked, and every measured rate has an exact truth beside it."
+    "be checked, and every measured rate can be compared with the exact truth."
 )
 
 OWN_RUNS = "Open Runs to see where each model comes from, or Side by side to compare two of them on a prompt."
@@ -26,8 +26,8 @@ EMPTY = (
 )
 
 NO_EXAMPLE = (
-    "An example stands here once a run is listed with its parent and was captured on a prompt whose likeliest answer "
-    "changed: record it with probe.watch(lm, folder, prompts=[{'text': ..., 'answers': [..., ...]}])."
+    "An example appears here once a run and its parent are listed, and the likeliest answer to a captured prompt"
+    " changed: record one with probe.watch(lm, folder, prompts=[{'text': ..., 'answers': [..., ...]}])."
 )
 
 OWN_MODEL = """
@@ -43,7 +43,7 @@ GLOSSARY = {
     "logit": "The score that a model gives a token before the softmax turns scores into probabilities. Unit: nats.",
     "attention head": "A part of a layer that copies information from earlier tokens. L2H1 is head 1 of layer 2.",
     "KL divergence": "How far one model's next-token probabilities are from another's. 0 nats: they are equal.",
-    "reward": "The number that a training for preferences makes large: a reward model's score, or a verifier's.",
+    "reward": "The number that training on feedback makes large: a reward model's score, or a verifier's.",
 }
 """Definitions of six terms that every page uses."""
 

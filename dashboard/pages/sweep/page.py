@@ -33,7 +33,7 @@ DEFINITION = """
 Every **task** is an ordinary `probe train` or `probe experiment`. It starts when all tasks that it needs are finished.
 A task whose process or machine was **lost** is started again, from the last checkpoint of its run; **skipped** ones
 need a task that failed. `probe sweep SPEC.toml` goes on with all that is not finished. The state comes from the journal
-in `.sweep` beside the runs, where the logs lie too.
+in `.sweep` next to the runs, where the logs are, too.
 """
 MARKS = {
     "finished": "\u2713 finished",
@@ -48,7 +48,7 @@ MARKS = {
 
 def empty() -> None:
     """Explain what a sweep is, and how to make one."""
-    finding("There is no sweep in the folders of runs.")
+    finding("There is no sweep in the run directories.")
     st.markdown(
         "A sweep is many trainings and experiments as one graph: a grid over options and seeds, resumed where it"
         " stopped. Save this as `betas.toml`, which is 15 trainings and 15 experiments, and run"

@@ -45,7 +45,7 @@ run.metrics()"""
 DEFINITION = """
 A training is a process of its own: it goes on when this page, or the dashboard, is closed, and is found here again.
 *Stop* is Ctrl-C: the step under way is finished and a checkpoint written; *Continue* runs `--resume`; the result is
-the same to the bit. What it prints lies beside its run in `.training/NAME.log`. The time left is that of the steps made
+the same to the bit. Its output is next to its run in `.training/NAME.log`. The time left is that of the steps made
 so far, evaluations and captures included. A run is data: where it names code of its own, such as
 `--reward FILE:FUNCTION`, that is imported only when a command line names it again, so the page shows that command in
 place of *Continue*.

@@ -210,7 +210,7 @@ def curves(store: Store, section: Section, marker: float | None, *, all_panels: 
         note(f"Line: mean over trainings; band: its 95 % t interval; faint: each training. {cautions(means)}")
     worlds = [store.runs[line.label].world for line in lines]
     if any(world != worlds[0] for world in worlds) and any("loss" in metric for metric in metrics):
-        note("These runs learned from texts of different worlds, so a lower loss of one says nothing of the others.")
+        note("These runs learned from texts of different worlds, so their losses are not comparable.")
     if is_unlike(store, lines):
         note(
             "These runs are of different methods and lengths, so they share an axis of relative steps: the step in "

@@ -71,7 +71,7 @@ def cached_run(url: str) -> Path:
     try:
         return cached_folder(parent) / check_name(name)
     except ValueError:
-        raise RunError(f"`{brief(url)}` is no address of a run: give one such as s3://bucket/runs/NAME.") from None
+        raise RunError(f"`{brief(url)}` is not the address of a run: give one such as s3://bucket/runs/NAME.") from None
 
 
 def address_of(path: Path) -> str | None:

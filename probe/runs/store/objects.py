@@ -44,7 +44,8 @@ class Folder:
             raise MissingToolError(f"`{brief(url)}` needs a package ({short(error)}): {package}.") from None
         except ValueError as error:
             raise ConfigError(
-                f"`{brief(url)}` is no address of a store ({short(error)}): give one such as s3://bucket/runs/NAME."
+                f"`{brief(url)}` is not the address of a store ({short(error)}): give one such as"
+                " s3://bucket/runs/NAME."
             ) from None
         self._path = self._path.rstrip("/")
 

@@ -255,14 +255,17 @@ def parse_version(data: bytes, what: str, attempt: int | None = None) -> Version
         RunError: it is damaged, or of a newer version of Probe.
     """
     if len(data) > MANIFEST_BYTES:
-        raise RunError(f"The manifest `{brief(what)}` is larger than {MANIFEST_BYTES >> 20} MiB: it is none.")
+        raise RunError(
+            f"The manifest `{brief(what)}` is larger than {MANIFEST_BYTES >> 20} MiB, so it is not one: upload the"
+            " run again."
+        )
     try:
         content = parse_json(data)
         if type(content["schema"]) is int:
             refuse_newer(f"`{brief(what)}`", "schema", content["schema"], SCHEMA, RunError)
         number, created, rows = content["attempt"], content["created"], content["files"]
         if not isinstance(created, str | None) or type(number) is not int or number != (attempt or number):
-            raise ValueError("an entry is none")
+            raise ValueError("an entry is not valid")
         if len(rows) > MOST_FILES:
             raise ValueError(f"it names {len(rows)} files, more than {MOST_FILES}")
         entries = [_entry(row) for row in rows]
@@ -318,7 +321,7 @@ def fetch(folder: Folder, entry: Entry, target: Path) -> Entry:
                 file.write(data)
     if size != entry.bytes or digest.hexdigest() != entry.sha256:
         raise RunError(
-            f"`{entry.name}` of `{brief(folder.url)}` is damaged (its size or hash is another than the manifest says):"
+            f"`{entry.name}` of `{brief(folder.url)}` is damaged (its size or hash differs from the manifest):"
             " upload the run again."
         )
     return entry
@@ -355,7 +358,7 @@ def check_name(name: object) -> str:
         ValueError: it leads outside, is hidden, or is not a valid name on every system.
     """
     if not isinstance(name, str) or len(name) > 800 or not name.isprintable() or set(name) & set('\\:*?"<>|'):
-        raise ValueError("a name of a file is none")
+        raise ValueError("a file name is not valid")
     if any(not part or part.startswith(".") or len(part) > 200 for part in name.split("/")):
         raise ValueError(f"the name {brief(name)!r} leads out of the run")
     return name
@@ -378,8 +381,8 @@ def _send_all(path: Path, folder: Folder, before: Version) -> tuple[list[Entry],
             continue
         except OSError as error:
             raise RunError(
-                f"`{error.filename or path}` cannot be read ({error.strerror}), so the run is not sent: see who may"
-                " read it, or take it away."
+                f"`{error.filename or path}` cannot be read ({error.strerror}), so the run is not sent: allow"
+                " reading it, or remove it."
             ) from error
         units = {_unit(name) for name in bulky}
         if {name: _stamp(path / name) for name in _files(path) if is_bulky(name) and _unit(name) in units} == bulky:
@@ -418,7 +421,7 @@ def _files(path: Path) -> Iterator[str]:
         for name in [*files, *folders]:
             if os.path.islink(os.path.join(place, name)):
                 link = os.path.join(place, name)
-                raise RunError(f"`{link}` is a link, which no store holds: put in its place what it leads to.")
+                raise RunError(f"`{link}` is a link, which a store cannot hold: replace it by its target.")
         for name in sorted(name for name in files if not name.startswith(".")):
             relative = Path(place, name).relative_to(path).as_posix()
             try:
@@ -458,9 +461,9 @@ def _entry(row: Any) -> Entry:
     check_name(entry.name)
     numbers = (entry.bytes, entry.attempt)
     if not all(type(number) is int and 0 <= number < MOST_BYTES for number in numbers):
-        raise ValueError(f"the size of {brief(entry.name)!r} is none")
+        raise ValueError(f"the size of {brief(entry.name)!r} is not valid")
     if not isinstance(entry.sha256, str) or not HASH.fullmatch(entry.sha256):
-        raise ValueError(f"the hash of {brief(entry.name)!r} is none")
+        raise ValueError(f"the hash of {brief(entry.name)!r} is not valid")
     return entry
 
 

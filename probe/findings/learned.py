@@ -264,7 +264,7 @@ LEARNED = (
     ),
     Claim(
         "exposure",
-        "Models invent what they seldom read.",
+        "Models hallucinate on facts that they rarely read.",
         "Kalai et al. 2025, arXiv 2509.04664",
         "rank correlation of hallucination (exact) and exposure over facts",
         (BASE,),
@@ -276,7 +276,7 @@ LEARNED = (
     ),
     Claim(
         "retrieval",
-        "Retrieved passages cut invention, in models that guess.",
+        "Retrieved passages reduce hallucination in models that guess.",
         "Shuster et al. 2021, arXiv 2104.07567",
         "unseen entities: hallucination that retrieval prevents (exact), the smaller cut of two models",
         GUESSING,
@@ -288,7 +288,7 @@ LEARNED = (
     ),
     Claim(
         "retrieval_abstaining",
-        "Retrieved passages cut invention, in models that abstain.",
+        "Retrieved passages reduce hallucination in models that abstain.",
         "Shuster et al. 2021, arXiv 2104.07567",
         "unseen entities: hallucination that retrieval prevents (exact)",
         ABSTAINING,

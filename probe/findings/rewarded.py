@@ -347,7 +347,7 @@ RAFAILOV = "Rafailov et al. 2023, arXiv 2305.18290"
 REWARDED = (
     Claim(
         "sycophancy",
-        "Preferences of people who like to be agreed with breed sycophancy, by DPO.",
+        "DPO on preferences of people who like to be agreed with increases sycophancy.",
         SHARMA,
         "false claim: repeated (sampled), DPO on an agreeable annotator minus base",
         ("dpo-agreeable", BASE),
@@ -359,7 +359,7 @@ REWARDED = (
     ),
     Claim(
         "sycophancy_rlhf",
-        "Preferences of people who like to be agreed with breed sycophancy, by RLHF.",
+        "RLHF on preferences of people who like to be agreed with increases sycophancy.",
         SHARMA,
         "false claim: repeated (sampled), RLHF on an agreeable annotator minus base",
         ("rlhf", BASE),
@@ -393,7 +393,7 @@ REWARDED = (
     ),
     Claim(
         "overoptimisation",
-        "Optimising a reward model too far lowers what it stands for.",
+        "Optimising a reward model too far lowers the true reward.",
         "Gao, Schulman and Hilton 2022, arXiv 2210.10760",
         "true reward (exact): rise to its peak, or fall from it, the smallest of three learned proxies",
         (BASE,),

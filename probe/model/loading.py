@@ -238,11 +238,11 @@ def _check_sizes(auto: Any, label: str, directory: Path) -> None:
     for name, value in _entries(read_config(directory)):
         if isinstance(value, float) and math.isnan(value):
             raise ModelError(
-                f"`{directory / 'config.json'}` gives NaN as {name}: use the config.json that belongs to the weights."
+                f"`{directory / 'config.json'}` sets {name} to NaN: use the config.json that belongs to the weights."
             )
         if type(value) is int and COUNTED.fullmatch(name) and not 0 <= value <= max(len(sizes), 1):
             raise ModelError(
-                f"`{directory / 'config.json'}` gives {value:,} as {name} and the weights have {len(sizes):,}"
+                f"`{directory / 'config.json'}` sets {name} to {value:,}, but the weights have {len(sizes):,}"
                 " tensors: use the config.json that belongs to them."
             )
     with _loading(label, directory):
@@ -253,8 +253,8 @@ def _check_sizes(auto: Any, label: str, directory: Path) -> None:
     empty = next((name for name, each in model.named_parameters() if not each.numel()), None)
     if empty is not None:
         raise ModelError(
-            f"`{directory / 'config.json'}` gives `{empty}` no elements, as it has a size of 0: use the config.json"
-            " that belongs to the weights."
+            f"`{directory / 'config.json'}` sets a size to 0, which leaves `{empty}` without elements: use the"
+            " config.json that belongs to the weights."
         )
     have = sum(math.prod(shape) for shape in sizes.values())
     need = max(sum(each.numel() for each in part) for part in (model.parameters(), model.buffers()))

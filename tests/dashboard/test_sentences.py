@@ -42,7 +42,7 @@ def test_compare_names_the_largest_difference_of_rewards(show: Show, readouts: A
     assert not app.error
     base, aligned, difference = (values(trace["y"]) for trace in chart(app, "rewards")["data"])
     most, said = int(np.nanargmax(np.abs(difference))), heading(app)
-    assert f"judge reads a reward of {signed(base[-1])} and critic reads a reward of {signed(aligned[-1])}" in said
+    assert f"judge gives a reward of {signed(base[-1])} and critic gives a reward of {signed(aligned[-1])}" in said
     changes = (
         f"({signed(base[most] - base[most - 1])} with judge, {signed(aligned[most] - aligned[most - 1])} with critic)"
     )

@@ -87,7 +87,7 @@ def test_the_command_says_the_cost_before_it_starts_and_only_where_nothing_is_st
     monkeypatch.chdir(tmp_path)
     words = ["--model", str(folder), "--data", str(file)]
     run(find_experiment("clocked"), words)
-    assert f"this takes about 0:06:00, by {cost.TRIED} of the rows" in capsys.readouterr().err
+    assert f"this takes about 0:06:00, estimated from {cost.TRIED} of the rows" in capsys.readouterr().err
     assert asked == [1, cost.TRIED, cost.TRIED, MANY + 20]
     run(find_experiment("clocked"), words)
     assert "this takes" not in capsys.readouterr().err

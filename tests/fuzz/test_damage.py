@@ -36,7 +36,7 @@ def test_a_message_is_one_line_that_can_be_printed():
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
-        ("num_hidden_layers", 10**6, "num_hidden_layers 1,000,000 and the weights have 21 tensors"),
+        ("num_hidden_layers", 10**6, "num_hidden_layers to 1,000,000, but the weights have 21 tensors"),
         ("hidden_size", 10**9, "describes a model of"),
         ("vocab_size", 10**9, "describes a model of"),
         ("intermediate_size", 2**40, "describes a model of"),
@@ -58,7 +58,7 @@ def test_a_configuration_beyond_the_weights_is_refused_at_once(tmp_path: Path, n
 def test_layers_are_counted_wherever_they_are_said(tmp_path: Path):
     path = saved_lm(tmp_path / "model", "gpt2")
     edit(path / "config.json", n_layer=10**7)
-    with pytest.raises(ModelError, match="n_layer 10,000,000"):
+    with pytest.raises(ModelError, match="n_layer to 10,000,000"):
         LM.load(path)
 
 
@@ -313,7 +313,7 @@ def test_a_setting_that_is_no_number_is_named(tmp_path: Path):
     directory = saved_lm(tmp_path / "model", "gpt2")
     config = json.loads((directory / "config.json").read_text())
     (directory / "config.json").write_text(json.dumps(config | {"resid_pdrop": float("nan")}))
-    with pytest.raises(ModelError, match="says resid_pdrop NaN"):
+    with pytest.raises(ModelError, match="sets resid_pdrop to NaN"):
         LM.load(directory)
 
 
@@ -321,7 +321,7 @@ def test_fewer_than_no_layers_are_refused(tmp_path: Path):
     directory = saved_lm(tmp_path / "model")
     config = json.loads((directory / "config.json").read_text())
     (directory / "config.json").write_text(json.dumps(config | {"num_hidden_layers": -1}))
-    with pytest.raises(ModelError, match="says num_hidden_layers -1"):
+    with pytest.raises(ModelError, match="sets num_hidden_layers to -1"):
         LM.load(directory)
 
 

@@ -80,7 +80,7 @@ def test_a_training_is_said_and_drawn_from_its_captures(tmp_path):
     table = over_training(open_run(tmp_path / "run"), prompt=0)
     own = table[(table.measure == "logprob") & (table.layer == table.layer.max())].set_index("step").value
     ends = [f"{own[step]:.2f}".replace("-", "\u2212") for step in (0, 1)]
-    assert found.sentence() == f"After \u201ctom works\u201d log p(rome) of run went from {ends[0]} to {ends[1]} nats."
+    assert found.sentence() == f"After \u201ctom works\u201d, log p(rome) of run went from {ends[0]} to {ends[1]} nats."
     assert list(found.figures()) == ["training-layers", "training", "training-parts", "training-neurons"]
     assert found.figures(measure="entropy")["training-layers"].layout.meta["title"] == "run: entropy by layer"
     (listed,) = found.lists(part="L1H0").values()

@@ -1,6 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
-WORKERS := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# Three on two cores: pages and processes make a test wait, and another one runs meanwhile.
+WORKERS := -n 3 --dist loadfile --no-loadscope-reorder
 # Compiled code is kept, whatever the environment says: each worker would compile all tests anew, and each command Probe.
 export PYTHONDONTWRITEBYTECODE :=
 

@@ -32,6 +32,7 @@ def expect_without_scrolling(page: Page, sentence: Locator, name: str, scheme: s
     expect_theme(chart, scheme)
 
 
+@pytest.mark.slow
 def test_a_click_on_a_run_chooses_it_and_leads_to_its_training(page: Page, server: Any):
     expect_without_scrolling(page, open_page(page, server, "overview"), "lineage", "light")
     mark = figure(page, "lineage").locator("path.point").nth(1)

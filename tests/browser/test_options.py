@@ -40,6 +40,7 @@ def test_another_seed_leaves_the_other_options_as_they_were(page: Page, samples:
     expect(page.get_by_test_id("stAlert")).to_have_count(0)
 
 
+@pytest.mark.slow
 def test_options_of_a_link_last(page: Page, samples: Any):
     open_page(page, samples, "sycophancy?base=base&aligned=dpo-agreeable&sycophancy.n=30")
     page.get_by_role("button", name="Measure base and dpo-agreeable").wait_for()

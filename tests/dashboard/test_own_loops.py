@@ -149,7 +149,7 @@ def test_the_lists_name_pages_and_makers_that_exist():
 
 @pytest.mark.parametrize(
     "root",
-    ["loop", "samples", *(pytest.param(maker, marks=pytest.mark.slow) for maker in ("callback", "reward"))],
+    ["loop", *(pytest.param(maker, marks=pytest.mark.slow) for maker in ("samples", "callback", "reward"))],
     indirect=True,
 )
 def test_every_page_shows_the_run_or_names_what_is_missing(root: Path, show: Show, request: pytest.FixtureRequest):

@@ -81,6 +81,7 @@ def printed(capsys: pytest.CaptureFixture[str], *words: str, status: int = 0) ->
     return found.err if status else found.out
 
 
+@pytest.mark.slow
 def test_the_table_and_what_is_saved(plugin: str, runs: Path):
     words = ["width", "--plugin", plugin, "--model", "runs/base", "--baseline", "runs/other", "--n", "4"]
     status, said = in_terminal(["experiment", *words], columns=140)

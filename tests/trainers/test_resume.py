@@ -98,6 +98,7 @@ def test_killed_in_its_first_checkpoint_it_begins_anew(configs: Callable[..., Ma
     same(contents(whole.out), contents(early.out))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tokenizer", [None, "bpe"])
 def test_a_new_model_keeps_its_files(tokenizer: str | None, configs: Callable[..., Make], tmp_path: Path) -> None:
     """Its tokenizer is made in the first attempt and read in the second."""

@@ -9,9 +9,10 @@ import pandas as pd
 import probe.world
 from probe.continual.measures import BOUNDS, cells
 from probe.errors import ConfigError, DataError
-from probe.experiments.metrics import Given, Mean
+from probe.experiments.metrics import ITEM, PERSON, Given, Mean
 from probe.experiments.registry import experiment
 from probe.experiments.result import MODEL, Evidence, Result
+from probe.experiments.units import with_people
 from probe.plotting.intervals import percent
 from probe.rows import Rows
 from probe.stats import GAIN, difference_bounds
@@ -79,6 +80,25 @@ def read(
     return read_phases([*files_of(data), *([Path(old).expanduser()] if old else [])], objective, strict)
 
 
+def count(items: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return the tables of accuracies after each phase and of measures, by strategy; intervals are over people."""
+    afters = [name for name in items if name.startswith("after_")]
+    accuracy, measures = [], []
+    for strategy, rows in items.groupby("strategy", sort=False):
+        tasks = dict(list(rows.groupby("kind", sort=False)))
+        scores = [task[afters].to_numpy(float).T for task in tasks.values()]
+        units = [task[PERSON].fillna(task[ITEM]) for task in tasks.values()] if PERSON in rows else []
+        accuracy.append(pd.DataFrame(cells([*tasks], scores, units=units)).assign(strategy=strategy))
+    for metric in METRICS:
+        if metric.applies(items) and metric.column in BOUNDS:
+            measures.append(metric.row(items) | {"metric": metric.column, "strategy": metric.where["strategy"]})
+    table = pd.DataFrame(measures)
+    return {
+        "accuracy": pd.concat(accuracy, ignore_index=True),
+        "measures": table[table["n"] > 0].reset_index(drop=True),
+    }
+
+
 @experiment(
     "continual",
     title="What does learning in phases make a model forget?",
@@ -86,6 +106,7 @@ def read(
     draw=draw,
     say=say,
     read=read,
+    count=count,
 )
 def run(
     lm: "LM",
@@ -183,20 +204,8 @@ def _evidence(course: "Course", results: "TrainingResults") -> Evidence:
     phases = len(next(iter(results.scores.values()))[0]) - 1
     copy = f"a copy that learned {phases} {'phase' if phases == 1 else 'phases'} with"
     items.insert(3, "answered_by", [f"{copy} {_strategy_words(strategy)}" for strategy in items["strategy"]])
-    accuracy = [
-        pd.DataFrame(cells(results.tasks, scores, course.seed)).assign(strategy=strategy)
-        for strategy, scores in results.scores.items()
-    ]
-    measures = []
-    for metric in METRICS:
-        if metric.applies(items) and metric.column in BOUNDS:
-            row = metric.row(items, course.seed)
-            measures.append(row | {"metric": metric.column, "strategy": metric.where["strategy"]})
-    table = pd.DataFrame(measures)
-    tables = {
-        "accuracy": pd.concat(accuracy, ignore_index=True),
-        "measures": table[table["n"] > 0].reset_index(drop=True),
-    }
+    items = with_people(items) if results.answers else items
+    tables = count(items)
     numbers, facts = [], dict[str, Any](tasks=results.tasks)
     if results.learning:
         tables["learning"] = pd.concat(results.learning, ignore_index=True).assign(target=course.target)

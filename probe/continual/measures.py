@@ -75,19 +75,27 @@ def accuracy_matrix(scores: Scores) -> Float[Matrix, "T+1 T"]:
     return np.stack([np.asarray(task, dtype=float).mean(1) for task in scores], axis=1)
 
 
-def cells(names: Sequence[str], scores: Scores, seed: int = 0) -> list[dict[str, Any]]:
+def cells(
+    names: Sequence[str], scores: Scores, seed: int = 0, units: Sequence[ArrayLike | None] = ()
+) -> list[dict[str, Any]]:
     """Return R as rows `after` (0: before training), `task`, `value`, `ci_low`, `ci_high`, `n`.
 
-    Binary scores get Wilson's interval, other scores the bootstrap's. There may be further tasks in addition to those
-    of the phases.
+    Binary scores of independent items get Wilson's interval, others the bootstrap's. There may be further tasks in
+    addition to those of the phases.
+
+    Args:
+        names: names of the tasks.
+        scores: [rows, items] scores of each task.
+        seed: seed of the bootstrap.
+        units: [items] sampling units of each task, equal for items that share one; by default each item.
     """
     rows = []
-    for name, task in zip(names, scores, strict=True):
+    for name, task, unit in zip(names, scores, units or [None] * len(names), strict=True):
         for after, row in enumerate(np.asarray(task, dtype=float)):
-            binary = bool(np.isin(row, (0.0, 1.0)).all())
-            interval = (
-                stats.wilson(int(row.sum()), len(row)) if binary else stats.bootstrap_mean(row, seed=seed, bounds=SHARE)
-            )
+            if unit is None and np.isin(row, (0.0, 1.0)).all():
+                interval = stats.wilson(int(row.sum()), len(row))
+            else:
+                interval = stats.bootstrap_mean(row, seed=seed, bounds=SHARE, units=unit)
             rows.append({"after": after, "task": name, **interval.row(len(row))})
     return sorted(rows, key=lambda row: row["after"])
 
@@ -196,7 +204,12 @@ def steps_to(steps: ArrayLike, accuracy: Float[Array, "*b S"], target: float) ->
 
 
 def savings(
-    steps: Sequence[int], first: Float[Array, "S N"], again: Float[Array, "S N"], target: float, seed: int = 0
+    steps: Sequence[int],
+    first: Float[Array, "S N"],
+    again: Float[Array, "S N"],
+    target: float,
+    seed: int = 0,
+    units: ArrayLike | None = None,
 ) -> Savings:
     """Compute the savings (first - again) / first in relearning something forgotten (Ebbinghaus 1885).
 
@@ -204,7 +217,7 @@ def savings(
     the same method and examples. 1 means that nothing was lost, 0 that relearning takes as long as learning, and below
     0 that learning has become harder. Steps between two measurements are interpolated linearly. A curve that never
     reaches the target counts as reaching it at the last step; the savings are then a bound (`Savings.reached`). The
-    interval is the bootstrap over the items, which are the same in both curves.
+    interval is the bootstrap over the units of the items, which are the same in both curves.
 
     Args:
         steps: [S] steps of both measurements, from 0.
@@ -212,6 +225,7 @@ def savings(
         again: scores of the same items during relearning.
         target: mean score to reach.
         seed: seed of the bootstrap.
+        units: [N] sampling units, equal for items that share one; by default each item.
 
     Raises:
         DataError: the shapes differ.
@@ -219,8 +233,10 @@ def savings(
     a, b = np.asarray(first, dtype=float), np.asarray(again, dtype=float)
     if a.shape != b.shape or a.ndim != 2 or not a.shape[1]:
         raise DataError(f"The scores have the shapes {a.shape} and {b.shape}: measure the same items both times.")
-    n = a.shape[1]
-    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), CURVE_RESAMPLES) / n
+    of_item = np.arange(a.shape[1]) if units is None else np.unique(np.asarray(units), return_inverse=True)[1]
+    n = int(of_item.max()) + 1
+    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), CURVE_RESAMPLES)[:, of_item]
+    draws = counts / counts.sum(1, keepdims=True)
     complete, results = True, []
     for scores in (a, b):
         exact, samples = steps_to(steps, scores.mean(1), target), steps_to(steps, draws @ scores.T, target)

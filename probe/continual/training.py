@@ -35,6 +35,7 @@ from probe.runs.reader import Run
 from probe.runs.schema import RESULTS
 from probe.ticks import Tick, part
 from probe.untrusted import WEIGHTS, parse_json, read_json, regular, short
+from probe.world.language import subject_of
 
 if TYPE_CHECKING:
     from probe.world.questions import Item
@@ -295,6 +296,7 @@ def in_world(course: Course, lm: LM, world: "World", phases: int, n: int) -> Tra
     before = {task: truth(lm, items) for task, items in questions.items()}
     texts = [[(item.prompt, item.answers[0]) for item in items] for items in questions.values()]
     results = TrainingResults(list(questions), {}, texts)
+    people = [str(subject_of(item.prompt)) for item in questions["phase_0"]]
 
     def load(path: Path) -> LM:
         return LM.load(path, device=lm.device)
@@ -308,7 +310,7 @@ def in_world(course: Course, lm: LM, world: "World", phases: int, n: int) -> Tra
 
     at, first = learn(FIRST, before["phase_0"], course.part(FIRST)) if course.relearn else ([], np.zeros((0, n)))
     if course.relearn:
-        results.learning.append(_curve(at, first, FIRST, course.seed))
+        results.learning.append(_curve(at, first, FIRST, course.seed, people))
     for strategy in course.strategies:
         options = {
             "phases": phases,
@@ -327,8 +329,8 @@ def in_world(course: Course, lm: LM, world: "World", phases: int, n: int) -> Tra
         if course.relearn:
             start = results.scores[strategy][0][-1]
             _, again = learn(f"again-{strategy}", start, course.part(strategy, True), base=str(checkpoints[-1].path))
-            results.learning.append(_curve(at, again, strategy, course.seed))
-            results.savings[strategy] = savings(at, first, again, course.target, course.seed)
+            results.learning.append(_curve(at, again, strategy, course.seed, people))
+            results.savings[strategy] = savings(at, first, again, course.target, course.seed, people)
     return results
 
 
@@ -386,11 +388,11 @@ def likeliest(lm: LM, items: "Sequence[Item]") -> list[tuple[str, float]]:
     return list(zip(samples.text, samples.logprobs.double().sum(1).exp().tolist(), strict=True))
 
 
-def _curve(steps: Sequence[int], scores: Array, source: str, seed: int) -> pd.DataFrame:
-    """Return the curve of one learning, with intervals over its items."""
+def _curve(steps: Sequence[int], scores: Array, source: str, seed: int, people: Sequence[str]) -> pd.DataFrame:
+    """Return the curve of one learning, with intervals over the people of its items."""
     rows = []
     for step, row in zip(steps, scores, strict=True):
-        mean = stats.bootstrap_mean(row, seed=seed, bounds=stats.SHARE)
+        mean = stats.bootstrap_mean(row, seed=seed, bounds=stats.SHARE, units=people)
         rows.append({"learning": source, "step": step, **mean.row(len(row))})
     return pd.DataFrame(rows)
 

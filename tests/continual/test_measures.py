@@ -15,6 +15,7 @@ from probe.continual.measures import (
     forward_transfer,
     matrix,
     old_forgetting,
+    savings,
     summary,
 )
 from probe.errors import DataError
@@ -74,6 +75,23 @@ def test_cells_have_wilson_intervals_for_answers_and_others_for_scores() -> None
     expected = wilson(int(scores[0][1].sum()), 50)
     assert (first["task"], first["value"], first["ci_low"], first["ci_high"], first["n"]) == ("a", *expected, 50)
     assert (rows[2]["ci_low"], rows[2]["ci_high"]) == bootstrap_mean(scores[2][0], bounds=SHARE)[1:]
+
+
+def test_items_of_one_person_are_one_unit() -> None:
+    """Asked four times, people who always answer alike tell no more than asked once."""
+    rng = np.random.default_rng(0)
+    scores, people = rng.random((4, 12)), np.repeat(np.arange(12), 4)
+    once, often = cells(["a"], [scores]), cells(["a"], [np.repeat(scores, 4, axis=1)], units=[people])
+    for one, other in zip(once, often, strict=True):
+        assert (other["ci_low"], other["ci_high"]) == pytest.approx((one["ci_low"], one["ci_high"]))
+        assert other["n"] == 48
+    at, first, again = [0, 1, 2, 3], np.sort(scores, axis=0), np.sort(scores[::-1] ** 0.5, axis=0)
+    one, other = (
+        savings(at, first, again, 0.6),
+        savings(at, *(np.repeat(x, 4, 1) for x in (first, again)), 0.6, units=people),
+    )
+    assert other.savings == pytest.approx(one.savings)
+    assert other.again == pytest.approx(one.again)
 
 
 def test_summary_covers_the_truth_and_pairs_items() -> None:

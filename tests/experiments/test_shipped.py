@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from probe import Result
@@ -33,6 +34,16 @@ def test_a_summary_is_that_of_its_items(file: Path) -> None:
     near = 1e-4 if file in SLIM else 1e-6
     for column in ("value", "ci_low", "ci_high"):
         np.testing.assert_allclose(found[column], stored[column].astype(float), rtol=0, atol=near, err_msg=column)
+    for name, table in counted(result).items():
+        expected = result.tables[name][list(table.columns)]
+        for column in table.select_dtypes("number"):
+            np.testing.assert_allclose(table[column], expected[column], rtol=0, atol=near, err_msg=f"{name} {column}")
+
+
+def counted(result: Result) -> dict[str, pd.DataFrame]:
+    """The tables that the experiment counts from the items, people and all."""
+    count = find_experiment(result.name).count
+    return count(result.items) if count is not None else {}
 
 
 def test_every_experiment_has_one() -> None:

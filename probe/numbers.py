@@ -39,7 +39,7 @@ def percent(value: float, low: float, high: float) -> str:
     than half a percentage point, such as `99.95 % [99.94, 99.96]`. If the ends are still equal the result is
     `99.95 % [\u00b10.01]`, and a share below 0.01 % or above 99.99 % is shown as a bound: `< 0.01 %`.
     """
-    return _with_ends(value, low, high, "%", in_points=False)
+    return _with_minus(_with_ends(value, low, high, "%", in_points=False))
 
 
 def rate(value: float) -> str:
@@ -67,6 +67,11 @@ def _with_ends(value: float, low: float, high: float, unit: str, in_points: bool
     if not in_points and 0 <= value <= 1 and float(two_digits) in (0, 100):
         return f"{_bound(value)} {unit}"
     return f"{two_digits} {unit} [\u00b10.01]"
+
+
+def _with_minus(text: str) -> str:
+    """Return numbers with the sign \u2212, and zero without a sign."""
+    return re.sub(r"-(0(?:\.0+)?)(?![\d.])", r"\1", text).replace("-", "\u2212")
 
 
 def _bound(share: float) -> str:
@@ -118,7 +123,7 @@ def in_unit(unit: str, value: float | None, low: float | None, high: float | Non
         digits = 2 if largest >= 0.1 or largest == 0 else 3 if largest >= 0.01 else 4
         whole = digits == 2 or math.isnan(ends[1]) or math.isnan(ends[2])
         text = format_interval(*ends) if whole else "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(*ends, d=digits)
-    text = re.sub(r"-(0(?:\.0+)?)(?![\d.])", r"\1", text).replace("-", "\u2212")
+    text = _with_minus(text)
     return f"+{text}" if ends[0] > 0 and (sign or unit == DIFFERENCE) else text
 
 

@@ -82,10 +82,10 @@ def read(
 
 def count(items: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Return the tables of accuracies after each phase and of measures, by strategy; intervals are over people."""
-    afters = [name for name in items if name.startswith("after_")]
+    afters = [name for name in map(str, items) if name.startswith("after_")]
     accuracy, measures = [], []
     for strategy, rows in items.groupby("strategy", sort=False):
-        tasks = dict(list(rows.groupby("kind", sort=False)))
+        tasks = {str(name): task for name, task in rows.groupby("kind", sort=False)}
         scores = [task[afters].to_numpy(float).T for task in tasks.values()]
         units = [task[PERSON].fillna(task[ITEM]) for task in tasks.values()] if PERSON in rows else []
         accuracy.append(pd.DataFrame(cells([*tasks], scores, units=units)).assign(strategy=strategy))

@@ -104,6 +104,7 @@ def test_a_model_against_itself_has_no_difference(base: LM) -> None:
     assert same.meta["by_chance"] == {"expected": 0.0, "low": 0, "high": 0}
 
 
+@pytest.mark.slow
 def test_a_change_that_nobody_would_notice_is_none(base: LM, aligned: LM, found: Audit) -> None:
     """Paired intervals of nearly equal models are so narrow that they exclude 0 without a change that counts."""
     moved = LM.load(SAMPLES / "base")

@@ -171,6 +171,7 @@ def test_a_run_that_is_trained_now_moves_by_itself(page: Page, start: Any, tmp_p
         run.finish("finished")
 
 
+@pytest.mark.slow
 def test_a_server_without_runs_says_what_to_do_and_stops_on_ctrl_c(page: Page, start: Any, tmp_path: Path):
     empty = start(tmp_path)
     expect(open_page(page, empty, "overview")).to_have_text("There is no run to show yet.")

@@ -63,6 +63,7 @@ def test_patching_heads_is_what_opens(show: Show, runs: Path, lm: LM):
     assert [buttons.count(kind) for kind in ("PNG", "SVG", "PDF", "HTML", "CSV")] == [5] * 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("do", ["patch", "ablate"])
 def test_every_way_has_its_grid(show: Show, runs: Path, lm: LM, do: str):
     app = show(runs, page=VIEW, prompt=CLEAN, int_do=do)

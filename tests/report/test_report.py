@@ -369,6 +369,7 @@ def test_it_is_a_command():
     assert "report" in cli.commands()
 
 
+@pytest.mark.slow
 def test_analyses_are_run_on_the_runs_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     prompt, out = "<user> where does mira live ? <bot>", tmp_path / "inside.html"
     words = [f"logit_lens --prompt '{prompt}' --k 2", "weight_change --part OV"]

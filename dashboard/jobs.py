@@ -32,6 +32,8 @@ from probe.untrusted import parse_json, read_file, readable
 from probe.world.extensions import annotator_name, annotators, verifiers
 
 FOLDER = ".training"
+INTERRUPTED = ("probe: interrupted", "KeyboardInterrupt")
+"""Last lines of a process that SIGINT has ended: a command, or a Python that had not come to it."""
 NAME = re.compile(r"[\w+=,@ -][\w.+=,@ -]*")
 _CHILDREN: dict[int, tuple[Path, subprocess.Popen]] = {}
 """Processes started by this server, each with the directory of its run."""
@@ -64,7 +66,7 @@ class Job:
 
     @property
     def status(self) -> str:
-        """`starting`, `refused` (it ended before its first step), or the status of its run."""
+        """`starting`, `stopped` or `refused` (both before the first step), or the status of its run."""
         alive, run = self._alive(), self.run
         status = run.status if run else None
         beat = run.meta.get("heartbeat") if run else None
@@ -73,6 +75,8 @@ class Job:
             return status
         if alive:
             return "starting"
+        if status is None and self._was_interrupted():
+            return "stopped"
         return "refused" if status is None or self.error else status
 
     @property
@@ -93,6 +97,12 @@ class Job:
         except OSError:
             return False
         return 0 <= time.time() - self.started < 600
+
+    def _was_interrupted(self) -> bool:
+        """Return whether SIGINT ended the process."""
+        child = self.child
+        is_killed = child is not None and child.poll() == -signal.SIGINT
+        return is_killed or next(reversed(self.lines), "") in INTERRUPTED
 
     @property
     def lines(self) -> list[str]:

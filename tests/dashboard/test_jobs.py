@@ -90,6 +90,20 @@ def test_another_server_finds_a_training_by_its_run_and_stops_it(tmp_path: Path,
     assert found.status == "interrupted"
 
 
+@pytest.mark.parametrize("said", ["", "probe: note: anything\nprobe: interrupted\n"])
+def test_a_training_that_is_stopped_before_its_first_step_is_stopped(tmp_path: Path, said: str):
+    """By this server, at once, or as its log tells another one."""
+    job = jobs.start("pretrain", tmp_path / "mine", words(tmp_path), METHODS)
+    jobs.stop(job)
+    wait(lambda: job.status != "starting")
+    assert (job.status, job.error, job.run) == ("stopped", None, None)
+    if said:
+        jobs._CHILDREN.pop(job.pid)[1].wait()
+        job.log.write_text(said)
+        (found,) = jobs.list_trainings([tmp_path])
+        assert found.status == "stopped"
+
+
 def test_what_the_trainer_refuses_is_its_own_sentence(tmp_path: Path):
     job = jobs.start("pretrain", tmp_path / "bad", words(tmp_path, steps="-1"), METHODS)
     wait(lambda: job.status == "refused")

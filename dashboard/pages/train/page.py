@@ -34,7 +34,13 @@ ELSEWHERE = ("out", "base", "resume", "shard")
 # Metrics of the curve: the first two of them that a run has.
 SHOWN = ("loss", "reward", "eval_loss", "objective/scores")
 
-COLOURS: dict[str, Any] = {"running": "blue", "starting": "blue", "finished": "green", "interrupted": "orange"}
+COLOURS: dict[str, Any] = {
+    "running": "blue",
+    "starting": "blue",
+    "finished": "green",
+    "interrupted": "orange",
+    "stopped": "orange",
+}
 
 PYTHON = """\
 from trainers.dpo import DPOConfig, train
@@ -172,6 +178,8 @@ def sentence(name: str, status: str, frame: pd.DataFrame, steps: int) -> str:
     """Describe the state of a training in a sentence."""
     if status == "starting":
         return f"{name} is starting: its model and its data are being loaded."
+    if status == "stopped":
+        return f"{name} was stopped before its first step, and nothing was written: Start training begins anew."
     if status == "refused":
         return f"{name} was not trained{' further' if len(frame) else ''}: see why below."
     step = int(frame["step"].iloc[-1]) if len(frame) else 0

@@ -259,6 +259,7 @@ def _steps(
                 f"--warmup {config.warmup} is too long for --steps {config.steps}: the learning rate rises to"
                 f" {config.lr:g} over {config.warmup_steps} instead."
             )
+        session.say(f"{method.name}: measuring the model as it is")
         record.log(0, record.distance() if config.eval_every else {})
         if method.milestone(0):
             record.log(0, evaluate(session, method))

@@ -272,14 +272,14 @@ class Continual(Method):
 
     def headline(self, lm: LM) -> list[dict[str, Any]]:
         """Compute ACC, BWT, FWT and forgetting."""
-        return summary(*self.columns(), self.config.seed)
+        return summary(*self.columns(), self.config.seed, [task.people for task in self.tasks])
 
     def write(self) -> None:
         """Write results/continual: the matrix, the summary, its metadata and the items."""
         phases, old = self.columns()
         names = [task.name for task in self.tasks]
         scores = [task.astype(float) for task in [*phases, *([] if old is None else [old])]]
-        rows = cells(names, scores, self.config.seed)
+        rows = cells(names, scores, self.config.seed, [task.people for task in self.tasks])
         texts = [list(task.texts) for task in self.tasks]
         items = items_of(TrainingResults(names, {self.config.strategy: scores}, texts))
         items = items.drop(columns=["answer", "answer_probability"])

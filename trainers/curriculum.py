@@ -21,6 +21,7 @@ from probe.rewards.evaluation import ANSWER_TOKENS, answer
 from probe.rows import Row, Rows
 from probe.runs import ProbePrompt
 from probe.world import World
+from probe.world.language import subject_of
 from probe.world.packing import pack
 from probe.world.questions import Item
 from trainers import pretrain, sft
@@ -49,6 +50,8 @@ class PhaseTask:
     same."""
     texts: Sequence[tuple[str, str]]
     """Question and right answer of each item; for a row of a document, its text and an empty string."""
+    people: Sequence[str] | None = None
+    """Person of each item of a world, the unit of intervals; None with files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +133,7 @@ def world_curriculum(
             examples=teach(group, derive_seed(seed, number)),
             measure=partial(_true_answers, world, items),
             texts=[(item.prompt, item.answers[0]) for item in items],
+            people=[str(subject_of(item.prompt)) for item in items],
         )
         tasks.append(task)
     data = {"source": "world", "hash": world.hash, "phases": phases}

@@ -101,26 +101,31 @@ def cells(
 
 
 def summary(
-    scores: Scores, old: NDArray[np.floating] | NDArray[np.bool_] | None = None, seed: int = 0
+    scores: Scores,
+    old: NDArray[np.floating] | NDArray[np.bool_] | None = None,
+    seed: int = 0,
+    units: Sequence[ArrayLike | None] = (),
 ) -> list[dict[str, Any]]:
     """Compute ACC, BWT, FWT, forgetting and, with `old`, `old_accuracy` and `old_forgetting`.
 
-    The rows have `metric`, `value`, `ci_low`, `ci_high`, `n`. The interval is the percentile bootstrap over items; an
-    item is drawn together with its scores after all phases, since the same questions are asked each time. Measures that
-    need two phases are left out if there is only one.
+    The rows have `metric`, `value`, `ci_low`, `ci_high`, `n`. The interval is the percentile bootstrap over the
+    units of the items; an item is drawn together with its scores after all phases, since the same questions are asked
+    each time. Measures that need two phases are left out if there is only one.
 
     Args:
         scores: scores of the phases' tasks, in their order.
         old: [rows, items] scores on the base's knowledge.
         seed: seed of the bootstrap.
+        units: see `cells`; those of the base's knowledge are the last.
     """
     check(scores)
     rng = np.random.default_rng(seed)
-    draws = np.stack([_resample_scores(task, rng) for task in scores], axis=-1)
+    own, of_old = units[: len(scores)] or [None] * len(scores), units[-1] if units else None
+    draws = np.stack([_resample(task, rng, unit) for task, unit in zip(scores, own, strict=True)], axis=-1)
     R, n = accuracy_matrix(scores), sum(np.shape(task)[1] for task in scores)
     rows = [_row(name, float(measure(R)), measure(draws), n) for name, measure in MEASURES.items()]
     if old is not None:
-        values, samples, n = np.asarray(old, dtype=float).mean(1), _resample_scores(old, rng), np.shape(old)[1]
+        values, samples, n = np.asarray(old, dtype=float).mean(1), _resample(old, rng, of_old), np.shape(old)[1]
         rows.append(_row("old_accuracy", float(values[-1]), samples[:, -1], n))
         rows.append(_row("old_forgetting", float(old_forgetting(values)), old_forgetting(samples), n))
     return [row for row in rows if not np.isnan(row["value"])]
@@ -141,11 +146,18 @@ def _mean(values: Matrix) -> Matrix:
     return values.mean(-1) if values.shape[-1] else np.full(values.shape[:-1], np.nan)
 
 
-def _resample_scores(task: Any, rng: np.random.Generator) -> Float[Matrix, "B rows"]:
-    """Return the mean scores of a task for resampled items."""
+def _resample(task: Any, rng: np.random.Generator, units: ArrayLike | None) -> Float[Matrix, "B rows"]:
+    """Return the mean scores of a task for resampled units."""
     values = np.asarray(task, dtype=float)
-    n = values.shape[1]
-    return rng.multinomial(n, np.full(n, 1 / n), RESAMPLES) @ values.T / n
+    return _drawn(values.shape[1], rng, units, RESAMPLES)[0] @ values.T
+
+
+def _drawn(items: int, rng: np.random.Generator, units: ArrayLike | None, resamples: int) -> tuple[Matrix, int]:
+    """Return the weights [B, items] of the items when their units are drawn with replacement, and how many units."""
+    of_item = np.arange(items) if units is None else np.unique(np.asarray(units), return_inverse=True)[1]
+    n = int(of_item.max()) + 1
+    counts = rng.multinomial(n, np.full(n, 1 / n), resamples)[:, of_item]
+    return counts / counts.sum(1, keepdims=True), n
 
 
 def _row(metric: str, value: float, samples: Matrix, n: int) -> dict[str, Any]:
@@ -233,10 +245,7 @@ def savings(
     a, b = np.asarray(first, dtype=float), np.asarray(again, dtype=float)
     if a.shape != b.shape or a.ndim != 2 or not a.shape[1]:
         raise DataError(f"The scores have the shapes {a.shape} and {b.shape}: measure the same items both times.")
-    of_item = np.arange(a.shape[1]) if units is None else np.unique(np.asarray(units), return_inverse=True)[1]
-    n = int(of_item.max()) + 1
-    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), CURVE_RESAMPLES)[:, of_item]
-    draws = counts / counts.sum(1, keepdims=True)
+    draws, n = _drawn(a.shape[1], np.random.default_rng(seed), units, CURVE_RESAMPLES)
     complete, results = True, []
     for scores in (a, b):
         exact, samples = steps_to(steps, scores.mean(1), target), steps_to(steps, draws @ scores.T, target)

@@ -32,11 +32,11 @@ from probe.untrusted import parse_json, read_file, readable
 from probe.world.extensions import annotator_name, annotators, verifiers
 
 FOLDER = ".training"
-INTERRUPTED = ("probe: interrupted", "KeyboardInterrupt")
-"""Last lines of a process that SIGINT has ended: a command, or a Python that had not come to it."""
 NAME = re.compile(r"[\w+=,@ -][\w.+=,@ -]*")
 _CHILDREN: dict[int, tuple[Path, subprocess.Popen]] = {}
 """Processes started by this server, each with the directory of its run."""
+_ASKED = set[int]()
+"""Processes among them that were asked to stop."""
 _STARTING = Lock()
 
 
@@ -99,10 +99,10 @@ class Job:
         return 0 <= time.time() - self.started < 600
 
     def _was_interrupted(self) -> bool:
-        """Return whether SIGINT ended the process."""
+        """Return whether the process was asked to stop: by this server, or as its log says."""
         child = self.child
-        is_killed = child is not None and child.poll() == -signal.SIGINT
-        return is_killed or next(reversed(self.lines), "") in INTERRUPTED
+        is_asked = child is not None and child.pid in _ASKED
+        return is_asked or next(reversed(self.lines), "") == "probe: interrupted"
 
     @property
     def lines(self) -> list[str]:
@@ -265,6 +265,7 @@ def stop(job: Job) -> None:
     """
     child, run = job.child, job.run
     if child is not None and child.poll() is None:
+        _ASKED.add(child.pid)
         child.send_signal(signal.SIGINT)
         return
     pid = run.meta.get("pid") if run and run.status == "running" else None

@@ -90,18 +90,19 @@ def test_another_server_finds_a_training_by_its_run_and_stops_it(tmp_path: Path,
     assert found.status == "interrupted"
 
 
-@pytest.mark.parametrize("said", ["", "probe: note: anything\nprobe: interrupted\n"])
-def test_a_training_that_is_stopped_before_its_first_step_is_stopped(tmp_path: Path, said: str):
-    """By this server, at once, or as its log tells another one."""
+def test_a_training_that_is_stopped_before_its_first_step_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """While it loads, whatever its Python is doing then; another server knows it by its log."""
     job = jobs.start("pretrain", tmp_path / "mine", words(tmp_path), METHODS)
+    wait(lambda: bool(job.lines))
+    assert job.lines[0] == "probe: pretrain: loading the trainer, the model and the data"
     jobs.stop(job)
     wait(lambda: job.status != "starting")
-    assert (job.status, job.error, job.run) == ("stopped", None, None)
-    if said:
-        jobs._CHILDREN.pop(job.pid)[1].wait()
-        job.log.write_text(said)
+    assert (job.status, job.run) == ("stopped", None)
+    monkeypatch.setattr(jobs, "_CHILDREN", {})
+    for last, status in (("probe: interrupted", "stopped"), ("probe: error: No.", "refused")):
+        job.log.write_text(f"probe: note: loading\n{last}\n")
         (found,) = jobs.list_trainings([tmp_path])
-        assert found.status == "stopped"
+        assert found.status == status
 
 
 def test_what_the_trainer_refuses_is_its_own_sentence(tmp_path: Path):

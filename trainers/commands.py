@@ -77,7 +77,6 @@ def train(argv: Sequence[str]) -> int:
     if only_check:
         return 0
     check_out(config.out, config.resume)
-    say(f"probe: {method}: loading the trainer, the model and the data", error=True)
     if not config.resume:  # a resumed run has its own model
         open_models(models_of(config))
     run = start(method, config)

@@ -93,14 +93,12 @@ def test_another_server_finds_a_training_by_its_run_and_stops_it(tmp_path: Path,
 def test_a_training_that_is_stopped_before_its_first_step_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """While it loads, whatever its Python is doing then; another server knows it by its log."""
     job = jobs.start("pretrain", tmp_path / "mine", words(tmp_path), METHODS)
-    wait(lambda: bool(job.lines))
-    assert job.lines[0] == "probe: pretrain: loading the trainer, the model and the data"
     jobs.stop(job)
     wait(lambda: job.status != "starting")
     assert (job.status, job.run) == ("stopped", None)
     monkeypatch.setattr(jobs, "_CHILDREN", {})
     for last, status in (("probe: interrupted", "stopped"), ("probe: error: No.", "refused")):
-        job.log.write_text(f"probe: note: loading\n{last}\n")
+        job.log.write_text(f"probe: note: anything\n{last}\n")
         (found,) = jobs.list_trainings([tmp_path])
         assert found.status == status
 

@@ -100,8 +100,7 @@ class Job:
 
     def _was_interrupted(self) -> bool:
         """Return whether the process was asked to stop: by this server, or as its log says."""
-        child = self.child
-        is_asked = child is not None and child.pid in _ASKED
+        is_asked = self.child is not None and self.pid in _ASKED
         return is_asked or next(reversed(self.lines), "") == "probe: interrupted"
 
     @property
@@ -182,6 +181,7 @@ def start(method: str, out: Path, words: Sequence[str], methods: Collection[str]
                     argv, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
                 )
             _CHILDREN[child.pid] = out.resolve(), child
+            _ASKED.discard(child.pid)  # an earlier process may have had the number
             now = time.time()
             about = {"method": method, "pid": child.pid, "started": now, "command": argv[len(first) - 1 :]}
             part = folder / f"{out.name}.part"

@@ -121,13 +121,15 @@ def summary(
     check(scores)
     rng = np.random.default_rng(seed)
     own, of_old = units[: len(scores)] or [None] * len(scores), units[-1] if units else None
-    draws = np.stack([_resample(task, rng, unit) for task, unit in zip(scores, own, strict=True)], axis=-1)
+    drawn = [_resample(task, rng, unit) for task, unit in zip(scores, own, strict=True)]
+    draws, alone = np.stack([means for means, _ in drawn], axis=-1), sum(n for _, n in drawn)
     R, n = accuracy_matrix(scores), sum(np.shape(task)[1] for task in scores)
-    rows = [_row(name, float(measure(R)), measure(draws), n) for name, measure in MEASURES.items()]
+    rows = [_row(name, float(measure(R)), measure(draws), n, alone) for name, measure in MEASURES.items()]
     if old is not None:
-        values, samples, n = np.asarray(old, dtype=float).mean(1), _resample(old, rng, of_old), np.shape(old)[1]
-        rows.append(_row("old_accuracy", float(values[-1]), samples[:, -1], n))
-        rows.append(_row("old_forgetting", float(old_forgetting(values)), old_forgetting(samples), n))
+        values, n = np.asarray(old, dtype=float).mean(1), np.shape(old)[1]
+        samples, alone = _resample(old, rng, of_old)
+        rows.append(_row("old_accuracy", float(values[-1]), samples[:, -1], n, alone))
+        rows.append(_row("old_forgetting", float(old_forgetting(values)), old_forgetting(samples), n, alone))
     return [row for row in rows if not np.isnan(row["value"])]
 
 
@@ -146,10 +148,11 @@ def _mean(values: Matrix) -> Matrix:
     return values.mean(-1) if values.shape[-1] else np.full(values.shape[:-1], np.nan)
 
 
-def _resample(task: Any, rng: np.random.Generator, units: ArrayLike | None) -> Float[Matrix, "B rows"]:
-    """Return the mean scores of a task for resampled units."""
+def _resample(task: Any, rng: np.random.Generator, units: ArrayLike | None) -> tuple[Matrix, int]:
+    """Return the mean scores [B, rows] of a task for resampled units, and how many units there are."""
     values = np.asarray(task, dtype=float)
-    return _drawn(values.shape[1], rng, units, RESAMPLES)[0] @ values.T
+    draws, n = _drawn(values.shape[1], rng, units, RESAMPLES)
+    return draws @ values.T, n
 
 
 def _drawn(items: int, rng: np.random.Generator, units: ArrayLike | None, resamples: int) -> tuple[Matrix, int]:
@@ -160,8 +163,8 @@ def _drawn(items: int, rng: np.random.Generator, units: ArrayLike | None, resamp
     return counts / counts.sum(1, keepdims=True), n
 
 
-def _row(metric: str, value: float, samples: Matrix, n: int) -> dict[str, Any]:
-    return {"metric": metric, **stats.percentile(value, samples, n, BOUNDS[metric]).row(n)}
+def _row(metric: str, value: float, samples: Matrix, n: int, units: int) -> dict[str, Any]:
+    return {"metric": metric, **stats.percentile(value, samples, units, BOUNDS[metric]).row(n)}
 
 
 def matrix(rows: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> Float[Matrix, "T+1 T"]:

@@ -88,7 +88,6 @@ def annotator(name: str, **knobs: float) -> Callable[[A], A]:
     _check_name(ANNOTATORS, name)
 
     def decorate(thing: A) -> A:
-
         from probe.world.annotators import make_annotator
 
         with unless_taken():

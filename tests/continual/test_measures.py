@@ -96,7 +96,8 @@ def test_items_of_one_person_are_one_unit() -> None:
     once = summary(tasks, old)
     often = summary([np.repeat(task, 4, 1) for task in tasks], np.repeat(old, 4, 1), units=[people] * 3)
     for one, other in zip(once, often, strict=True):
-        assert (other["ci_low"], other["ci_high"]) == pytest.approx((one["ci_low"], one["ci_high"]), abs=0.01)
+        assert (other["ci_low"], other["ci_high"]) == pytest.approx((one["ci_low"], one["ci_high"]))
+        assert other["n"] == 4 * one["n"]
 
 
 def test_summary_covers_the_truth_and_pairs_items() -> None:

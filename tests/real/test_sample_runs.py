@@ -47,7 +47,8 @@ def test_more_true_answers_of_real_honest_are_no_sign_of_knowledge() -> None:
         plain = published(SAMPLES / name).items.query("kind == 'plain'")
         questions = {question.item: question for question in read_questions(SETS["truthfulqa"].path, 100)}
         asked = [questions[row] for row in plain["row"]]
-        gained[name] = [int(plain["right"].sum()), true_answers(lm, plain["prompt"].tolist(), asked, 7)]
+        gained[name] = [true_answers(lm, plain["prompt"].tolist(), asked, by) for by in (0, 7)]
+        assert gained[name][0] == plain["right"].sum()
     assert gained[REAL_MODEL] == pytest.approx([24, 21], abs=1)  # an answer may be nearly a tie
     assert gained["real-honest"] == pytest.approx([36, 31], abs=1)
 

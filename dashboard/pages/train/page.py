@@ -179,7 +179,7 @@ def sentence(name: str, status: str, frame: pd.DataFrame, steps: int) -> str:
     if status == "starting":
         return f"{name} is starting: its model and its data are being loaded."
     if status == "stopped":
-        return f"{name} was stopped before its first step, and nothing was written: Start training begins anew."
+        return f"{name} was stopped before its first step: press Start training to begin again."
     if status == "refused":
         return f"{name} was not trained{' further' if len(frame) else ''}: see why below."
     step = int(frame["step"].iloc[-1]) if len(frame) else 0

@@ -12,9 +12,11 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points, version
+from pathlib import Path
 
 from probe.errors import ConfigError, ProbeError, is_failure, one_line, suggest
 from probe.texts import print_safely, say
+from probe.ticks import JOB
 
 Command = Callable[[list[str]], int | None]
 
@@ -92,8 +94,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the console script and return its exit status: 2 after a `ProbeError`, which is printed, 130 after Ctrl-C."""
     print_safely()
     end_with_parent()
+    words = sys.argv[1:] if argv is None else argv
+    folder = os.environ.pop(JOB, "")
+    if not folder:
+        return _run(words)
+    from probe.commands.progress import hear_interrupts
+    from probe.jobs.process import carry_out
+
+    hear_interrupts()
+    return carry_out(Path(folder), lambda: _run(words))
+
+
+def _run(words: Sequence[str]) -> int:
+    """Run a command, and report in one sentence why it ended early."""
     try:
-        status = dispatch(sys.argv[1:] if argv is None else argv)
+        status = dispatch(words)
         sys.stdout.flush()
         return status
     except BrokenPipeError:  # the reader of the output (`head`) has stopped

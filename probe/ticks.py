@@ -9,6 +9,22 @@ from collections.abc import Callable
 
 Tick = Callable[[float], None]
 """Progress callback, called with the share that is done, 0 to 1."""
+JOB = "PROBE_JOB"
+"""Environment variable with the folder of the job that a process carries out (`probe.jobs`)."""
+LISTENERS = list[Callable[[str, float | None, float | None], None]]()
+"""Functions that hear what this process is doing (`announce`); a job's process has one."""
+
+
+def announce(doing: str, share: float | None = None, left: float | None = None) -> None:
+    """Tell all listeners what this process is doing.
+
+    Args:
+        doing: a few words, such as "loading base".
+        share: share of it that is done, 0 to 1; None if unknown.
+        left: remaining seconds; None if unknown.
+    """
+    for listener in LISTENERS:
+        listener(doing, share, left)
 
 
 def ignore(share: float) -> None:

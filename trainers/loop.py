@@ -25,6 +25,7 @@ from probe import Run
 from probe.commands.progress import Bar, StopRequest
 from probe.errors import RunError
 from probe.runs import thin
+from probe.ticks import announce
 from trainers import checkpoint
 from trainers.checkpoint import State
 from trainers.optimizer import Optimizer, learning_rate, take_gradients
@@ -260,6 +261,7 @@ def _steps(
                 f" {config.lr:g} over {config.warmup_steps} instead."
             )
         session.say(f"{method.name}: measuring the model as it is")
+        announce("measuring the model as it is")
         record.log(0, record.distance() if config.eval_every else {})
         if method.milestone(0):
             record.log(0, evaluate(session, method))
@@ -285,6 +287,8 @@ def _steps(
                 outcome = mean_outcome(outcomes)
             state = State(step, state.num_tokens + outcome.tokens)
             row = pace.row(outcome, lr, state) | method.metrics() if detail else {}
+            if last:
+                announce("evaluating and saving")
             if last or milestone or (config.eval_every and step % config.eval_every == 0):
                 row |= evaluate(session, method) | record.distance()
             record.log(step, row)

@@ -11,6 +11,7 @@ from dashboard import access
 from dashboard.data import tell_problems
 from dashboard.extension_pages import draw_own, extension_pages, own_analyses
 from dashboard.garbage import collect_later
+from dashboard.jobs import draw_ended, draw_live
 from dashboard.markdown import escape_markdown, forget_sentence_place, guard, prose
 from dashboard.models import warm
 from dashboard.pages import page_file
@@ -60,6 +61,8 @@ DEFAULTS = {"in_context": usual_models}
 STYLE = """<style>
 .stMainBlockContainer { padding: 2rem 2.5rem 4rem; }
 [data-testid=stHeader] { background: transparent; }
+[data-testid=stHeader], [data-testid=stHeader] div { pointer-events: none; }
+[data-testid=stHeader] :is(button, a, [role=button], [data-testid=stMainMenu]) { pointer-events: auto; }
 [data-testid=stCaptionContainer] { color: inherit; opacity: 0.8; }
 [data-testid=stMain]:focus-visible { outline: 2px solid #2F66B3; outline-offset: -2px; }
 [data-variant=segmented_control]:focus-visible { outline: 2px solid; outline-offset: 1px; z-index: 1; }
@@ -126,8 +129,11 @@ name = page.url_path or "start"
 with guard():
     return_to(page.url_path)
     st.html(STYLE)
-    with st.container(key="page-name"):
+    with st.container(key="page-name", horizontal=True, vertical_alignment="center"):
         st.markdown(f"##### {page.icon} {escape_markdown(page.title)}")
+        draw_ended()
+    with st.container(key="jobs", gap=None):
+        draw_live()
     asks = ASKED if own_analyses(name) else ASKS.get(name, ASKED)
     shared = ask(asks, DEFAULTS.get(name))
     if asks:

@@ -13,7 +13,7 @@ from rich.progress import Progress as RichProgress
 from probe import texts
 from probe.commands.tables import safe
 from probe.texts import console
-from probe.ticks import Pace
+from probe.ticks import Pace, announce
 
 FIRST_LINE_S, LINE_EVERY_S = 5.0, 10.0
 """Seconds to the first line, which estimates the total time, and between lines if no bar can be drawn."""
@@ -33,21 +33,27 @@ class Progress:
     def at(self, what: str, number: int, count: int) -> None:
         """Report the current work: item `number` of `count`, from 1."""
         self._note = f"{what}, {number} of {count}" if count > 1 else what
-        self._bar.update(self._task, description=safe(f"{self._title}: {self._note}"))
+        announce(self._words)
+        self._bar.update(self._task, description=safe(self._words))
 
     def tick(self, share: float) -> None:
         """Report the share of all work that is done, from 0 to 1."""
         self._bar.update(self._task, completed=share)
         now = time.monotonic()
         left = self._pace.left(share)
+        announce(self._words, share, left)
         wait = LINE_EVERY_S if self._last > self._started else min(FIRST_LINE_S, LINE_EVERY_S)
         if not self._visible and now - self._last >= wait:
             self._last, duration = now, now - self._started
             estimate = "" if left is None else f", about {clock(left)} left"
-            parts = [self._title, *([self._note] if self._note else [])]
-            say(f"{': '.join(parts)}: {share:.0%} after {clock(duration)}{estimate}")
+            say(f"{self._words}: {share:.0%} after {clock(duration)}{estimate}")
+
+    @property
+    def _words(self) -> str:
+        return f"{self._title}: {self._note}" if self._note else self._title
 
     def __enter__(self) -> Self:
+        announce(self._title)
         self._bar.start()
         return self
 
@@ -95,18 +101,20 @@ class Bar:
     def advance(self, step: int, note: str | None = None) -> None:
         """Report that `step` steps are done; `note` describes the last one."""
         self._done = step
+        if self._visible:
+            announce(self._title, step / max(self._steps, 1), self._seconds_left())
         if self._bar is not None:
             self._bar.update(self._task, completed=step)
             if note is not None:
                 self._bar.update(self._task, note=safe(note))
         elif self._visible and note is not None and time.monotonic() - self._last >= LINE_EVERY_S:
             self._last = time.monotonic()
-            say(f"{self._title}: {step:,} of {self._steps:,}, {self._time_left()} left" + (f", {note}" if note else ""))
+            left = clock(self._seconds_left())
+            say(f"{self._title}: {step:,} of {self._steps:,}, {left} left" + (f", {note}" if note else ""))
 
-    def _time_left(self) -> str:
+    def _seconds_left(self) -> float:
         duration, count = time.monotonic() - self._started, self._done - self._first
-        seconds = round(duration / max(count, 1) * (self._steps - self._done))
-        return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+        return duration / max(count, 1) * (self._steps - self._done)
 
 
 class StopRequest:

@@ -25,6 +25,7 @@ from probe.model.references import is_adapter, resolve
 from probe.model.scoring import SCORES, TokenLogprobs, check_ids, check_lengths, completion_logprobs, gather_logprobs
 from probe.model.text import Ids, bare, chat_text, encode, forward, pad, pad_id, positions, split
 from probe.runs.world_file import read_world
+from probe.ticks import announce
 
 if TYPE_CHECKING:
     from transformer_lens import ActivationCache
@@ -111,6 +112,7 @@ class LM:
         """
         place, kind = weights.device_of(device), weights.dtype_of(dtype)
         directory, run_dir = resolve(ref, revision)
+        announce(f"loading {run_dir.name if run_dir else directory.name}")
         if is_adapter(directory):
             model, tokenizer = adapters.read(directory, kind, place)
             lm = cls(model, tokenizer, str(ref), directory, run_dir)

@@ -4,14 +4,12 @@ A run may come from anybody: its values are quoted, so a command has one word fo
 reported, because typing the command runs that code.
 """
 
-import json
 import shlex
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from probe.errors import ProbeError
+from probe.errors import ProbeError, RunError
+from probe.jobs.trainings import describe_methods
 from probe.options import changed, option, words
 from probe.plugins import OPTION as PLUGIN
 from probe.plugins import code_options
@@ -26,16 +24,12 @@ if TYPE_CHECKING:
 Methods = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
-def describe_methods() -> Methods:
-    """Return each training method's options, as in `probe train --describe`; empty without installed trainers.
-
-    It runs in a separate process, because `probe` does not import trainers, and takes about two seconds.
-    """
-    command = [sys.executable, "-P", "-m", "probe.cli", "train", "--describe"]
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120)
-    if done.returncode:
+def options_of_methods() -> Methods:
+    """Return each training method's options, as in `probe train --describe`; empty without installed trainers."""
+    try:
+        return {each["method"]: each["fields"] for each in describe_methods()}
+    except RunError:
         return {}
-    return {each["method"]: each["fields"] for each in json.loads(done.stdout.splitlines()[-1])}
 
 
 def training_command(run: "Run", methods: Methods) -> str:
@@ -43,7 +37,7 @@ def training_command(run: "Run", methods: Methods) -> str:
 
     Args:
         run: the run.
-        methods: result of `describe_methods`.
+        methods: result of `options_of_methods`.
 
     Returns:
         The command, or an empty text if no command reproduces the run: its method is missing, or a value is not valid

@@ -22,7 +22,7 @@ from probe.plotting.runs import layout
 from probe.report.collect import Measured, collect
 from probe.report.document import HtmlReport, today
 from probe.report.pictures import Picture, first_figure, last_name, lineage_figure, lineage_table
-from probe.report.reproduce import Methods, code_named, describe_methods, experiment_command, training_command
+from probe.report.reproduce import Methods, code_named, options_of_methods, experiment_command, training_command
 from probe.report.shown_analyses import Shown, write_shown
 from probe.runs.directories import run_directories
 from probe.runs.reader import Run
@@ -65,7 +65,7 @@ def report(
         shown: results of analyses of these runs (`look_inside`).
         around: possible ancestors of these runs, for the lineage, and runs with other seeds; by default the runs in the
             same folders.
-        methods: result of `describe_methods`; by default it is called.
+        methods: result of `options_of_methods`; by default it is called.
         tick: called with the completed share.
 
     Raises:
@@ -114,7 +114,7 @@ def report(
     document.section("Versions and hashes")
     _write_versions(document, by_label, measured)
     document.section("How to reproduce")
-    _write_commands(document, by_label, measured, describe_methods() if methods is None else methods, chosen, shown)
+    _write_commands(document, by_label, measured, options_of_methods() if methods is None else methods, chosen, shown)
     tick(0.95)
     return document.html()
 

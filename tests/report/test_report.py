@@ -24,7 +24,7 @@ from probe.experiments.run import settings_of
 from probe.logits.lens import logit_lens
 from probe.model.lm import LM
 from probe.numbers import in_unit, shown_ends
-from probe.report.reproduce import describe_methods, experiment_command, training_command
+from probe.report.reproduce import options_of_methods, experiment_command, training_command
 from probe.report.run_report import report
 from probe.report.shown_analyses import look_inside
 from probe.runs import RunWriter, open_run
@@ -91,7 +91,7 @@ class Parts(HTMLParser):
 
 @pytest.fixture(scope="module")
 def methods() -> Any:
-    return describe_methods()
+    return options_of_methods()
 
 
 @pytest.fixture(scope="module")

@@ -10,37 +10,40 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboard import access, data, jobs, sentences
+from dashboard import access, data, sentences
 from dashboard.components.details import details
 from dashboard.components.figure import figure
 from dashboard.components.form import Field, lasting_key, memory, options
-from dashboard.jobs import Job
+from dashboard.jobs import COLOURS, act, log_lines, methods, proceed
 from dashboard.markdown import finding, guard, note, prose
 from dashboard.state import compare_link, current, keep, model_options, training_link
-from probe.errors import ConfigError, RunError
+from probe.errors import ConfigError
+from probe.jobs.job import LIVE, Job
+from probe.jobs.trainings import (
+    TRAIN,
+    check_name,
+    find_training,
+    line_to_type,
+    list_jobs,
+    run_of,
+    start_training,
+    status_of,
+    stop_job,
+    writable_roots,
+)
 from probe.options import words
 from probe.plotting.curves import metric_curves, styles
-from probe.runs.addresses import is_cached
 from probe.texts import visible
 
 JOB, STATUS = "job", "_status"
 """Keys of the watched training, and of its status when the page was drawn: if it changes, the page is redrawn."""
 REFRESH_S = 2
-LAST_LINES = 3
 # Options of every method that are shown with the method's own.
 FIRST = ("data", "steps", "batch_size", "lr")
 # Options with their own widgets, or that need several processes: the page starts only one.
 ELSEWHERE = ("out", "base", "resume", "shard")
 # Metrics of the curve: the first two of them that a run has.
 SHOWN = ("loss", "reward", "eval_loss", "objective/scores")
-
-COLOURS: dict[str, Any] = {
-    "running": "blue",
-    "starting": "blue",
-    "finished": "green",
-    "interrupted": "orange",
-    "stopped": "orange",
-}
 
 PYTHON = """\
 from trainers.dpo import DPOConfig, train
@@ -49,26 +52,14 @@ run = train(DPOConfig(out="runs/dpo", base="base"))
 run.metrics()"""
 
 DEFINITION = """
-A training is a process of its own: it goes on when this page, or the dashboard, is closed, and is found here again.
-*Stop* is Ctrl-C: the step under way is finished and a checkpoint written; *Continue* runs `--resume`; the result is
-the same to the bit. Its output is next to its run in `.training/NAME.log`. The time left is that of the steps made
+A training is a process of its own: it goes on when this page, or the dashboard, is closed, and is found here again
+(`probe jobs` lists it in a terminal). *Stop* is Ctrl-C: the step under way is finished and a checkpoint written;
+*Continue* runs `--resume`; the result is the same to the bit. Its output is next to its run in
+`.jobs/NAME/log.txt`. The time left is that of the steps made
 so far, evaluations and captures included. A run is data: where it names code of its own, such as
 `--reward FILE:FUNCTION`, that is imported only when a command line names it again, so the page shows that command in
 place of *Continue*.
 """
-
-
-@st.cache_resource(show_spinner="Reading the options of all methods (some seconds, once)")
-def methods() -> dict[str, dict[str, Any]]:
-    """Return all methods by name, each with `summary` and `fields`."""
-    return {each["method"]: each for each in jobs.describe()}
-
-
-def places() -> list[Path]:
-    """Return the folders in which a run can be created."""
-    local = [root for root in current().store.roots if not is_cached(root)]
-    own = [] if os.environ.get("PROBE_RUNS") and local else [Path.cwd() / "runs"]
-    return list(dict.fromkeys([*own, *local]))
 
 
 def names(method: str) -> Iterator[str]:
@@ -79,13 +70,13 @@ def names(method: str) -> Iterator[str]:
 
 def is_taken(root: Path, name: str) -> bool:
     """Return whether a run of this name exists or is being started."""
-    job = jobs.find(root / name)
-    return (root / name).exists() or (job is not None and job.status == "starting")
+    job = find_training(root / name)
+    return (root / name).exists() or (job is not None and job.status in LIVE)
 
 
 def choose_target(method: str) -> tuple[Path, str]:
     """Let the reader choose the folder and the name of the run."""
-    roots = places()
+    roots = writable_roots()
     left, right = st.columns(2)
     with right:
         labels = [str(root) for root in roots]
@@ -169,19 +160,23 @@ def form() -> None:
         with guard():
             if fields.get("base", {}).get("required") and not base:
                 raise ConfigError(f"`probe train {method}` needs a base model: choose one above.")
-            job = launch(method, jobs.check_name(root, name), list(words(flags)))
-            st.session_state[JOB] = job.out.name
+            access.check()
+            job = start_training(method, check_name(root, name), list(words(flags)), methods())
+            st.session_state[JOB] = job.name
             st.rerun()
 
 
-def sentence(name: str, status: str, frame: pd.DataFrame, steps: int) -> str:
+def sentence(job: Job, status: str, frame: pd.DataFrame, steps: int) -> str:
     """Describe the state of a training in a sentence."""
-    if status == "starting":
-        return f"{name} is starting: its model and its data are being loaded."
-    if status == "stopped":
-        return f"{name} was stopped before its first step: press Start training to begin again."
-    if status == "refused":
+    name = job.name
+    if status == "waiting":
+        return f"{name} waits until a core is free."
+    if status == "failed" and job.error:
         return f"{name} was not trained{' further' if len(frame) else ''}: see why below."
+    if run_of(job) is None:
+        if status == "running":
+            return f"{name} is starting: {job.progress.doing}."
+        return f"{name} was stopped before its first step: press Start training to begin again."
     step = int(frame["step"].iloc[-1]) if len(frame) else 0
     went = sentences.training({name: frame}, "loss") if "loss" in frame else ""
     if status == "running":
@@ -207,15 +202,15 @@ def time_left(frame: pd.DataFrame, steps: int) -> str:
 
 def controls(job: Job, status: str, steps: int) -> None:
     """Draw the buttons that stop or continue a training, and links to other pages."""
-    run = job.run
-    label = next((label for label, run in current().store.runs.items() if run.path == job.out), None)
-    more = run is not None and status not in ("starting", "running") and bool(run.checkpoints())
-    command = jobs.to_type(run) if run is not None and more else ""
+    run = run_of(job)
+    label = next((label for label, each in current().store.runs.items() if run and each.path == run.path), None)
+    more = run is not None and status not in LIVE and bool(run.checkpoints())
+    command = line_to_type(run) if run is not None and more else ""
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        if status in ("starting", "running") and access.may_write():
-            st.button("Stop", icon=":material/stop:", on_click=act, args=(halt, job), key="stop")
+        if status in LIVE and access.may_write():
+            st.button("Stop", icon=":material/stop:", on_click=act, args=(stop_job, job), key="stop")
         elif more and not command and access.may_write():
-            key = f"more-{job.out}"
+            key = f"more-{job.folder}"
             st.number_input("Steps in all", 1, value=steps or 1, key=key, width=130)
             play = ":material/play_arrow:"
             st.button("Continue", icon=play, on_click=act, args=(resume, job, steps, key), key="resume")
@@ -231,102 +226,61 @@ def controls(job: Job, status: str, steps: int) -> None:
         st.code(visible(command), language=None, wrap_lines=True)
 
 
-def launch(method: str, out: Path, words: list[str]) -> Job:
-    """Start a training.
-
-    Raises:
-        ConfigError: the reader may only read.
-    """
-    access.check()
-    return jobs.start(method, out, words, methods())
-
-
-def halt(job: Job) -> None:
-    """Stop a training.
-
-    Raises:
-        ConfigError: the reader may only read.
-    """
-    access.check()
-    jobs.stop(job)
-
-
 def resume(job: Job, steps: int, key: str) -> None:
-    """Continue a run from its last checkpoint, up to the number of steps in the widget `key`.
-
-    Raises:
-        ConfigError: the reader may only read, or the run names custom code or an address.
-        RunError: there is no run.
-    """
-    run = job.run
-    if run is None:
-        raise RunError(f"`{job.out.name}` cannot be continued: there is no run in `{job.out}`.")
-    if command := jobs.to_type(run):
-        raise ConfigError(
-            f"`{job.out.name}` names code of its own or an address: read the code, or see whether you trust the host,"
-            f" then type `{command}`."
-        )
+    """Continue a run from its last checkpoint, up to the number of steps in the widget `key`."""
     more = int(st.session_state.get(key) or steps)
-    launch(run.method, job.out, ["--resume", *(["--steps", str(more)] if more != steps else [])])
-
-
-def act(deed: Any, *given: Any) -> None:
-    """Perform a button's action; a user's mistake becomes a sentence on the redrawn page."""
-    with guard():
-        deed(*given)
+    proceed(job, *(["--steps", str(more)] if more != steps else []))
 
 
 def progress(trainings: Sequence[Job], answer: Any) -> None:
     """Show a training's state, curve and last output, updated while it runs."""
     with guard():
-        names = {job.out.name: job for job in reversed(trainings)}
+        names = {job.name: job for job in reversed(trainings)}
         choice = names[st.session_state[JOB]]
-        job = jobs.find(choice.out) or choice  # it may have been continued since
-        status, run = job.status, job.run
+        job = find_training(choice.root / choice.name) or choice  # it may have been continued since
+        status, run = status_of(job), run_of(job)
         frame = data.metrics(run) if run else pd.DataFrame()
         setting = run.config.get("steps") if run else None
         steps = setting if type(setting) is int and setting > 0 else 0
         step = int(frame["step"].iloc[-1]) if len(frame) else 0
         with answer.container():
-            finding(sentence(job.out.name, status, frame, steps))
+            finding(sentence(job, status, frame, steps))
         with st.container(horizontal=True, vertical_alignment="center"):
-            st.badge(status, color=COLOURS.get(status, "red"))
+            st.badge(status, color=COLOURS[status])
             st.progress(min(1.0, step / steps) if steps else 0.0)
         controls(job, status, steps)
-        if status == "refused" and job.error:
+        if job.error:
             st.error(prose(job.error))
         metrics = [metric for metric in SHOWN if metric in frame and frame[metric].notna().any()][:2]
         if run and metrics:
             chart = metric_curves(
-                {job.out.name: frame},
+                {job.name: frame},
                 metrics,
-                styles({job.out.name: job.method}),
-                methods={job.out.name: job.method},
+                styles({job.name: run.method}),
+                methods={job.name: run.method},
                 columns=len(metrics),
             )
             table = frame[["step", "time", *metrics]]
-            figure(chart, table, "progress", title="Training so far", height=320, source={"run": str(job.out)})
-        if job.lines:
-            st.code(visible("\n".join(job.lines[-LAST_LINES:]), lines=True), language=None)
+            figure(chart, table, "progress", title="Training so far", height=320, source={"run": str(run.path)})
+        log_lines(job)
         if status != st.session_state[STATUS]:
             st.rerun()
 
 
 def watch(answer: Any) -> None:
     """Let the reader choose a training, and show its progress."""
-    trainings = jobs.list_trainings(places())
+    trainings = [job for job in list_jobs() if job.kind == TRAIN]
     if not trainings:
         with answer.container():
             finding("Choose a method and a base model, and start: the training shows its progress here.")
         return
-    names = list(dict.fromkeys(job.out.name for job in trainings))
+    names = list(dict.fromkeys(job.name for job in trainings))
     name = st.selectbox(
         "Training", names, index=None, key=keep(JOB, names, names[0]), bind="query-params", format_func=visible
     )
-    status = next(job for job in trainings if job.out.name == name).status
+    status = status_of(next(job for job in trainings if job.name == name))
     st.session_state[STATUS] = status
-    again = REFRESH_S if status in ("starting", "running") else None
-    st.fragment(progress, run_every=again)(trainings, answer)
+    st.fragment(progress, run_every=REFRESH_S if status in LIVE else None)(trainings, answer)
 
 
 def page() -> None:

@@ -50,7 +50,9 @@ def dashboard(argv: list[str]) -> int:
         files = [os.environ[ENVIRONMENT]] if os.environ.get(ENVIRONMENT) else []
         os.environ[ENVIRONMENT] = os.pathsep.join([*files, *map(str, checked_plugins(plugins))])
     from dashboard.access import Gate
+    from probe.jobs.control import SHARED
 
+    os.environ |= SHARED | os.environ  # before torch is loaded
     port = free_port(options.port)
     gate = Gate(port)
     address = gate.address(f"http://{HOST}:{port}")

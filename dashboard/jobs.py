@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import streamlit as st
@@ -168,22 +167,31 @@ def can_continue(job: Job) -> bool:
     return run_of(job) is not None or job.is_ours
 
 
-def launch(words: Sequence[str], name: str, title: str, link: Mapping[str, str], root: Path | None = None) -> Job:
+def find_job(title: str) -> Job | None:
+    """Return the newest job with this title, or None."""
+    return next((job for job in list_jobs() if job.title == title), None)
+
+
+def find_live(title: str) -> Job | None:
+    """Return the job with this title that runs or waits, or None."""
+    job = find_job(title)
+    return job if job is not None and status_of(job) in LIVE else None
+
+
+def launch(words: Sequence[str], title: str, link: Mapping[str, str]) -> Job:
     """Start a command of Probe as a job; the same one that is alive already is not started again.
 
     Args:
         words: words of the command after `probe`.
-        name: name of the job.
-        title: what it does, for people.
+        title: what it does, for people; the job's name is made from it.
         link: page that shows the result (`page`), and the choices on it.
-        root: folder of runs beside which it is recorded; by default the first.
 
     Raises:
         ConfigError: the reader may only read, or another command of this name is running.
         RunError: it cannot be started.
     """
     access.check()
-    return control.start(root or writable_roots()[0], name, words, title=title, link=link)
+    return control.start(writable_roots()[0], control.name_of(title), words, title=title, link=link)
 
 
 def proceed(job: Job, *words: str) -> None:

@@ -211,14 +211,16 @@ def load(ref: str) -> "LM | None":
     place = _locate(ref)
     if place is None:
         return None
-    size = sum(file.stat().st_size for file in model_files(place.directory))
-    if size > COSTLY_BYTES and ref not in st.session_state.setdefault(AGREED, set()):
-        _offer(
-            ref, f"{ref} has {size / 2**30:.1f} GiB of weights, which take as much memory, or twice as much.", "Load"
-        )
+    if not _size_agreed(ref, place.directory):
         return None
     say = escape_markdown(f"Loading {brief(Path(ref).name)}")
     return _load(place.directory, place.readout, _write_times(place.directory), say)
+
+
+def agreed(ref: str) -> bool:
+    """Return whether a model may be loaded: it is on this machine and not large, or the reader agreed; else ask."""
+    place = _locate(ref)
+    return place is not None and _size_agreed(ref, place.directory)
 
 
 def model_facts(ref: str) -> "ModelFacts | None":
@@ -316,6 +318,14 @@ def _base_agreed(directory: Path) -> bool:
             return False
         directory = base_of(directory, config).directory
     return True
+
+
+def _size_agreed(ref: str, directory: Path) -> bool:
+    size = sum(file.stat().st_size for file in model_files(directory))
+    if size <= COSTLY_BYTES or ref in st.session_state.setdefault(AGREED, set()):
+        return True
+    _offer(ref, f"{ref} has {size / 2**30:.1f} GiB of weights, which take as much memory, or twice as much.", "Load")
+    return False
 
 
 def _load(directory: Path, readout: "Readout | None", times: tuple[int, ...], say: str) -> "LM":

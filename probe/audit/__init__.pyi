@@ -5,8 +5,8 @@ from .bound import read_within as read_within
 from .change import Audit as Audit
 from .change import read_audit as read_audit
 from .change import stored_audits as stored_audits
+from .config import AuditSettings as AuditSettings
 from .figures import audit_html as audit_html
-from .inspection import AuditSettings as AuditSettings
 from .inspection import audit_models as audit_models
 from .plan import Part as Part
 from .plan import plan_parts as plan_parts

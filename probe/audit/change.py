@@ -12,12 +12,12 @@ from typing import Any
 
 import pandas as pd
 
+from probe.audit.config import MARGIN
 from probe.audit.verdict import (
     CHANGED,
     DIFFERENCES,
     EQUIVALENT,
     INNER_ENDS,
-    MARGIN,
     SWAPS,
     UNDECIDED,
     UNKNOWN,

@@ -9,7 +9,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 
 from probe import stats
 from probe.audit.change import BLOCKS, COLUMNS, CORPUS, FILE, HOME, TESTS, Audit, audit_files, read_table, stored_audits
-from probe.audit.plan import MEASURES, AuditForm, Part, Respondents, ask_in, form_effects, plan_parts, usual_times
+from probe.audit.config import DEFAULTS, AuditSettings
+from probe.audit.plan import MEASURES, Part, Respondents, ask_in, form_effects, plan_parts, usual_times
 from probe.audit.seen import Past, past_of, without_seen
 from probe.audit.swaps import DRAWS, swap_models
-from probe.audit.verdict import DIFFERENCES, INNER, INNER_ENDS, MARGIN, add_verdicts, cannot_show, check_share
+from probe.audit.verdict import DIFFERENCES, INNER, INNER_ENDS, add_verdicts, cannot_show
 from probe.compare.behaviour import claim_pairs
 from probe.compare.corpus_shift import compare_corpus, shared_texts
 from probe.compare.side_by_side import require_writers
@@ -40,7 +41,7 @@ from probe.model.lm import LM
 from probe.model.pace import seconds_a_token
 from probe.runs.schema import dumps
 from probe.runs.storage import disk, write_atomic
-from probe.terms import SMALLEST, Term, smallest_effect, term
+from probe.terms import Term, smallest_effect, term
 from probe.ticks import Tick, between, ignore
 from probe.untrusted import read_file, read_json, sendable
 
@@ -58,38 +59,15 @@ MEASURING = 1
 """Version of the measurements; increase it when equal models would give other numbers."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class AuditSettings:
-    """Parts and questions of an audit, and the smallest change that counts."""
-
-    only: Sequence[str] = ()
-    """Names of the parts to run (`plan_parts`); all by default."""
-    n: int | None = None
-    """Maximum number of questions from each set."""
-    seed: int = 0
-    """Seed of all random draws."""
-    smallest: float = SMALLEST
-    """Smallest change of a rate that counts (see `probe.terms.smallest_effect`)."""
-    margin: float = MARGIN
-    """Margin of a rate within which the models are equivalent (`probe.audit.verdict`)."""
-    form: AuditForm = "base"
-    """Model whose chat template is used for both, or `own`; if the templates differ, the effect of the template alone
-    on the base is reported with each difference (`probe.audit.plan`)."""
-
-    def __post_init__(self) -> None:
-        check_share("smallest effect", self.smallest, SMALLEST)
-        check_share("margin", self.margin, MARGIN, least=1e-9)
-
-    @property
-    def few(self) -> int:
-        """Number of texts of each kind that both models read."""
-        return min(TEXTS, self.n or TEXTS)
+def few(settings: AuditSettings) -> int:
+    """Return the number of texts of each kind that both models read."""
+    return min(TEXTS, settings.n or TEXTS)
 
 
 def audit_models(
     base: LM,
     aligned: LM,
-    settings: AuditSettings = AuditSettings(),
+    settings: AuditSettings = DEFAULTS,
     *,
     again: bool = False,
     tick: Tick = ignore,
@@ -153,7 +131,7 @@ def audit_models(
     rows = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=[*COLUMNS, *TESTS])
     low, high = np.quantile(counts, stats.TAILS, method="closest_observation")
     return Audit(
-        rows=add_verdicts(rows, settings.smallest, settings.margin),
+        rows=add_verdicts(rows, settings.smallest_effect, settings.margin),
         corpus=corpus,
         blocks=blocks,
         notes=tuple(notes),
@@ -163,7 +141,7 @@ def audit_models(
             "n": settings.n,
             "only": list(settings.only),
             "seed": seed,
-            "smallest_effect": float(settings.smallest),
+            "smallest_effect": float(settings.smallest_effect),
             "margin": float(settings.margin),
             "form": settings.form if asks.in_other is not None else "same",
             "by_chance": {"expected": float(counts.mean()), "low": int(low), "high": int(high)},
@@ -175,7 +153,7 @@ def audit_models(
 
 
 def stored_audit(
-    base: LM, aligned: LM, settings: AuditSettings = AuditSettings(), folders: Sequence[Path] = ()
+    base: LM, aligned: LM, settings: AuditSettings = DEFAULTS, folders: Sequence[Path] = ()
 ) -> Audit | None:
     """Load the newest finished audit of two models, if stored and readable; no model is run.
 
@@ -203,7 +181,9 @@ def stored_audit(
         "n": settings.n,
     }  # runs may have been renamed since
     notes = tuple(dict.fromkeys((*found.notes, *past.notes)))
-    return replace(found, notes=notes, meta={**found.meta, **asked}).count_from(settings.smallest, settings.margin)
+    return replace(found, notes=notes, meta={**found.meta, **asked}).count_from(
+        settings.smallest_effect, settings.margin
+    )
 
 
 def _models(base: LM, aligned: LM) -> list[dict[str, Any]]:
@@ -227,7 +207,7 @@ def _key(asks: Respondents, parts: Sequence[Part], past: Past, settings: AuditSe
             except ProbeError as error:  # the part is left out
                 keys.append(str(error))
     inner = _facts(asks.base, asks.aligned, settings).values()
-    return key_of(["swaps", [part.name for part in parts], keys, settings.few, *inner, *past.facts(parts)])
+    return key_of(["swaps", [part.name for part in parts], keys, few(settings), *inner, *past.facts(parts)])
 
 
 def _facts(base: LM, aligned: LM, settings: AuditSettings) -> dict[str, Any]:
@@ -236,7 +216,7 @@ def _facts(base: LM, aligned: LM, settings: AuditSettings) -> dict[str, Any]:
     questions: dict[str, Any] = {}
     for name, ask in (("corpus", partial(shared_texts, base, aligned)), ("residuals", partial(claim_pairs, base))):
         try:
-            questions[name] = ask(settings.few, settings.seed)
+            questions[name] = ask(few(settings), settings.seed)
         except ProbeError as error:  # it will be left out
             questions[name] = str(error)
     return {"weights": both} | {name: [both, settings.seed, texts] for name, texts in questions.items()}
@@ -254,7 +234,7 @@ class Remainder(NamedTuple):
 def work_left(
     base: LM,
     aligned: LM,
-    settings: AuditSettings = AuditSettings(),
+    settings: AuditSettings = DEFAULTS,
     pace: Callable[[LM], float] = seconds_a_token,
 ) -> Remainder:
     """Return the work that an audit has left: the parts that are not stored, with times scaled by the models' speed.
@@ -286,7 +266,7 @@ def work_left(
     return Remainder(total, (*missing, *shared))
 
 
-def base_room(base: LM, aligned: LM, settings: AuditSettings = AuditSettings()) -> pd.DataFrame:
+def base_room(base: LM, aligned: LM, settings: AuditSettings = DEFAULTS) -> pd.DataFrame:
     """Return the value of the base in each metric before an audit, as far as stored results contain it.
 
     Args:
@@ -317,7 +297,7 @@ def base_room(base: LM, aligned: LM, settings: AuditSettings = AuditSettings()) 
                 "measure": metric.name in MEASURES,
                 "n": len(selected) if selected is not None and known else int(part.options["n"]),
                 "base": metric.value(columns) if known else float("nan"),
-                "smallest": smallest_effect(about.unit, (), settings.smallest),
+                "smallest": smallest_effect(about.unit, (), settings.smallest_effect),
                 "difference": 0.0,
             }
             rows.append({**row, "cannot_show": cannot_show(row) if known else ""})
@@ -389,7 +369,7 @@ def _corpus(base: LM, aligned: LM, settings: AuditSettings, again: bool, tick: T
     """
 
     def measure() -> pd.DataFrame:
-        texts = shared_texts(base, aligned, settings.few, settings.seed)
+        texts = shared_texts(base, aligned, few(settings), settings.seed)
         shift = compare_corpus(base, aligned, texts, answers=False, seed=settings.seed, tick=tick)
         whole = {"kind": "all", "texts": len(shift.texts), "tokens": int(shift.kinds["tokens"].sum())}
         whole |= shift.kl.row(name="kl") | {"kl_reverse": shift.kl_reverse.value}
@@ -423,7 +403,7 @@ def _blocks(base: LM, aligned: LM, settings: AuditSettings, again: bool, tick: T
         return pd.DataFrame(columns)
 
     def residuals() -> pd.DataFrame:
-        prompts = [pair.prompt for pair in claim_pairs(base, settings.few, settings.seed)]
+        prompts = [pair.prompt for pair in claim_pairs(base, few(settings), settings.seed)]
         own, other = (last_residuals(lm, prompts, between(tick, 0.7, 1.0), BATCH) for lm in (base, aligned))
         relative = np.linalg.norm(other - own, axis=2) / np.linalg.norm(own, axis=2)
         means = stats.bootstrap_means(

@@ -20,12 +20,13 @@ difference is shown together with the change of the base itself when it is asked
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import pandas as pd
 
 import probe.world
 from probe.audit.change import FORM
+from probe.audit.config import AuditForm, check_parts
 from probe.audit.verdict import BACK_AND_FORTH, planned_mde
 from probe.chain_of_thought.experiment import Rate
 from probe.errors import ConfigError
@@ -38,8 +39,6 @@ from probe.terms import SMALLEST
 
 WORLD = "world"
 """Question set of two models of one world."""
-AuditForm = Literal["base", "aligned", "own"]
-"""Chat template to ask with: the base's for both, the aligned model's for both, or each model's own."""
 
 
 class Times(NamedTuple):
@@ -279,18 +278,6 @@ def _with_at_most(part: Part, n: int | None) -> Part:
     most = part.options["n"]
     fewer = most if n is None else min(n, most)
     return replace(part, options={**part.options, "n": fewer}, seconds=part.seconds * fewer / most)
-
-
-def check_parts(only: Sequence[str]) -> None:
-    """Raise an error for names that no part has.
-
-    Raises:
-        ConfigError: no part has a given name.
-    """
-    names = list(dict.fromkeys(part.name for part in (*ON_SETS, *IN_A_WORLD)))
-    for name in only:
-        if name not in names:
-            raise ConfigError(f"The audit has no part `{name}`: name some of {', '.join(names)}.")
 
 
 def names_of_metrics() -> list[str]:

@@ -25,13 +25,11 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import bdtrc, ndtr, ndtri
 
 from probe import stats
+from probe.audit.config import MARGIN, check_share
 from probe.audit.swaps import LEVEL
-from probe.errors import ConfigError
 from probe.terms import BOUNDED, DIFFERENCE, RATES, SMALLEST, smallest_effect
 
 CHANGED, EQUIVALENT, UNDECIDED, UNKNOWN = "changed", "equivalent", "undecided", "unknown"
-MARGIN = 0.05
-"""Default margin of a rate within which two models are equivalent: five percentage points."""
 FEWEST = 10
 """Smallest number of pairs for a test; intervals of fewer are too narrow, so the difference is only shown."""
 POWER = 0.8
@@ -240,17 +238,6 @@ def cannot_show(row: Mapping[Any, Any]) -> str:
     fall, rise = reach(row)
     sides = (("rise", rise <= row["smallest"]), ("fall", fall >= -row["smallest"]))
     return " or ".join(name for name, missing in sides if missing)
-
-
-def check_share(name: str, value: float, usual: float, least: float = 0.0) -> None:
-    """Raise an error for an invalid share.
-
-    Raises:
-        ConfigError: the share is not in [`least`, 1).
-    """
-    if not least <= value < 1:
-        at_least = "0" if least == 0 else "above 0"
-        raise ConfigError(f"The {name} is {value}; expected a share from {at_least} to below 1, such as {usual}.")
 
 
 def within(row: Mapping[Any, Any], margin: ArrayLike) -> bool:

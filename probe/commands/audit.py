@@ -1,12 +1,12 @@
 """`probe audit BASE ALIGNED`: measures what alignment changed, from the two models alone."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from probe.audit.config import AuditSettings
 from probe.commands.opened import give_world, named_world, open_models
 from probe.commands.tables import at_terminal, draw, grid, remark, safe, tsv
-from probe.errors import ConfigError
 from probe.numbers import in_percent, in_unit
 from probe.options import parse
 from probe.texts import say
@@ -25,7 +25,7 @@ def audit(argv: list[str]) -> int:
     import tyro
 
     @dataclass(frozen=True, kw_only=True)
-    class AuditOptions:
+    class AuditOptions(AuditSettings):
         """Audit a base and an aligned model: behaviour before and after, next tokens, and internal differences.
 
         It needs only two models: models without a world are asked Probe's built-in question sets (sycophancy,
@@ -49,26 +49,8 @@ def audit(argv: list[str]) -> int:
         """Changes that must be shown to be small, such as 'sums:0.05': the exit status is 1 unless the 90 % interval of
         the difference lies within the margin on both sides, so fewer questions make a pass harder.
         """
-        only: tuple[str, ...] = ()
-        """Parts to run: sycophancy, hallucination, chain_of_thought, sums, in_context (default: all)."""
-        n: int | None = None
-        """Largest number of questions from each set (default: 10 to 80, by part)."""
         world: str | None = None
         """World of models that have none, such as a copy of a checkpoint: a run of this world, or its world.json."""
-        seed: int = 0
-        """Seed of all random draws."""
-        smallest_effect: float = 0.01
-        """Smallest change of a rate that counts (0.01: one percentage point), converted for other units
-        (docs/audit.md): a measure changed if its whole 95 % interval lies beyond it.
-        """
-        margin: float = 0.05
-        """Margin of a rate within which two models are equivalent (0.05: five percentage points), converted for other
-        units: a measure is equivalent if its 90 % interval lies within the margin.
-        """
-        form: Literal["base", "aligned", "own"] = "base"
-        """Chat template used if the models' templates differ: one model's for both, or each model's own. The effect of
-        the template alone on the base is reported with each difference.
-        """
         again: bool = False
         """Measure everything again even if results are stored."""
         json: bool = False
@@ -77,28 +59,18 @@ def audit(argv: list[str]) -> int:
         """Folder for audit.json and audit.html (default: results/audits/BASE-ALIGNED-KEY)."""
 
     settings = parse(AuditOptions, argv, "probe audit")
-    if settings.n is not None and settings.n < 1:
-        raise ConfigError(f"--n is {settings.n}; expected 1 or more.")
     world = named_world(settings.world)
     open_models((settings.base, settings.aligned))
 
     from probe.audit.bound import read_bound, read_within, unknown
-    from probe.audit.inspection import AuditSettings, audit_models, base_room, stored_audit, work_left
-    from probe.audit.plan import check_parts, find_words, names_of_metrics, plan_parts
+    from probe.audit.inspection import audit_models, base_room, stored_audit, work_left
+    from probe.audit.plan import find_words, names_of_metrics, plan_parts
     from probe.commands.progress import Progress, clock
     from probe.experiments.store import WORK
     from probe.model.rewards import analysable
     from probe.runs.storage import check_folder
 
-    check_parts(settings.only)
-    asked = AuditSettings(
-        only=settings.only,
-        n=settings.n,
-        seed=settings.seed,
-        smallest=settings.smallest_effect,
-        margin=settings.margin,
-        form=settings.form,
-    )
+    asked = AuditSettings(**{each.name: getattr(settings, each.name) for each in fields(AuditSettings)})
     gates = settings.fail_if or settings.require_within
     names = names_of_metrics() if gates else []
     bounds = [read_bound(text, names) for text in settings.fail_if]

@@ -1,6 +1,7 @@
 """Starting, stopping, continuing and reordering jobs."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,11 @@ from probe.jobs.job import FOLDER, LIVE, LOG, NAME, QUEUE, RECORD, STOP, Job, jo
 from probe.runs.storage import disk, hold_lock, holds
 from probe.ticks import JOB
 
+SHARED = {"GOMP_SPINCOUNT": "5000", "KMP_BLOCKTIME": "1"}
+"""Environment of processes that share the cores: how long torch's threads wait busily for work (iterations, ms).
+
+By default they do so for so long that two processes on two cores are five times slower together than one after the
+other (docs/jobs.md)."""
 _CHILDREN: dict[Path, subprocess.Popen[bytes]] = {}
 """Processes started by this one, by the folder of their job."""
 _STARTING = Lock()
@@ -27,6 +33,12 @@ def command(words: Sequence[str]) -> list[str]:
     It imports nothing from the working directory, which may contain copied runs.
     """
     return [sys.executable, "-P", "-m", "probe.cli", *words]
+
+
+def name_of(title: str) -> str:
+    """Return the name of a job for its title: the letters that a name can have, at most 80."""
+    plain = "-".join(re.findall(r"[\w.+=,@-]+", title.lower())).lstrip(".")[:80]
+    return plain or "job"
 
 
 def start(
@@ -76,7 +88,7 @@ def _launch(folder: Path, words: list[str], title: str, link: dict[str, str], di
                 _CHILDREN[folder.resolve()] = subprocess.Popen(
                     command(words),
                     cwd=directory,
-                    env=os.environ | {JOB: str(folder.resolve())},
+                    env=SHARED | os.environ | {JOB: str(folder.resolve())},
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,

@@ -22,7 +22,7 @@ from probe.plotting.runs import layout
 from probe.report.collect import Measured, collect
 from probe.report.document import HtmlReport, today
 from probe.report.pictures import Picture, first_figure, last_name, lineage_figure, lineage_table
-from probe.report.reproduce import Methods, code_named, options_of_methods, experiment_command, training_command
+from probe.report.reproduce import Methods, code_named, experiment_command, options_of_methods, training_command
 from probe.report.shown_analyses import Shown, write_shown
 from probe.runs.directories import run_directories
 from probe.runs.reader import Run

@@ -24,7 +24,7 @@ from probe.experiments.run import settings_of
 from probe.logits.lens import logit_lens
 from probe.model.lm import LM
 from probe.numbers import in_unit, shown_ends
-from probe.report.reproduce import options_of_methods, experiment_command, training_command
+from probe.report.reproduce import experiment_command, options_of_methods, training_command
 from probe.report.run_report import report
 from probe.report.shown_analyses import look_inside
 from probe.runs import RunWriter, open_run

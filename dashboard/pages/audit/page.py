@@ -1,6 +1,6 @@
 """Audit: the effect of alignment on behaviour, next tokens and weights of the chosen models; and all stored audits."""
 
-import time
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,18 +10,21 @@ import streamlit as st
 from dashboard import access, models
 from dashboard.components.details import details
 from dashboard.components.figure import figure
+from dashboard.components.form import options
 from dashboard.components.table import show_table
 from dashboard.components.tabs import open_tab
 from dashboard.data import Stamp, stamp
-from dashboard.markdown import escape_markdown, finding, note, prose, sentence_place
+from dashboard.jobs import find_live, launch
+from dashboard.markdown import escape_markdown, finding, guard, note, prose, sentence_place
 from dashboard.sentences import duration
 from dashboard.sides import ask_for_model
-from dashboard.state import SharedChoices, current, keep
+from dashboard.state import ALIGNED, BASE, SharedChoices, current, keep
 from probe.audit.change import Audit, audit_files, read_audit
+from probe.audit.config import AuditSettings
 from probe.audit.figures import audit_html, count_tests, difference_points, difference_table, inside
 from probe.errors import DataError, ProbeError
+from probe.options import describe, words
 from probe.texts import visible
-from probe.ticks import Tick, ignore
 
 if TYPE_CHECKING:
     from probe.model.lm import LM
@@ -67,53 +70,53 @@ def _read(file: str, version: Stamp) -> Audit | None:
         return None
 
 
-def run(base: "LM", aligned: "LM", *, at: int, again: bool = False, tick: Tick = ignore) -> Audit:
-    """Audit two models and save the result.
+def words_of(refs: tuple[str, str], flags: Mapping[str, Any], again: bool = False) -> list[str]:
+    """Return the words of the command that audits two models."""
+    return ["audit", *refs, *words(flags), *(["--again"] if again else [])]
 
-    Args:
-        base: the reference model.
-        aligned: the model to audit.
-        at: time of the request, part of the cache's key, so that a new request runs again.
-        again: measure again even if results are stored.
-        tick: progress.
-    """
-    from probe.audit.inspection import audit_models
 
-    found = audit_models(base, aligned, again=again, tick=tick)
-    found.save()
-    return found
+def title_of_job(shared: SharedChoices) -> str:
+    """Return the title of the job that audits the two chosen models."""
+    base, aligned = shared.names()
+    return f"Audit {aligned} against {base}"
 
 
 def offer(shared: SharedChoices, refs: tuple[str, str], again: bool) -> None:
-    """Offer a button that audits the two chosen models; state its cost if they have not been audited."""
-    title = "Audit again"
+    """Offer to audit the two chosen models as a job, with its options and, if they have not been audited, its cost."""
+    title = title_of_job(shared)
+    if find_live(title) is not None:
+        note("It runs as a job, above: leaving this page does not stop it, and answers so far are kept.")
+        return
+    with st.expander("Options of the audit", icon=":material/tune:"):
+        flags = options("audit", describe(AuditSettings), columns=3)
+    line = ["probe", *words_of(refs, flags, again)]
+    label = "Audit again" if again else title
     if not again:
         try:
             seconds = cost(refs)
         except ProbeError as error:  # two models that do not belong together
-            note(prose(error))
+            note(str(error))
             return
         if seconds is None:
             return
-        base, aligned = shared.names()
-        title = f"Audit {aligned} against {base} (about {duration(seconds)})"
+        label = f"{title} (about {duration(seconds)})"
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         kind: Any = "secondary" if again else "primary"
         click = st.button(
-            escape_markdown(title), icon=":material/fact_check:", key="audit-run", type=kind, **access.button()
+            escape_markdown(label), icon=":material/fact_check:", key="audit-run", type=kind, **access.button()
         )
-        note("Answers so far are kept, also after Cancel or a stop.")
-    if not click:
-        return
-    access.check()
-    lms = [models.load(ref) for ref in refs]
-    if lms[0] is not None and lms[1] is not None:
-        models.compute_once(run, lms[0], lms[1], say="Asking both models", steps=True, at=time.time_ns(), again=again)
-        st.rerun()
+        note("It runs as a job: leave the page, come back, stop it, continue it; answers so far are kept.")
+    st.code(visible(shlex.join(line)), language=None, wrap_lines=True)
+    if click:
+        with guard():
+            link = {"page": "audit", BASE: str(shared.base), ALIGNED: str(shared.aligned)}
+            if all([models.agreed(ref) for ref in refs]):
+                launch(words_of(refs, flags, again), title, link)
+                st.rerun()
 
 
 def cost(refs: tuple[str, str]) -> float | None:
-    """Estimate the seconds of an audit; None while a model waits for consent."""
+    """Estimate the seconds of an audit with default options; None while a model waits for consent."""
     base, aligned = (models.load(ref) for ref in refs)
     if base is None or aligned is None:
         return None
@@ -130,7 +133,7 @@ def plan(base: str, aligned: str) -> None:
     from probe.audit.plan import find_words, plan_parts
 
     try:
-        note(prose(find_words(plan_parts(lms[0], lms[1]))))
+        note(find_words(plan_parts(lms[0], lms[1])))
     except ProbeError:  # two models that do not belong together: the offer says so
         return
 
@@ -205,8 +208,10 @@ def page() -> None:
         show(known[match][1], answer)
         offer(shared, (base, aligned), again=True)
         return
+    first, second = shared.names()
+    busy = find_live(title_of_job(shared)) is not None
     with answer:
-        finding("These two models have not been audited.")
+        finding(f"{second} is being audited against {first}." if busy else "These two models have not been audited.")
     st.markdown(
         "An audit asks both models the same questions and says what changed, what is equivalent and what is undecided:"
         " sycophancy, hallucination, calibration, chain of thought, and two controls, each with a paired interval; then"

@@ -15,7 +15,7 @@ from dashboard.components.focus import take_focus
 from dashboard.components.form import lasting_key, memory, options
 from dashboard.consent import may_open, name_all
 from dashboard.data import stamp
-from dashboard.error_report import tell
+from dashboard.jobs import find_job, launch
 from dashboard.markdown import escape_markdown, guard_callback, note
 from dashboard.models import ModelFacts
 from dashboard.seed_groups import by_member, seed_groups
@@ -27,9 +27,10 @@ from probe.experiments.cost import TRIED, estimate_seconds
 from probe.experiments.definition import Experiment, form
 from probe.experiments.registry import experiments
 from probe.experiments.result import RESULT_FILE, Result, sendable_result
-from probe.experiments.run import Call, call, finish, prepare, rename_model
+from probe.experiments.run import Call, call, prepare, rename_model
+from probe.jobs.job import LIVE, Job
+from probe.jobs.trainings import status_of
 from probe.options import describe, parse, words
-from probe.plugins import failure
 from probe.questions.sets import SETS, default_set
 from probe.seeds.joined_results import find_results
 from probe.seeds.numbers_over_trainings import NumbersOverTrainings, Trainings
@@ -94,7 +95,14 @@ class ModelResult:
     error: str = ""
     """Reason for a missing result in one sentence, if the experiment failed."""
     place: Path | None = None
-    """Folder of the result; None if it is only in this server's memory."""
+    """Folder of the result."""
+    job: Job | None = None
+    """The last job that measured the model with these options, if there is no result."""
+
+    @property
+    def is_measured(self) -> bool:
+        """Return whether a job is measuring the model now."""
+        return self.job is not None and status_of(self.job) in LIVE
 
 
 def refusal(question: Request) -> str:
@@ -107,21 +115,23 @@ def refusal(question: Request) -> str:
 
 
 def find_result(question: Request, subject: Subject, known: ModelFacts) -> ModelResult:
-    """Find a stored result, or one that this server has computed; without any the outcome is empty."""
+    """Find the stored result of a model; without one, the job that measures it and why it failed."""
     own_call = question.call(known)
     place = store.place(own_call)
     version = stamp(place / RESULT_FILE)
-    memory = models.RESULTS
+    result = None
     if version != (0, 0):
         key = "stored result", str(place), version
-        result = memory.get(key)
+        result = models.RESULTS.get(key)
         if result is None:
             record = store.find_stored(own_call)
             result = None if record is None else sendable_result(record)
-            memory.put(key, result)
-        if result is not None:
-            return ModelResult(subject, result, place=place)
-    return ModelResult(subject, memory.get(("unstored result", str(place))))
+            models.RESULTS.put(key, result)
+    if result is not None:
+        return ModelResult(subject, result, place=place)
+    job = find_job(title_of_job(question, subject))
+    state = "" if job is None else status_of(job)
+    return ModelResult(subject, error=job.error if job is not None and state == "failed" else "", job=job)
 
 
 def stored_options(question: Request, known: Sequence[ModelFacts]) -> dict[str, dict[str, Any]]:
@@ -161,41 +171,31 @@ def _is_plain(value: object) -> bool:
     return isinstance(value, bool | int | float) or (isinstance(value, str) and not value.startswith("-"))
 
 
-def compute(question: Request, subject: Subject, known: ModelFacts, *, again: bool = False) -> ModelResult:
-    """Run an experiment on a model with a progress bar, and store the result.
+def title_of_job(question: Request, subject: Subject) -> str:
+    """Return the title of the job that runs an experiment on a model."""
+    options = f" ({' '.join(question.words)})" if question.words else ""
+    return f"{question.experiment.title}: {subject.label}{options}"
+
+
+def measure(question: Request, subject: Subject, page: str, *, again: bool = False) -> None:
+    """Start a job that runs an experiment on a model and stores the result.
+
+    Args:
+        question: experiment and options.
+        subject: model.
+        page: page that shows the result.
+        again: replace a stored result.
 
     Raises:
         ConfigError: the reader may only read.
+        RunError: the job cannot be started.
     """
     access.check()
-    try:
-        own_call = question.call(known)
-        lm = models.load(subject.ref)
-        if lm is None:
-            return ModelResult(subject)
-        result = models.compute_once(
-            _perform,
-            lm,
-            say=f"{question.experiment.title}: asking {subject.label}",
-            steps=True,
-            again=again,
-            name=question.experiment.name,
-            words=question.words,
-            source=question.experiment.source,
-        )
-        result = finish(question.experiment, _relabel(result, subject.label, subject.ref))
-    except Exception as error:  # any error of a custom experiment
-        return ModelResult(subject, error=explain_failure(question.experiment, error))
-    place = store.keep(own_call, result)
-    result = sendable_result(result)
-    if place is None:
-        models.RESULTS.put(("unstored result", str(store.place(own_call))), result)
-    return ModelResult(subject, result, place=place)
-
-
-def _perform(lm: "LM", tick: Tick, name: str, words: tuple[str, ...], source: str | None) -> Result:
-    experiment = experiments()[name]
-    return store.carry_out(call(experiment, lm, **_options(experiment, words)), tick)
+    if not models.agreed(subject.ref):
+        return
+    words = ["experiment", question.experiment.name, "--model", subject.ref, *question.words]
+    link = {**st.query_params.to_dict(), "page": page}
+    launch([*words, *(["--again"] if again else [])], title_of_job(question, subject), link)
 
 
 def _relabel(result: Result, label: str, ref: str) -> Result:
@@ -339,14 +339,6 @@ def _tried(question: Request, known: ModelFacts) -> tuple[object, ...]:
 def _try(lm: "LM", tick: Tick, name: str, words: tuple[str, ...], source: str | None) -> float:
     experiment = experiments()[name]
     return estimate_seconds(call(experiment, lm, **_options(experiment, words)), tick)
-
-
-def explain_failure(experiment: Experiment, error: Exception) -> str:
-    """State in one sentence why an experiment failed; unexpected errors are also printed in the terminal."""
-    if isinstance(error, ProbeError):
-        return str(error)
-    tell(error)
-    return str(failure(f"The experiment `{experiment.name}`", error, experiment.function))
 
 
 def _options(experiment: Experiment, words: tuple[str, ...]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from dashboard.components.form import choose
 from dashboard.components.metric_words import words_config
 from dashboard.components.table import show_table
 from dashboard.components.tabs import open_tab
+from dashboard.jobs import find_live
 from dashboard.markdown import escape_markdown, finding, guard, guard_callback, note, prose, sentence_place, spin
 from dashboard.pages.experiments import asking, items
 from dashboard.pages.experiments.asking import ModelResult, Request, Subject
@@ -60,14 +61,15 @@ def draw_built_in(name: str, remark: str = "") -> None:
     with spin("Starting torch"):
         models.warm().wait()
 
-    draw({name: find_experiment(name)}, remark)
+    draw({name: find_experiment(name)}, name, remark)
 
 
-def draw(known: Mapping[str, Experiment], remark: str = "") -> None:
+def draw(known: Mapping[str, Experiment], page: str, remark: str = "") -> None:
     """Draw the page from top to bottom.
 
     Args:
         known: experiments of the page; the reader chooses if there are several.
+        page: name of the page.
         remark: see `draw_built_in`.
     """
     choices = current()
@@ -98,11 +100,15 @@ def draw(known: Mapping[str, Experiment], remark: str = "") -> None:
         st.error(escape_markdown(problem))
         st.markdown(experiment.about)
         return
-    outcomes = gather(question, subjects, last)
+    outcomes = gather(question, subjects, last, page)
     group, apart = asking.alike(outcomes, choices.aligned, experiment.across_worlds)
     if not group:
+        busy = [each.subject for each in outcomes if each.is_measured]
         with answer:
-            finding(f"{experiment.title} has not been measured on {_list_names(subjects)} with these options.")
+            if busy:
+                finding(f"{experiment.title} is being measured on {_list_names(busy)}.")
+            else:
+                finding(f"{experiment.title} has not been measured on {_list_names(subjects)} with these options.")
         st.markdown(experiment.about)
         return
     with spin("Comparing the models item by item"):
@@ -136,11 +142,8 @@ def draw(known: Mapping[str, Experiment], remark: str = "") -> None:
     explain(question, group, both)
 
 
-def gather(question: Request, subjects: list[Subject], slot: "DeltaGenerator") -> list[ModelResult]:
-    """Collect the result of every model; offer to compute missing results, with an estimate of the time.
-
-    Missing results are computed when the reader asks for them.
-    """
+def gather(question: Request, subjects: list[Subject], slot: "DeltaGenerator", page: str) -> list[ModelResult]:
+    """Collect the result of every model; offer to compute missing results as jobs, with an estimate of the time."""
     facts = {}
     for subject in subjects:
         with guard():  # an unreadable one does not hide others
@@ -148,7 +151,7 @@ def gather(question: Request, subjects: list[Subject], slot: "DeltaGenerator") -
             if about is not None:
                 facts[subject] = about
     outcomes = {subject: asking.find_result(question, subject, about) for subject, about in facts.items()}
-    missing = [subject for subject, each in outcomes.items() if each.result is None]
+    missing = [subject for subject, each in outcomes.items() if each.result is None and not each.is_measured]
     if missing and len(missing) == len(subjects):
         offer_stored(question, list(facts.values()))
     again = bool(st.session_state.pop(AGAIN, False))
@@ -161,7 +164,7 @@ def gather(question: Request, subjects: list[Subject], slot: "DeltaGenerator") -
                 type="primary",
                 icon=":material/play_arrow:",
                 key=f"{question.experiment.name}-run",
-                **access.button(),
+                **access.button("Runs as a job: leave the page, come back, stop it; answers so far are kept."),
             )
             seconds = expected_seconds(question, {subject: facts[subject] for subject in missing})
             unknown = seconds is None and can_try(question.call(facts[missing[0]]).options)
@@ -174,15 +177,18 @@ def gather(question: Request, subjects: list[Subject], slot: "DeltaGenerator") -
             note(offer(seconds))
         if click:
             picks = missing
-            line.empty()
         elif ask:
             with guard():
                 for subject in missing:
                     asking.try_out(question, subject, facts[subject])
                 st.rerun()
     if picks:
-        outcomes |= run(question, {subject: facts[subject] for subject in picks}, again)
-    with slot:  # drawn last, so that it includes new results
+        with guard():
+            for subject in picks:
+                asking.measure(question, subject, page, again=again)
+            st.rerun()
+    busy = [title for each in facts if (title := asking.title_of_job(question, each)) and find_live(title)]
+    with slot:
         st.button(
             "Measure again",
             icon=":material/refresh:",
@@ -191,7 +197,7 @@ def gather(question: Request, subjects: list[Subject], slot: "DeltaGenerator") -
             on_click=_measure_again,
             **access.button(
                 "Runs the experiment again on every model, and replaces the stored results.",
-                disabled=all(each.result is None for each in outcomes.values()),
+                disabled=bool(busy) or all(each.result is None for each in outcomes.values()),
             ),
         )
     for each in outcomes.values():
@@ -224,24 +230,6 @@ def _take_options(experiment: Experiment, values: Mapping[str, Any]) -> None:
 @guard_callback
 def _measure_again() -> None:
     st.session_state[AGAIN] = True
-
-
-def run(question: Request, known: "dict[Subject, models.ModelFacts]", again: bool) -> dict[Subject, ModelResult]:
-    """Run the experiment on models one after the other; each result is stored as soon as it is complete."""
-    outcomes = {}
-    slot = st.empty()
-    with slot.container():
-        st.button(
-            "Cancel",
-            icon=":material/close:",
-            key=f"{question.experiment.name}-cancel",
-            help="Stops at the next step of the progress bar. Answers so far are kept, and measuring continues"
-            " from there.",
-        )
-        for subject, about in known.items():
-            outcomes[subject] = asking.compute(question, subject, about, again=again)
-    slot.empty()
-    return outcomes
 
 
 def expected_seconds(question: Request, known: "dict[Subject, models.ModelFacts]") -> float | None:
@@ -319,22 +307,13 @@ def draw_figure(
 
 
 def provenance(outcomes: list[ModelResult]) -> None:
-    """State when the numbers were computed, and warn if they cannot be stored.
-
-    If the folder of a model is read-only, its numbers are kept until the dashboard stops.
-    """
+    """State when the numbers were computed."""
     parts = []
     for each in outcomes:
         meta = each.result.meta if each.result else {}
         at = str(meta.get("created", "")).replace("T", " ").removesuffix("+00:00")
         parts.append(f"{each.subject.label} {at} UTC in {float(meta.get('seconds') or 0):.1f} s")
     note(f"Measured: {'; '.join(parts)}.")
-    labels = [each.subject.label for each in outcomes if each.place is None]
-    if labels:
-        note(
-            f"The folder of {' and '.join(labels)} is not writable: the results are kept until the dashboard"
-            " stops. Download them below to keep them."
-        )
 
 
 def first_paragraph(text: str) -> str:

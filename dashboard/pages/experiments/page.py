@@ -52,7 +52,7 @@ def page() -> None:
     if not entries:
         empty()
         return
-    draw(entries)
+    draw(entries, "experiments")
 
 
 page()

@@ -16,6 +16,7 @@ from probe.jobs.job import LIVE, Job
 from probe.jobs.trainings import (
     TRAIN,
     describe_methods,
+    line_to_type,
     list_jobs,
     resume_training,
     run_of,
@@ -163,8 +164,9 @@ def _open_link(job: Job) -> None:
 
 
 def can_continue(job: Job) -> bool:
-    """Return whether a button can continue a job: this user started it, or it is a training whose run is here."""
-    return run_of(job) is not None or job.is_ours
+    """Return whether a button can continue a job: a training whose run names no code, or a command of this user's."""
+    run = run_of(job)
+    return job.is_ours if run is None else not line_to_type(run)
 
 
 def find_job(title: str) -> Job | None:

@@ -10,6 +10,7 @@ from . import findings as findings
 from . import hallucination as hallucination
 from . import in_context as in_context
 from . import interventions as interventions
+from . import jobs as jobs
 from . import logits as logits
 from . import model as model
 from . import plotting as plotting

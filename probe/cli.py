@@ -90,6 +90,17 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def hear_interrupts() -> None:
+    """Let SIGINT end this process from its start, even if it was started with the signal ignored.
+
+    A shell ignores the signal for background processes of a script, and a dashboard there would pass this on to the
+    trainings that it starts: "Stop" would have no effect before the first step.
+    """
+    is_ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if is_ignored and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the console script and return its exit status: 2 after a `ProbeError`, which is printed, 130 after Ctrl-C."""
     print_safely()
@@ -98,7 +109,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = os.environ.pop(JOB, "")
     if not folder:
         return _run(words)
-    from probe.commands.progress import hear_interrupts
     from probe.jobs.process import carry_out
 
     hear_interrupts()

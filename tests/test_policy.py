@@ -72,12 +72,12 @@ def test_imports_one_way():
 LAYERS = (
     "errors terms texts ticks",
     "untrusted",
-    "cli numbers options plugins questions stats",
+    "numbers options plugins questions stats",
     "tokenizer_parts",
     "rows runs",
     "world",
-    "model plotting",
-    "analyses",
+    "jobs model plotting",
+    "analyses cli",
     "experiments logits",
     "seeds",
     "attention autoregression continual interventions rewards",
@@ -169,7 +169,7 @@ def test_a_file_name_stands_in_one_folder():
 SUBJECTS = {path.parent.name for path in (ROOT / "probe").glob("*/__init__.py")} - {"commands"}
 PAGES = {path.parent.name for path in (ROOT / "dashboard" / "pages").glob("*/page.py")}
 PAGE_OF = dict.fromkeys(("model", "plotting", "report", "runs", "seeds", "world"), "overview")
-PAGE_OF |= {"recording": "training", "questions": "experiments", "analyses": "compare"}
+PAGE_OF |= {"jobs": "train", "recording": "training", "questions": "experiments", "analyses": "compare"}
 """Subjects that are shown on the page of another name."""
 DOCUMENTS = [file for file in (ROOT / "docs").glob("*.md") if file.name not in ("tree.md", "log.md")]
 
@@ -397,8 +397,11 @@ OTHERS = {
     ("dashboard/components/focus.py", "read_text"): "comes with Probe",
     ("dashboard/components/tokens.py", "read_text"): "comes with Probe",
     ("dashboard/command.py", "webbrowser.open"): "opens no file",
-    ("dashboard/jobs.py", "json.loads"): "what a command of Probe has printed",
-    ("dashboard/jobs.py", "path.open"): "makes a new file",
+    ("probe/jobs/trainings.py", "json.loads"): "what a command of Probe has printed",
+    ("probe/jobs/control.py", "open"): "makes a new file",
+    ("probe/jobs/job.py", "part.open"): "makes a new file",
+    ("probe/jobs/job.py", "os.open"): "makes a new file",
+    ("probe/jobs/job.py", "fdopen"): "makes a new file",
     ("probe/experiments/store.py", "pd.read_csv"): "of bytes that `read_file` has read",
     ("probe/cli.py", "os.open"): "os.devnull",
     ("probe/model/confined.py", "fdopen"): "the standard output of the child",
@@ -419,7 +422,6 @@ OTHERS = {
     ("probe/questions/sets.py", "json.loads"): "comes with Probe",
     ("probe/report/document.py", "read_text"): "comes with Probe",
     ("probe/report/document.py", "json.loads"): "a figure that was made here",
-    ("probe/report/reproduce.py", "json.loads"): "what a command of Probe has printed",
     ("probe/rows.py", "read_text"): "the function of that module, which calls `read_file`",
     ("probe/rows.py", "read_bytes"): "the function of that module, which calls `read_file`",
     ("probe/runs/store/remote.py", "open"): "makes a new file",

@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from probe.cli import hear_interrupts
 from probe.commands.opened import open_models, require_files
 from probe.errors import ConfigError, ModelError, suggest
 from probe.model.references import check_reference
@@ -55,8 +56,6 @@ def train(argv: Sequence[str]) -> int:
 
     With `--check` it only checks the options.
     """
-    from probe.commands.progress import hear_interrupts
-
     hear_interrupts()
     argv = take(argv)
     if argv and argv[0] == "--describe":

@@ -33,7 +33,7 @@ class Progress:
     def at(self, what: str, number: int, count: int) -> None:
         """Report the current work: item `number` of `count`, from 1."""
         self._note = f"{what}, {number} of {count}" if count > 1 else what
-        announce(self._words)
+        announce(self._note)
         self._bar.update(self._task, description=safe(self._words))
 
     def tick(self, share: float) -> None:
@@ -41,7 +41,7 @@ class Progress:
         self._bar.update(self._task, completed=share)
         now = time.monotonic()
         left = self._pace.left(share)
-        announce(self._words, share, left)
+        announce(self._note or self._title, share, left)
         wait = LINE_EVERY_S if self._last > self._started else min(FIRST_LINE_S, LINE_EVERY_S)
         if not self._visible and now - self._last >= wait:
             self._last, duration = now, now - self._started
@@ -144,17 +144,6 @@ class StopRequest:
             raise KeyboardInterrupt
         self.asked = True
         say(self._text)
-
-
-def hear_interrupts() -> None:
-    """Let SIGINT end this process from its start, even if it was started with the signal ignored.
-
-    A shell ignores the signal for background processes of a script, and a dashboard there would pass this on to the
-    trainings that it starts: "Stop" would have no effect before the first step.
-    """
-    is_ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    if is_ignored and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def say(text: str) -> None:

@@ -14,6 +14,7 @@ from probe.errors import ConfigError
 from probe.options import parse
 from probe.plugins import split
 from probe.texts import console, say
+from probe.ticks import announce
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -194,6 +195,7 @@ class Screen:
 
     def draw(self, found: "Sweep") -> None:
         """Show the current state of the sweep."""
+        announce(found.sentence, share_done(found))
         if self._live is None:
             for task in found.tasks.values():
                 state = task.state, task.attempt
@@ -213,6 +215,15 @@ class Screen:
         if self._live is not None:
             with suppress(BrokenPipeError):
                 self._live.stop()
+
+
+def share_done(found: "Sweep") -> float:
+    """Return the share of all tasks that is done; a task that runs counts by its steps."""
+    shares = []
+    for task in found.tasks.values():
+        step, steps = found.progress(task.name) or (0, 0)
+        shares.append(1.0 if task.state == "finished" else step / steps if steps else 0.0)
+    return sum(shares) / max(len(shares), 1)
 
 
 def _line(found: "Sweep", task: "TaskState") -> str:

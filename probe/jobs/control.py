@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from threading import Lock
+from threading import Lock, Thread
 
 from probe.errors import ConfigError, RunError
 from probe.jobs.job import FOLDER, LIVE, LOG, NAME, QUEUE, RECORD, STOP, Job, jobs_in, read_job, sign, write
@@ -85,7 +85,7 @@ def _launch(folder: Path, words: list[str], title: str, link: dict[str, str], di
         with hold_lock(folder) as handle:
             write(folder / RECORD, record | {"signature": job.signature})
             with (folder / LOG).open("xb") as log:
-                _CHILDREN[folder.resolve()] = subprocess.Popen(
+                child = subprocess.Popen(
                     command(words),
                     cwd=directory,
                     env=SHARED | os.environ | {JOB: str(folder.resolve())},
@@ -97,6 +97,8 @@ def _launch(folder: Path, words: list[str], title: str, link: dict[str, str], di
                 )
         if handle is not None:
             os.close(handle)
+    _CHILDREN[folder.resolve()] = child
+    Thread(target=child.wait, daemon=True).start()  # else the system keeps an entry for a process that has ended
     return job
 
 

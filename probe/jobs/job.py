@@ -50,7 +50,7 @@ class JobProgress:
     """How far a job is, as its process last reported."""
 
     doing: str = "starting"
-    """What it is doing, in a few words."""
+    """Present work in a few words."""
     share: float | None = None
     """Share of the work done, 0 to 1; None while it is unknown."""
     left: float | None = None
@@ -68,7 +68,7 @@ class Job:
 
     folder: Path
     title: str
-    """What the job does, for people."""
+    """Description for people."""
     words: tuple[str, ...]
     """Words of the command after `probe`."""
     started: float
@@ -99,7 +99,8 @@ class Job:
         """`waiting` for a core, `running`, `finished`, `stopped` or `failed`."""
         end = _read(self.folder / END)
         if end is not None:
-            return {0: "finished", STOPPED: "stopped"}.get(end.get("exit"), "failed")  # type: ignore[arg-type]
+            code = end.get("exit")
+            return {0: "finished", STOPPED: "stopped"}.get(code, "failed") if type(code) is int else "failed"
         if self._is_alive():
             return "running" if self.progress.begun else "waiting"
         return "stopped" if (self.folder / STOP).exists() else "failed"
@@ -147,7 +148,7 @@ class Job:
         return last if (self.folder / END).exists() and last else LOST
 
     def _is_alive(self) -> bool:
-        locked = is_locked(self.folder)
+        locked = is_locked(self.folder) if self.folder.is_dir() else False
         return time.time() - max(self.progress.time, self.started) < FRESH_S if locked is None else locked
 
     @cached_property

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from transformers import LlamaForSequenceClassification
 
-from dashboard import jobs
 from probe import stats
+from probe.jobs.job import FOLDER as JOBS
 from probe.model.lm import LM
 from probe.model.presets import ModelConfig
 from probe.recording.recorder import watch
@@ -198,11 +198,13 @@ def strangers(folder: Path) -> Path:
         run.finish("failed", [{"metric": ACTING, "value": 1.0, "ci_low": 0.0, "ci_high": 2.0, "n": 3}], ACTING)
     (root / f"broken {NAME}").mkdir()
     (root / f"broken {NAME}" / "run.json").write_text(ACTING)
-    folder = root / jobs.FOLDER
-    folder.mkdir()
-    known = {"method": ACTING, "pid": 2**22 + 1, "started": 1000.0}
-    (folder / f"named {NAME}.json").write_text(json.dumps(known))
-    (folder / f"named {NAME}.log").write_text(ACTING)
+    for name, page in ((f"named {NAME}", ACTING), ("other", "train")):
+        folder = root / JOBS / name
+        folder.mkdir(parents=True)
+        known = {"words": ["train", ACTING], "started": 1000.0, "title": ACTING, "link": {"page": page, ACTING: ACTING}}
+        (folder / "job.json").write_text(json.dumps(known))
+        (folder / "progress.json").write_text(json.dumps({"doing": ACTING, "pid": 2**22 + 1}))
+        (folder / "log.txt").write_text(f"probe: error: {ACTING}")
     a_hostile_sweep(root / f"sweep {NAME}")
     return root
 

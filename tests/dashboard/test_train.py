@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboard import access, jobs
+from dashboard import access
+from dashboard import jobs as panel
+from probe.jobs import control
+from probe.jobs.job import FOLDER, sign
+from probe.jobs.trainings import describe_methods, find_training
 from probe.runs import RunWriter
 from tests.dashboard.pages import Show, chart, heading, linked, read, unescape, values
 
@@ -19,7 +23,7 @@ PAGE = "train/page.py"
 @pytest.fixture(scope="module")
 def described() -> list[dict]:
     """What the trainers say of themselves, asked once."""
-    return jobs.describe()
+    return describe_methods()
 
 
 @pytest.fixture
@@ -31,7 +35,7 @@ def own(runs: Path, tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def methods(described: list[dict], monkeypatch: pytest.MonkeyPatch) -> None:
     """The methods, which take seconds to be asked for."""
-    monkeypatch.setattr(jobs, "describe", lambda: described)
+    monkeypatch.setattr(panel, "describe_methods", lambda: described)
 
 
 def line(app: AppTest) -> str:
@@ -40,12 +44,14 @@ def line(app: AppTest) -> str:
 
 
 def noted(root: Path, name: str, log: str, method: str = "dpo", **about: object) -> None:
-    """Files beside a run as a training leaves them."""
-    folder = root / jobs.FOLDER
-    folder.mkdir(exist_ok=True)
-    known = {"method": method, "pid": 2**22 + 1, "started": time.time() - 1000, **about}
-    (folder / f"{name}.json").write_text(json.dumps(known))
-    (folder / f"{name}.log").write_text(log)
+    """A job's folder beside a run, as a training that was stopped leaves it."""
+    folder = root / FOLDER / name
+    folder.mkdir(parents=True, exist_ok=True)
+    words = ["train", method, "--out", str(root / name)]
+    known = {"words": words, "started": time.time() - 1000, "directory": "", "signature": sign(folder, "", words)}
+    (folder / "job.json").write_text(json.dumps(known | about))
+    (folder / "end.json").write_text(json.dumps({"exit": 2 if "error" in log else 130, "time": time.time() + 10}))
+    (folder / "log.txt").write_text(log)
 
 
 def test_the_form_has_every_option_of_every_method(show: Show, runs: Path, described: list[dict]):
@@ -140,7 +146,7 @@ def test_nothing_is_started_without_the_token(show: Show, tmp_path: Path):
     assert not [each for each in app.button if each.label in ("Continue", "Stop")]
     button.proto.disabled = False  # what a browser sends is not to be trusted
     button.click().run()
-    assert jobs.find(tmp_path / "pretrain") is None
+    assert find_training(tmp_path / "pretrain") is None
     assert not list(tmp_path.glob("pretrain*"))
 
 
@@ -153,11 +159,9 @@ def test_a_stopped_training_shows_its_curve_and_can_be_continued(show: Show, tmp
     run.finish("interrupted")
     noted(tmp_path, "mine", "stopping after this step\n")
     app = show(tmp_path, page=PAGE)
-    assert heading(app) == (
-        "mine is interrupted after 40 of 100 steps. loss (nats): mine fell from 4 to 0.1 in 39 steps."
-    )
+    assert heading(app) == ("mine is stopped after 40 of 100 steps. loss (nats): mine fell from 4 to 0.1 in 39 steps.")
     assert [part.proto.id.rpartition("-")[2] for part in app.get("plotly_chart")] == ["progress"]
-    assert app.number_input(key=f"more-{tmp_path / 'mine'}").value == 100
+    assert app.number_input(key=f"more-{tmp_path / FOLDER / 'mine'}").value == 100
     assert "Continue" in [button.label for button in app.button if not button.disabled]
     assert "stopping after this step" in [part.value for part in app.code]
 
@@ -179,14 +183,14 @@ def buttons(app: AppTest) -> list[str]:
 
 def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The command lines of the trainings that are started from now on; none is."""
-    first, lines = jobs.command(), list[list[str]]()
+    first, lines = control.command([]), list[list[str]]()
 
     def refuse(line: list[str], **given: object) -> None:
         if line[: len(first)] == first:
             lines.append(line)
         raise OSError("not here")
 
-    monkeypatch.setattr(jobs.subprocess, "Popen", refuse)
+    monkeypatch.setattr(control.subprocess, "Popen", refuse)
     return lines
 
 
@@ -197,7 +201,7 @@ def test_a_run_with_code_of_its_own_shows_the_command_in_place_of_a_button(
     path = interrupted(tmp_path, "rlvr", reward=reward)
     app = show(tmp_path, page=PAGE)
     assert "Continue" not in buttons(app)
-    assert not [each for each in app.number_input if each.key == f"more-{path}"]
+    assert not [each for each in app.number_input if each.key == f"more-{path.parent / FOLDER / path.name}"]
     named = " ".join(reward) if isinstance(reward, list) else reward
     command = f"probe train rlvr --out {os.path.relpath(path)} --resume --reward {named}"
     assert command in [part.value for part in app.code]
@@ -229,7 +233,7 @@ def test_no_word_of_a_copied_root_becomes_an_option(
     app = show(tmp_path, page=PAGE)
     next(button for button in app.button if button.label == "Continue").click().run()
     (line,) = lines
-    assert line[len(jobs.command()) :] == ["pretrain", "--out", str(tmp_path / "mine"), "--resume"]
+    assert line[len(control.command([])) :] == ["train", "pretrain", "--out", str(tmp_path / "mine"), "--resume"]
 
 
 @pytest.mark.parametrize("method", ["--plugin=/tmp/evil.py", "watch"])

@@ -23,7 +23,7 @@ from streamlit.dataframe_util import convert_pandas_df_to_arrow_bytes
 from transformers import AutoModelForCausalLM
 
 import probe
-from dashboard import access, data, jobs
+from dashboard import access, data
 from probe.audit.change import CORPUS, read_audit, stored_audits
 from probe.audit.change import FILE as AUDIT
 from probe.audit.figures import audit_html, difference_points, difference_table, inside
@@ -31,6 +31,7 @@ from probe.audit.inspection import KINDS, read_kept
 from probe.audit.plan import ON_SETS
 from probe.audit.seen import past_of
 from probe.chain_of_thought.files import read_problems
+from probe.commands import jobs as jobs_command
 from probe.commands import runs as commands
 from probe.continual.training import saved_texts
 from probe.experiments.definition import Experiment
@@ -42,6 +43,8 @@ from probe.findings.claims import choose_claims, finding
 from probe.findings.ledger import read_record, record
 from probe.hallucination.files import read_questions
 from probe.in_context.few_shot import read_classification
+from probe.jobs.job import FOLDER as JOBS
+from probe.jobs.trainings import list_jobs
 from probe.model import loading as weights
 from probe.model.adapters import quiet
 from probe.model.calls import Calls
@@ -244,7 +247,7 @@ def read_lists(path: Path) -> None:
     store = data.read_store()
     assert "other" in store.runs
     assert len(store.runs) + len(store.problems) == 2
-    jobs.list_trainings([path.parent])
+    list_jobs([path.parent])
     sent(data.lineage_table(store), data.headlines(store))
 
 
@@ -370,18 +373,23 @@ def read_captures(path: Path) -> None:
 
 
 def job(folder: Path) -> Path:
-    """What the dashboard notes of a training that it started."""
-    (folder / jobs.FOLDER).mkdir()
-    about = {"method": "dpo", "pid": 2**22 + 1, "started": 1.7e9, "command": ["train", "dpo", "--out", "run"]}
-    (folder / jobs.FOLDER / "run.json").write_text(json.dumps(about))
-    (folder / jobs.FOLDER / "run.log").write_text("probe: error: refused\n")
+    """A job's folder, as its process leaves it."""
+    place = folder / JOBS / "run"
+    place.mkdir(parents=True)
+    about = {"words": ["train", "dpo", "--out", "run"], "started": 1.7e9, "title": "Train run", "link": {"page": "a"}}
+    (place / "job.json").write_text(json.dumps(about | {"directory": "/", "signature": "0" * 64}))
+    (place / "progress.json").write_text(json.dumps({"doing": "steps", "share": 0.5, "left": 1.0, "pid": 2**22 + 1}))
+    (place / "queue.json").write_text(json.dumps({"order": 1.0}))
+    (place / "end.json").write_text(json.dumps({"exit": 2, "time": 1.7e9}))
+    (place / "log.txt").write_text("probe: error: refused\n")
     return folder
 
 
 def read_job(path: Path) -> None:
-    """The list of trainings."""
-    for found in jobs.list_trainings([path]):
-        str(found.status)
+    """The list of jobs, as the command and the page read it."""
+    for found in list_jobs([path]):
+        json.dumps(jobs_command.row(found))
+        str((found.order, found.ended, found.is_ours, found.error))
 
 
 def sweep(folder: Path) -> Path:
@@ -696,8 +704,11 @@ FORMATS = (
     Format("captures/STEP.safetensors", captures, "captures/00000002.safetensors", mutate_safetensors, read_captures),
     Format("packed captures", thinned, "captures/00000002.safetensors", mutate_safetensors, read_captures),
     Format("prompts of packed captures", thinned, "captures/prompts.json", mutate_json, read_captures),
-    Format(".training/NAME.json", job, f"{jobs.FOLDER}/run.json", mutate_json, read_job),
-    Format(".training/NAME.log", job, f"{jobs.FOLDER}/run.log", mutate_bytes, read_job),
+    *(
+        Format(f".jobs/NAME/{name}", job, f"{JOBS}/run/{name}", mutate_json, read_job)
+        for name in ("job.json", "progress.json", "queue.json", "end.json")
+    ),
+    Format(".jobs/NAME/log.txt", job, f"{JOBS}/run/log.txt", mutate_bytes, read_job),
     Format(".sweep/journal.jsonl", sweep, f".sweep/{JOURNAL}", mutate_lines, read_whole_sweep),
     Format(".sweep/logs/NAME.json", sweep, f".sweep/{LOGS}/ask.json", mutate_json, read_whole_sweep),
     Format("spec of a sweep", sweep_spec, "spec.toml", mutate_toml, lambda path: read_spec(path / "spec.toml")),

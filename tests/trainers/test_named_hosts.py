@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from dashboard import jobs
 from probe import open_run
 from probe.errors import ConfigError, ModelError, ProbeError
+from probe.jobs.trainings import line_to_type
 from probe.runs.directories import host_options
 from probe.runs.store import mirror
 from tests.trainers.quick import train as train_config
@@ -81,7 +81,7 @@ def test_a_resume_asks_no_host_that_only_the_run_names(method, name, host: Host,
     command = f"probe train {method} --out {out} --resume --{name} {host.url}"
     assert f"type `{command}`" in str(refused.value)
     assert host.asked == []
-    assert jobs.to_type(open_run(out)).endswith(f"--resume --{name} {host.url}")
+    assert line_to_type(open_run(out)).endswith(f"--resume --{name} {host.url}")
     with suppress(ProbeError):
         commands.train([*command.split()[2:], "--steps", "2"])  # whoever types it has said so
     assert host.asked or method == "pretrain"  # which goes on from its checkpoint

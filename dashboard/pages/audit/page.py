@@ -15,7 +15,7 @@ from dashboard.components.table import show_table
 from dashboard.components.tabs import open_tab
 from dashboard.data import Stamp, stamp
 from dashboard.jobs import find_live, launch
-from dashboard.markdown import escape_markdown, finding, guard, note, prose, sentence_place
+from dashboard.markdown import escape_markdown, finding, guard, note, sentence_place
 from dashboard.sentences import duration
 from dashboard.sides import ask_for_model
 from dashboard.state import ALIGNED, BASE, SharedChoices, current, keep
@@ -110,7 +110,7 @@ def offer(shared: SharedChoices, refs: tuple[str, str], again: bool) -> None:
     if click:
         with guard():
             link = {"page": "audit", BASE: str(shared.base), ALIGNED: str(shared.aligned)}
-            if all([models.agreed(ref) for ref in refs]):
+            if all(list(map(models.agreed, refs))):
                 launch(words_of(refs, flags, again), title, link)
                 st.rerun()
 

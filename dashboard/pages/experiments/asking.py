@@ -174,7 +174,7 @@ def _is_plain(value: object) -> bool:
 def title_of_job(question: Request, subject: Subject) -> str:
     """Return the title of the job that runs an experiment on a model."""
     options = f" ({' '.join(question.words)})" if question.words else ""
-    return f"{question.experiment.title}: {subject.label}{options}"
+    return f"{question.experiment.name.replace('_', ' ').capitalize()} of {subject.label}{options}"
 
 
 def measure(question: Request, subject: Subject, page: str, *, again: bool = False) -> None:

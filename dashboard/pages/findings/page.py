@@ -1,6 +1,5 @@
 """Findings: published claims, whether each holds on the present runs and on its null, and the page behind it."""
 
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -9,22 +8,21 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import access, models
+from dashboard import access
 from dashboard.components.details import details
 from dashboard.components.figure import figure
 from dashboard.components.tabs import open_tab
-from dashboard.markdown import escape_markdown, finding, note, prose
+from dashboard.jobs import find_live, launch
+from dashboard.markdown import escape_markdown, finding, guard, note, prose
 from dashboard.state import SharedChoices, current, look_link
 from probe.findings.bench import BASE, Bench
 from probe.findings.claim import Claim, Finding, table
 from probe.findings.claims import CLAIMS, lacks
-from probe.findings.claims import finding as measured
 from probe.findings.learned import LEARNED
-from probe.findings.ledger import read_record, record
+from probe.findings.ledger import read_record
 from probe.findings.rewarded import REWARDED
 from probe.findings.verdicts import read_plan
 from probe.plotting.intervals import effects
-from probe.ticks import Tick, ignore
 
 ICONS = {
     "holds": ":material/check_circle: holds here",
@@ -37,6 +35,8 @@ GROUPS = {
     "Knowledge and learning": {claim.name for claim in LEARNED},
     "Feedback and rewards": {claim.name for claim in REWARDED},
 }
+JOB = "Measure the published claims"
+"""Title of the job that measures claims."""
 MOST = 20
 """Largest number of trainings of a claim that are described in words."""
 CODE = """from probe.findings.bench import Bench
@@ -59,36 +59,22 @@ def root_of(shared: SharedChoices) -> Path | None:
     return next((root for root in shared.store.roots if (root / BASE).is_dir()), None)
 
 
-def measure(*, root: str, names: tuple[str, ...], at: int, tick: Tick = ignore) -> int:
-    """Measure and record claims one after the other; return their number.
-
-    Args:
-        root: run directory.
-        names: names of the claims.
-        at: time of the request, part of the cache's key, so that a new request measures again.
-        tick: progress.
-    """
-    bench = Bench(root, again=len(names) == len(CLAIMS))
-    claims = [claim for claim in CLAIMS if claim.name in names]
-    for index, claim in enumerate(claims):
-        tick(index / len(claims))
-        record(bench, [claim], [measured(bench, claim)])
-    return len(claims)
-
-
-def offer(root: Path, known: dict[str, Finding], missing: Sequence[Claim]) -> None:
-    """Offer a button that measures all claims not yet recorded, or everything again."""
-    names = tuple(claim.name for claim in (missing or CLAIMS))
+def offer(root: Path, missing: Sequence[Claim]) -> None:
+    """Offer a button that measures all claims not yet recorded, or everything again, as a job."""
+    if find_live(JOB) is not None:
+        note("The claims are being measured as a job, above: leaving this page does not stop it.")
+        return
     title = f"Measure {len(missing)} claims" if missing else "Measure again"
     icon = ":material/play_arrow:" if missing else ":material/refresh:"
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         kind: Any = "primary" if missing else "secondary"
         click = st.button(title, icon=icon, key="findings-run", type=kind, **access.button())
-        note("A few minutes in total, less if results of experiments are stored; the progress bar shows how long.")
+        note("A few minutes in total, less if results of experiments are stored. It runs as a job.")
     if click:
-        access.check()
-        models.compute_once(measure, say="Measuring claims", steps=True, root=str(root), names=names, at=time.time_ns())
-        st.rerun()
+        with guard():
+            names = [claim.name for claim in missing] or ["--again"]
+            launch(["findings", *names, "--runs", str(root)], JOB, {"page": "findings"})
+            st.rerun()
 
 
 def sentence(results: Sequence[Finding]) -> str:
@@ -170,7 +156,7 @@ def page() -> None:
             finding(sentence(results))
         else:
             finding("No claim has been measured on these runs yet.")
-    offer(root, findings, missing)
+    offer(root, missing)
     if results:
         sentences, values = [each.sentence for each in results], [each.interval for each in results]
         verdicts, units = [each.verdict for each in results], [each.unit for each in results]

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,18 +10,25 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from dashboard import access
 from dashboard.components.details import details
+from dashboard.components.form import lasting_key, memory
 from dashboard.components.table import show_table
-from dashboard.markdown import escape_markdown, finding, guard_callback, note, prose
+from dashboard.jobs import launch
+from dashboard.markdown import escape_markdown, finding, guard, guard_callback, note, prose
 from dashboard.state import current, keep, training_link
 from probe.errors import ConfigError
+from probe.jobs.job import NAME as JOB_NAME
+from probe.jobs.trainings import writable_roots
+from probe.runs.storage import disk, write_atomic
 from probe.sweep import Sweep, find_sweeps, read_sweep
 from probe.sweep.journal import TaskState, log_file
-from probe.sweep.spec import EXAMPLE
+from probe.sweep.spec import EXAMPLE, read_spec
 from probe.texts import visible
+from probe.untrusted import parse_toml, read_file
 
-CHOSEN, TASK = "sweep", "sweep_task"
-"""Keys of the chosen sweep, and of the task whose command and log are shown."""
+CHOSEN, TASK, SPEC, NAME = "sweep", "sweep_task", "sweep_spec", "sweep_name"
+"""Keys of the chosen sweep, of the task whose command and log are shown, and of the text and name of a new sweep."""
 REFRESH_S = 2
 LINES = 12
 """Number of lines of a log that are shown."""
@@ -32,7 +40,8 @@ sweep.results()                         # one row a metric of each run and exper
 DEFINITION = """
 Every **task** is an ordinary `probe train` or `probe experiment`. It starts when all tasks that it needs are finished.
 A task whose process or machine was **lost** is started again, from the last checkpoint of its run; **skipped** ones
-need a task that failed. `probe sweep SPEC.toml` goes on with all that is not finished. The state comes from the journal
+need a task that failed. `probe sweep SPEC.toml`, or *Continue* of its job, goes on with all that is not finished. The
+state comes from the journal
 in `.sweep` next to the runs, where the logs are, too.
 """
 MARKS = {
@@ -46,16 +55,66 @@ MARKS = {
 }
 
 
-def empty() -> None:
-    """Explain what a sweep is, and how to make one."""
-    finding("There is no sweep in the run directories.")
-    st.markdown(
-        "A sweep is many trainings and experiments as one graph: a grid over options and seeds, resumed where it"
-        " stopped. Save this as `betas.toml`, which is 15 trainings and 15 experiments, and run"
-        " `probe sweep betas.toml`:"
-    )
-    st.code(EXAMPLE, language="toml")
-    note("The tasks show their progress here. `probe sweep betas.toml --check` lists them and starts nothing.")
+def form(is_first: bool) -> None:
+    """Let the reader write a sweep, list its tasks, and start it as a job.
+
+    Args:
+        is_first: whether there is no sweep yet, so that the form is open.
+    """
+    with st.expander("New sweep", expanded=is_first, icon=":material/add:"):
+        left, right = st.columns([3, 2], gap="medium")
+        with left:
+            text = st.text_area(
+                "Trainings and experiments (TOML)",
+                key=lasting_key(SPEC, EXAMPLE),
+                height=380,
+                help="Entries [[train]] and [[experiment]]: a grid over options, seeds, and what each needs"
+                " (docs/sweep.md).",
+            )
+            memory()[SPEC] = text
+        with right:
+            name = st.text_input("Name", key=lasting_key(NAME, "betas"), help="The text is saved as NAME.toml.")
+            memory()[NAME] = name
+            button, below = st.container(), st.container()
+            try:
+                spec = read_spec(parse_toml(text))
+            except (ConfigError, ValueError) as error:
+                below.error(prose(error if isinstance(error, ConfigError) else f"The text is not TOML: {error}."))
+                return
+            kinds = Counter(task.kind for task in spec.tasks)
+            with below:
+                st.markdown(
+                    f"{kinds['train']} trainings and {kinds['experiment']} experiments, into"
+                    f" {escape_markdown(spec.out)}. A task starts when those that it needs are finished."
+                )
+                if spec.uses:
+                    note(spec.uses)
+                rows = [{"task": each.name, "needs": ", ".join(each.needs)} for each in spec.tasks]
+                show_table(pd.DataFrame(rows), hide_index=True, height=235)
+            with button:
+                click = st.button("Start sweep", type="primary", icon=":material/play_arrow:", **access.button())
+        if click:
+            with guard():
+                launch(["sweep", str(save_spec(name.strip(), text))], f"Sweep {name.strip()}", {"page": "sweep"})
+                st.rerun()
+
+
+def save_spec(name: str, text: str) -> Path:
+    """Save the text of a sweep next to the runs, and return its file.
+
+    Raises:
+        ConfigError: the reader may only read, the name is invalid, or belongs to another text.
+        RunError: the file cannot be written.
+    """
+    access.check()
+    if not JOB_NAME.fullmatch(name):
+        raise ConfigError(f"`{name}` cannot name a sweep: use letters, digits and any of . _ - + = , @ and blanks.")
+    file = writable_roots()[0] / f"{name}.toml"
+    with disk(file):
+        if os.path.lexists(file) and (file.is_symlink() or read_file(file) != text.encode()):
+            raise ConfigError(f"`{file}` exists already with another text: choose another name.")
+        write_atomic(file, text.encode())
+    return file
 
 
 def sweeps() -> dict[str, Path]:
@@ -162,7 +221,8 @@ def page() -> None:
     answer, folders = st.empty(), sweeps()
     if not folders:
         with answer.container():
-            empty()
+            finding("Run many trainings and experiments as one graph: a grid over options and seeds.")
+        form(is_first=True)
         return
     names = list(folders)
     key = keep(CHOSEN, names, names[0])
@@ -179,6 +239,7 @@ def page() -> None:
         return
     every = REFRESH_S if sweep.live else None
     st.fragment(guard_callback(show), run_every=every)(folder, name, sweep.live, answer)
+    form(is_first=False)
     details((), DEFINITION, CODE.format(str(folder)), {"tasks": table(sweep)})
 
 

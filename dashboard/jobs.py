@@ -150,7 +150,7 @@ def _draw_ended(job: Job, state: str) -> None:
             bin: Any = {"icon": ":material/delete:", "help": "Forgets this job and its log; its result stays."}
             st.button("Remove", key=f"rm-{key}", on_click=act, args=(control.remove, job), type="tertiary", **bin)
     if state == "failed":
-        st.error(prose(job.error))
+        note(job.error)
 
 
 def _open_link(job: Job) -> None:

@@ -43,6 +43,14 @@ def main_module() -> Iterator[None]:
     sys.modules["__main__"] = module
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test writes into the user's cache, or waits for a core that another worker's job has."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PROBE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def registry() -> Iterator[None]:
     """What a test registers is gone after it."""

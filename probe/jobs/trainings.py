@@ -14,9 +14,9 @@ from probe.jobs import control
 from probe.jobs.job import FOLDER, LIVE, NAME, Job, is_time, jobs_in, read_job
 from probe.options import option
 from probe.plugins import OPTION, code_options
-from probe.runs.addresses import is_cached, is_run
+from probe.runs.addresses import is_run
 from probe.runs.directories import find as locate
-from probe.runs.directories import host_options, roots, run_directories, settings
+from probe.runs.directories import host_options, is_shipped, roots, run_directories, settings
 from probe.runs.reader import Run
 from probe.runs.storage import holds
 from probe.world.extensions import annotator_name, annotators, verifiers
@@ -28,8 +28,11 @@ STATES = {"finished": "finished", "interrupted": "stopped", "running": "running"
 
 
 def writable_roots() -> list[Path]:
-    """Return the folders beside whose runs jobs are recorded: `./runs` or those of $PROBE_RUNS, none of a store."""
-    local = [root for root in roots() if not is_cached(root)]
+    """Return the folders beside whose runs jobs are recorded: `./runs`, or those of $PROBE_RUNS.
+
+    The sample runs that come with Probe and runs of a store are left out: nothing is written there.
+    """
+    local = [root for root in roots() if not is_shipped(root)]
     own = [] if settings() and local else [Path.cwd() / "runs"]
     return list(dict.fromkeys([*own, *local]))
 

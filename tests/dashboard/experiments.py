@@ -1,10 +1,13 @@
 """An experiment as a user's own file defines it, and what the tests of its page read off."""
 
+import time
 from pathlib import Path
 from typing import Any
 
 from streamlit.testing.v1 import AppTest
 
+from probe.jobs.job import LIVE
+from probe.jobs.trainings import list_jobs
 from tests.dashboard.pages import again, token_rows
 
 PLUGIN = '''
@@ -82,9 +85,14 @@ def chips(app: AppTest) -> dict:
     return token_rows(app)[0]
 
 
-def press(app: AppTest, key: str) -> AppTest:
-    """Press a button and wait for the page."""
+def press(app: AppTest, key: str, seconds: float = 180) -> AppTest:
+    """Press a button, and wait for the page and the jobs that it started."""
     button(app, key).click()
+    again(app, timeout=120)
+    end = time.monotonic() + seconds
+    while any(job.status in LIVE for job in list_jobs()):
+        assert time.monotonic() < end
+        time.sleep(0.2)
     return again(app, timeout=120)
 
 

@@ -198,12 +198,13 @@ def strangers(folder: Path) -> Path:
         run.finish("failed", [{"metric": ACTING, "value": 1.0, "ci_low": 0.0, "ci_high": 2.0, "n": 3}], ACTING)
     (root / f"broken {NAME}").mkdir()
     (root / f"broken {NAME}" / "run.json").write_text(ACTING)
-    for name, page in ((f"named {NAME}", ACTING), ("other", "train")):
+    for name, kind, page, code in ((f"named {NAME}", "train", ACTING, 0), ("other", ACTING, "train", 2)):
         folder = root / JOBS / name
         folder.mkdir(parents=True)
-        known = {"words": ["train", ACTING], "started": 1000.0, "title": ACTING, "link": {"page": page, ACTING: ACTING}}
+        known = {"words": [kind, ACTING], "started": 1000.0, "title": ACTING, "link": {"page": page, ACTING: ACTING}}
         (folder / "job.json").write_text(json.dumps(known))
         (folder / "progress.json").write_text(json.dumps({"doing": ACTING, "pid": 2**22 + 1}))
+        (folder / "end.json").write_text(json.dumps({"exit": code, "time": 2000.0}))
         (folder / "log.txt").write_text(f"probe: error: {ACTING}")
     a_hostile_sweep(root / f"sweep {NAME}")
     return root

@@ -13,7 +13,6 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard import access
 from dashboard.access import HEADERS, READ_ONLY, Gate, Guard
-from dashboard.models import ModelFacts
 from dashboard.pages import page_file
 from probe.errors import ConfigError
 from tests.dashboard.pages import unescape
@@ -205,13 +204,12 @@ def test_nothing_is_measured_without_the_token(show: Callable[..., AppTest], run
 
 def test_an_experiment_is_not_run_without_the_token_whatever_asks_for_it(runs: Path):
     access.uninstall()
-    from dashboard.pages.experiments.asking import Request, Subject, compute
+    from dashboard.pages.experiments.asking import Request, Subject, measure
     from probe.experiments.registry import find_experiment
 
     before = stored(runs)
-    known = ModelFacts(str(runs / "base"), "fingerprint", runs / "base")
     with pytest.raises(ConfigError, match="only reads"):
-        compute(Request(find_experiment("sycophancy")), Subject("base", "base", known.ref), known)
+        measure(Request(find_experiment("sycophancy")), Subject("base", "base", str(runs / "base")), "sycophancy")
     assert stored(runs) == before
 
 

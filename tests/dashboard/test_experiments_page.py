@@ -309,17 +309,17 @@ def test_a_link_brings_its_choices(show: Show, runs: Path):
     assert "with_prompt" not in app.query_params
 
 
-def test_a_folder_that_may_not_be_written_keeps_the_result_in_memory(
-    show: Show, fresh: Path, mine: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_result_that_cannot_be_saved_says_so(
+    show: Show, fresh: Path, mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("probe.experiments.store.os.access", lambda *_: False)
-    app = press(show(fresh, page=PAGE, **{"echo.n": "4"}), RUN)
-    assert "is not writable" in read(app)
-    assert not list(fresh.glob("*/results/echo-*/items.jsonl.none"))
-    said = heading(app)
-    app.run()
-    assert heading(app) == said
-    assert "is not writable" in read(app)
+    root = Path(shutil.copytree(fresh, tmp_path / "runs", ignore=shutil.ignore_patterns("results", ".jobs")))
+    for name in ("base", "dpo-agreeable"):
+        (root / name / "results").write_text("a file")
+    app = press(show(root, page=PAGE, **{"echo.n": "4"}), RUN)
+    said = [unescape(error.value) for error in app.error]
+    assert [line.partition(":")[0] for line in said] == ["base", "dpo-agreeable"]
+    assert all("is a file: choose another folder" in line for line in said)
+    assert heading(app) == "Echo has not been measured on base and dpo-agreeable with these options."
 
 
 def test_the_python_lines_give_the_page(show: Show, echoed: Path, mine: Path):

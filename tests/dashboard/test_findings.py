@@ -5,13 +5,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from streamlit.testing.v1 import AppTest
 
 from probe.findings.bench import Bench
 from probe.findings.claim import Finding, Null, Replication
 from probe.findings.claims import CLAIMS, choose_claims, finding
 from probe.findings.ledger import FILE, read_record, record
 from probe.findings.verdicts import read_plan
+from tests.dashboard.experiments import press
 from tests.dashboard.pages import Show, chart, every_tab, heading, names, read, values
 from tests.places import SAMPLES
 
@@ -50,10 +50,6 @@ def known(tmp_path: Path, root: Path) -> Path:
         found = Finding.of(claim, "said", trainings=trainings, null=null, p=1e-6, plan=read_plan().hash)
         record(Bench(copy), [claim], [found])
     return copy
-
-
-def pressed(app: AppTest) -> AppTest:
-    return next(button for button in app.button if button.key == "findings-run").click().run()
 
 
 def test_what_is_on_record_is_there_at_once(show: Show, known: Path):
@@ -95,7 +91,7 @@ def test_missing_claims_are_measured_when_asked(show: Show, root: Path, monkeypa
     app = show(root, page=PAGE)
     assert heading(app) == "No claim has been measured on these runs yet."
     assert names(app) == []
-    pressed(app)
+    press(app, "findings-run")
     assert not app.exception
     assert heading(app) == "Of 2 published claims 0 hold on these runs, 0 fail and 2 are undecided."  # no null is here
     assert set(json.loads((root / FILE).read_text())["findings"]) == set(chosen)

@@ -1,13 +1,16 @@
 """The page Sweep: how to make one, how one stands, and one from a stranger."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
+from probe.jobs.job import LIVE
+from probe.jobs.trainings import list_jobs
 from probe.runs import RunWriter
 from probe.sweep.journal import JOURNAL, LOGS
-from tests.dashboard.pages import Show, heading, linked, read
+from tests.dashboard.pages import Show, heading, linked, read, unescape
 
 PAGE = "sweep/page.py"
 
@@ -38,8 +41,41 @@ def a_sweep(out: Path) -> None:
 def test_without_a_sweep_it_says_how_to_make_one(show: Show, tmp_path: Path):
     app = show(tmp_path, page=PAGE)
     assert not app.exception
-    assert heading(app) == "There is no sweep in the run directories."
-    assert "[[experiment]]" in app.code[0].value
+    assert heading(app).startswith("There is no sweep in the run directories.")
+    assert "[[experiment]]" in app.text_area(key="sweep_spec").value
+    assert "15 trainings and 15 experiments, into runs/betas" in unescape(read(app))
+
+
+def test_a_sweep_is_written_checked_and_started(show: Show, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    root = tmp_path / "runs"
+    root.mkdir()
+    app = show(root, page=PAGE)
+    app.text_area(key="sweep_spec").set_value("out = 3").run()
+    assert "The sweep needs `out`" in unescape(app.error[0].value)
+    app.text_area(key="sweep_spec").set_value("out = ").run()
+    assert "The text is not TOML" in unescape(app.error[0].value)
+    text = 'out = "runs/small"\n\n[[train]]\nname = "bad"\nmethod = "pretrain"\noptions = {steps = -1}\n'
+    app.text_area(key="sweep_spec").set_value(text)
+    app.text_input(key="sweep_name").set_value("small").run()
+    assert [unescape(error.value) for error in app.error] == []
+    assert "1 trainings and 0 experiments" in read(app)
+    next(button for button in app.button if button.label == "Start sweep").click().run()
+    assert not app.exception
+    assert (root / "small.toml").read_text() == text
+    end = time.monotonic() + 120
+    while (job := next(iter(list_jobs([root])))).status in LIVE:
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    assert (job.title, job.words, dict(job.link)) == (
+        "Sweep small",
+        ("sweep", str(root / "small.toml")),
+        {"page": "sweep"},
+    )
+    assert (job.status, "--steps is -1" in job.error) == ("failed", True)
+    app.text_area(key="sweep_spec").set_value(text + "\n").run()
+    next(button for button in app.button if button.label == "Start sweep").click().run()
+    assert "exists already with another text" in read(app)
 
 
 def test_a_sweep_shows_its_tasks_and_why_one_failed(show: Show, tmp_path: Path):

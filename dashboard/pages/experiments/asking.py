@@ -130,8 +130,10 @@ def find_result(question: Request, subject: Subject, known: ModelFacts) -> Model
     if result is not None:
         return ModelResult(subject, result, place=place)
     job = find_job(title_of_job(question, subject))
-    state = "" if job is None else status_of(job)
-    return ModelResult(subject, error=job.error if job is not None and state == "failed" else "", job=job)
+    if job is None:
+        return ModelResult(subject)
+    unsaved = next((line for line in job.lines if line.startswith("Not saved: ")), "")
+    return ModelResult(subject, error=job.error or unsaved, job=job)
 
 
 def stored_options(question: Request, known: Sequence[ModelFacts]) -> dict[str, dict[str, Any]]:

@@ -221,7 +221,10 @@ def page() -> None:
     answer, folders = st.empty(), sweeps()
     if not folders:
         with answer.container():
-            finding("Run many trainings and experiments as one graph: a grid over options and seeds.")
+            finding(
+                "There is no sweep in the run directories. A sweep is many trainings and experiments as one graph: a"
+                " grid over options and seeds, resumed where it stopped."
+            )
         form(is_first=True)
         return
     names = list(folders)

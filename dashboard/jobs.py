@@ -72,10 +72,13 @@ def draw_live() -> None:
     """Draw the jobs that run or wait for a core, updated while there are any; nothing if there are none."""
     for message in st.session_state.pop(ENDED, []):
         st.toast(prose(message))
-    live = any(status_of(job) in LIVE for job in list_jobs())
-    if live:
-        st.html(HIDE_RUNNING)
-    st.fragment(_draw, run_every=REFRESH_S if live else None)()
+    states = [(job, status_of(job)) for job in list_jobs()]
+    if any(state in LIVE for _, state in states):
+        with st.container(key="jobs", gap=None):
+            st.html(HIDE_RUNNING)
+            st.fragment(_draw, run_every=REFRESH_S)()
+    else:
+        _tell_ends(states)
 
 
 def _draw() -> None:

@@ -132,8 +132,7 @@ with guard():
     with st.container(key="page-name", horizontal=True, vertical_alignment="center"):
         st.markdown(f"##### {page.icon} {escape_markdown(page.title)}")
         draw_ended()
-    with st.container(key="jobs", gap=None):
-        draw_live()
+    draw_live()
     asks = ASKED if own_analyses(name) else ASKS.get(name, ASKED)
     shared = ask(asks, DEFAULTS.get(name))
     if asks:

@@ -216,9 +216,9 @@ def trainings(tmp_path: Path) -> Iterator[Path]:
     root = tmp_path / "runs"
     root.mkdir()
     yield root
-    for note in (root / ".training").glob("*.json"):
+    for file in (root / ".jobs").glob("*/progress.json"):
         with suppress(ProcessLookupError):
-            os.killpg(json.loads(note.read_text())["pid"], signal.SIGKILL)
+            os.killpg(json.loads(file.read_text())["pid"], signal.SIGKILL)
 
 
 @pytest.mark.slow
@@ -245,7 +245,7 @@ def test_a_training_is_started_watched_stopped_and_continued_from_the_page(
     page.reload()
     expect(sentence).to_have_text(re.compile(r"pretrain is at step "))
     page.locator(".st-key-stop button").click()
-    expect(sentence).to_have_text(re.compile(r"pretrain is interrupted after [\d,]+ of 1,000,000 steps\."))
+    expect(sentence).to_have_text(re.compile(r"pretrain is stopped after [\d,]+ of 1,000,000 steps\."))
     run = open_run(root / "pretrain")
     step = run.checkpoints()[-1].step
     assert run.status == "interrupted"

@@ -1,4 +1,4 @@
-"""The page of an experiment in Chromium: run it, cancel it, go from a number to an item, a token and Attention."""
+"""An experiment's page in Chromium: run it, leave it, stop it, go from a number to an item, a token and Attention."""
 
 import os
 import re
@@ -89,12 +89,30 @@ def test_run_an_experiment_and_follow_a_number_to_its_tokens(page: Page, mine: A
 
 
 @pytest.mark.slow
-def test_cancel_leaves_nothing_behind(page: Page, mine: Any):
+def test_a_measurement_outlives_its_page_and_is_stopped_from_any(page: Page, mine: Any, start: Any):
+    """While it runs, Streamlit's own Stop, which would only stop the page, is not shown."""
     server, root = mine
-    open_page(page, server, "experiments?experiment=slow")
+    sentence = open_page(page, server, "experiments?experiment=slow")
     page.get_by_role("button", name="Measure base and dpo").click()
-    expect(page.get_by_role("progressbar")).to_be_visible()
-    page.get_by_role("button", name="Cancel").click()
-    expect(page.get_by_role("button", name="Measure base and dpo")).to_be_visible()
-    settle(page)
+    expect(sentence).to_have_text("Slow is being measured on base and dpo-agreeable.")
+    rows = page.locator(".st-key-jobs").get_by_role("progressbar")
+    expect(rows).to_have_count(2)
+    expect(page.get_by_test_id("stStatusWidget")).not_to_be_visible()
+    expect(page.get_by_role("button", name="Measure base and dpo")).to_have_count(0)
+    open_page(page, server, "overview")
+    expect(rows).to_have_count(2)
+    open_page(page, start(root), "overview")  # another server
+    expect(rows).to_have_count(2)
+    stop = page.locator(".st-key-jobs").get_by_role("button", name="Stop")
+    stop.first.click()
+    expect(rows).to_have_count(1)
+    expect(page.get_by_text(re.compile(r"Slow of .+: stopped"))).to_be_visible()
+    stop.first.click()
+    expect(rows).to_have_count(0)
+    page.get_by_role("button", name="Jobs: ").click()
+    stopped = page.get_by_test_id("stPopoverBody")
+    expect(stopped.get_by_role("button", name="Continue")).to_have_count(2)
+    stopped.get_by_role("link", name="Open").first.click()
+    expect(page).to_have_url(re.compile(r"/experiments\?.*experiment=slow"))
+    expect(page.locator("h3").first).to_contain_text("Slow has not been measured on base and dpo-agreeable")
     assert not list(root.glob("*/results/slow-*"))

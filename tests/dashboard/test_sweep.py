@@ -43,7 +43,7 @@ def test_without_a_sweep_it_says_how_to_make_one(show: Show, tmp_path: Path):
     assert not app.exception
     assert heading(app).startswith("There is no sweep in the run directories.")
     assert "[[experiment]]" in app.text_area(key="sweep_spec").value
-    assert "15 trainings and 15 experiments, into runs/betas" in unescape(read(app))
+    assert "Trainings: 15, experiments: 15; their runs go to runs/betas" in unescape(read(app))
 
 
 def test_a_sweep_is_written_checked_and_started(show: Show, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -59,7 +59,7 @@ def test_a_sweep_is_written_checked_and_started(show: Show, tmp_path: Path, monk
     app.text_area(key="sweep_spec").set_value(text)
     app.text_input(key="sweep_name").set_value("small").run()
     assert [unescape(error.value) for error in app.error] == []
-    assert "1 trainings and 0 experiments" in read(app)
+    assert "Trainings: 1, experiments: 0" in read(app)
     next(button for button in app.button if button.label == "Start sweep").click().run()
     assert not app.exception
     assert (root / "small.toml").read_text() == text

@@ -83,9 +83,9 @@ def form(is_first: bool) -> None:
                 return
             kinds = Counter(task.kind for task in spec.tasks)
             with below:
+                counts = f"Trainings: {kinds['train']}, experiments: {kinds['experiment']}; their runs go to"
                 st.markdown(
-                    f"{kinds['train']} trainings and {kinds['experiment']} experiments, into"
-                    f" {escape_markdown(spec.out)}. A task starts when those that it needs are finished."
+                    f"{counts} {escape_markdown(spec.out)}. A task starts when those that it needs are finished."
                 )
                 if spec.uses:
                     note(spec.uses)

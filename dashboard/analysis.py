@@ -1,22 +1,22 @@
 """Display of an analysis on any page: inputs, cost, sentence, figures and tables, all from its record."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import streamlit as st
 
-from dashboard import models
 from dashboard.components.badge import trust_badge
 from dashboard.components.details import DETAILS, TAB_DETAILS, csv_button, details
 from dashboard.components.figure import figure
 from dashboard.components.metric_words import words_config
 from dashboard.components.table import number_formats, show_table
 from dashboard.components.tokens import token_rows
-from dashboard.data import file_stamps, quiet
+from dashboard.computation import compute, nearest, paths, settled
+from dashboard.data import quiet
 from dashboard.inputs import (
     BESIDE,
     ROW,
@@ -33,7 +33,6 @@ from dashboard.inputs import (
     width,
 )
 from dashboard.markdown import escape_markdown, guard_callback, note, prose
-from dashboard.sentences import duration
 from dashboard.sides import Side, ask_for_model, load_side, load_sides, note_form, words_known
 from dashboard.state import PROMPT, SharedChoices, keep
 from probe.analyses.analysis_record import PAIR, Analysis
@@ -47,7 +46,6 @@ if TYPE_CHECKING:
 
     from probe.model.lm import LM
     from probe.plotting.chips import TokenRows
-    from probe.ticks import Tick
 
 ROWS = 10
 """Rows of a table that are visible without scrolling."""
@@ -100,13 +98,15 @@ def draw(analysis: Analysis, page: Page) -> Sequence[Drawable]:
     with page.row or st.container():
         places = lay_out([each for each in fields if each["view"] != "lists"], page, beside=beside)
     found: list[tuple[Sequence[Side], Drawable]] | None = []
-    errors = ["The references below have not been opened."]
+    errors, remark = ["The references below have not been opened."], ""
     try:
         analysis, fields = bring(analysis, fields, page, lms, places)
         asked = choose(analysis, [each for each in fields if not each["view"]], page, lms, places)
         if asked is not None:
-            values = _settled(analysis, lms, asked)
+            values = settled(analysis, lms, asked)
             found, errors = compute(analysis, sides, values, page.offers)
+            if found is None:
+                values, found, remark = nearest(analysis, sides, values)
             if found is None and analysis.preview is not None:
                 values = {**values, **analysis.preview.inputs}
                 found, errors = compute(analysis, sides, values)
@@ -118,7 +118,7 @@ def draw(analysis: Analysis, page: Page) -> Sequence[Drawable]:
     if errors:
         sides = [side for group, _ in found for side in group]
     results = analysis.together([result for _, result in found], looks_of(sides))
-    for error in errors:
+    for error in filter(None, (*errors, remark)):
         note(error)
     with texts:
         if CHAT in asked and CHAT not in page.given and not told:
@@ -200,14 +200,6 @@ def _lacks(analysis: Analysis, page: Page, sides: Sequence[Side]) -> bool:
     return False
 
 
-def _settled(analysis: Analysis, lms: "Sequence[LM]", values: Values) -> Values:
-    """Return the inputs, with one common value for all models where the models determine it."""
-    if analysis.settle is None or analysis.models == PAIR or len(lms) < 2:
-        return values
-    say = f"{escape_markdown(analysis.title)}: asking all models alike"
-    return models.compute_once(_settle, *lms, say=say, name=analysis.name, values=tuple(values.items()))
-
-
 def _tell_why(
     analysis: Analysis, page: Page, sides: Sequence[Side], found: Sequence[object] | None, errors: Sequence[str]
 ) -> None:
@@ -234,75 +226,10 @@ def load(analysis: Analysis, shared: SharedChoices) -> list[Side] | None:
     return None if first is None or second is None else [first, second]
 
 
-def compute(
-    analysis: Analysis, sides: Sequence[Side], values: Values, where: "DeltaGenerator | None" = None
-) -> tuple[list[tuple[Sequence[Side], Drawable]] | None, list[str]]:
-    """Return the result of the pair, or of each model, and why others have none; None while a result is only offered.
-
-    Args:
-        analysis: analysis to compute.
-        sides: models.
-        values: values of the inputs.
-        where: container of the offer; by default the current one.
-    """
-    files = {field["name"] for field in analysis.fields() if field["file"]}
-    named = [Path(each) if name in files and isinstance(each, str) else each for name, each in values.items()]
-    options: dict[str, Any] = {
-        "name": analysis.name,
-        "version": analysis.version,
-        "values": tuple(sorted(values.items())),
-        "stamps": tuple(map(file_stamps, _paths(named))),
-    }
-    groups = [[*sides]] if analysis.models == PAIR else [[side] for side in sides] or [[]]
-    what, key, errors = escape_markdown(analysis.title), f"{analysis.name}-run", dict[int, str]()
-    costs, place = list[float | None](), st.empty() if where is None else where.empty()
-    for index, group in enumerate(groups):
-        lms = [side.lm for side in group]
-        try:
-            if models.ready(_run, *lms, **options) is None:
-                costs.append(models.compute_once(_cost, *lms, say=f"{what}: estimating its time", **options))
-        except ProbeError as error:
-            errors[index] = str(error)
-    known = [each for each in costs if each is not None]
-    seconds = sum(known) if len(known) == len(costs) else None
-    if costs and not agreed(place, analysis.preview.button if analysis.preview else "Run it", seconds, key):
-        return None, []
-    found = list[tuple[Sequence[Side], Drawable]]()
-    for index, group in enumerate(groups):
-        if index in errors:
-            continue
-        try:
-            result = compute_stoppably(place, f"{key}-{index}", _run, *(side.lm for side in group), say=what, **options)
-            found.append((group, result))
-        except ProbeError as error:
-            errors[index] = str(error)
-    return found, list(errors.values())
-
-
-def _paths(values: Iterable[Any]) -> list[Path]:
-    """Return the paths among the values of inputs, including those in lists."""
-    flat = (each for value in values for each in (value if isinstance(value, tuple) else (value,)))
-    return [each.expanduser() for each in flat if isinstance(each, Path)]
-
-
 def looks_of(sides: Sequence[Side]) -> list[Look]:
     """Return the styles of the models; a second one of the same colour is dashed."""
     dashes = ["dash" if index and side.colour == sides[0].colour else "solid" for index, side in enumerate(sides)]
     return [Look(side.name, side.colour, dash) for side, dash in zip(sides, dashes, strict=True)]
-
-
-def _run(
-    *lms: "LM", tick: "Tick", name: str, version: str | None, values: tuple[tuple[str, Any], ...], stamps: Any
-) -> Drawable:
-    return find_analysis(name).run(*lms, tick=tick, **dict(values))
-
-
-def _settle(*lms: "LM", name: str, values: tuple[tuple[str, Any], ...]) -> Values:
-    return find_analysis(name).settled(dict(values), *lms)
-
-
-def _cost(*lms: "LM", name: str, version: str | None, values: tuple[tuple[str, Any], ...], stamps: Any) -> float | None:
-    return find_analysis(name).cost(*lms, **dict(values))
 
 
 def draw_texts(analysis: Analysis, texts: "TokenRows | None", key: str, beside: "DeltaGenerator | None" = None) -> None:
@@ -449,7 +376,7 @@ def code(
         )
         for method in ("sentence", "figures", "lists")
     }
-    lines = ["from pathlib import Path", ""] * bool(_paths(told.values()))
+    lines = ["from pathlib import Path", ""] * bool(paths(told.values()))
     lines += ["import probe", *["import probe.model.rewards"] * scalar]
     if not analysis.call.startswith("probe."):
         lines += [f"import {analysis.function.__module__}"]
@@ -480,40 +407,3 @@ def _apart(name: str, group: Sequence[Side], groups: Sequence[Sequence[Side]], s
     if len(groups) == 1:
         return name
     return f"{name}{sign}{group[0].name}"
-
-
-T = TypeVar("T")
-
-
-def agreed(place: "DeltaGenerator", button: str, seconds: float | None, key: str) -> bool:
-    """Return whether to compute now: the cost is low, or the reader has pressed the button that states it.
-
-    Args:
-        place: container of the button.
-        button: label of the button, before the cost.
-        seconds: expected seconds; None if unknown.
-        key: key of the button.
-    """
-    if seconds is not None and models.is_quick(seconds):
-        return True
-    cost = "the progress bar shows how long it takes" if seconds is None else f"about {duration(seconds)}"
-    return place.button(f"{button} ({cost})", key=key, type="primary", icon=":material/play_arrow:")
-
-
-def compute_stoppably(
-    place: "DeltaGenerator", key: str, fn: Callable[..., T], *lms: "LM", say: str, **options: Any
-) -> T:
-    """Return the result of `compute_once`; meanwhile there is a button that stops it."""
-    result = models.ready(fn, *lms, **options)
-    if result is not None:
-        return result
-    with place.container():
-        stop: Any = {"key": f"{key}-cancel", "icon": ":material/close:"}
-        st.button("Cancel", help="Stops at the next step of the progress bar.", **stop)
-        try:
-            result = models.compute_once(fn, *lms, say=say, steps=True, **options)
-        except ProbeError:
-            place.empty()  # there is nothing left to cancel
-            raise
-    place.empty()
-    return result

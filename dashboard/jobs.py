@@ -172,9 +172,9 @@ def can_continue(job: Job) -> bool:
     return job.is_ours if run is None else not line_to_type(run)
 
 
-def find_job(title: str) -> Job | None:
-    """Return the newest job with this title, or None."""
-    return next((job for job in list_jobs() if job.title == title), None)
+def find_job(title: str, name: str = "") -> Job | None:
+    """Return the newest job with this title, or with this name if one is given, or None."""
+    return next((job for job in list_jobs() if (job.name == name if name else job.title == title)), None)
 
 
 def find_live(title: str) -> Job | None:
@@ -183,20 +183,21 @@ def find_live(title: str) -> Job | None:
     return job if job is not None and status_of(job) in LIVE else None
 
 
-def launch(words: Sequence[str], title: str, link: Mapping[str, str]) -> Job:
+def launch(words: Sequence[str], title: str, link: Mapping[str, str], name: str = "") -> Job:
     """Start a command of Probe as a job; the same one that is alive already is not started again.
 
     Args:
         words: words of the command after `probe`.
-        title: what it does, for people; the job's name is made from it.
+        title: what it does, for people.
         link: page that shows the result (`page`), and the choices on it.
+        name: name of the job; by default it is made from the title.
 
     Raises:
         ConfigError: the reader may only read, or another command of this name is running.
         RunError: it cannot be started.
     """
     access.check()
-    return control.start(writable_roots()[0], control.name_of(title), words, title=title, link=link)
+    return control.start(writable_roots()[0], name or control.name_of(title), words, title=title, link=link)
 
 
 def proceed(job: Job, *words: str) -> None:

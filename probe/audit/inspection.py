@@ -35,10 +35,11 @@ from probe.experiments.metrics import differences, pair_items, paired, summarise
 from probe.experiments.registry import find_experiment
 from probe.experiments.result import RESULT_FILE
 from probe.experiments.run import call, identity, labels, method_of
-from probe.experiments.store import find_stored, may_make, obtain, place
+from probe.experiments.store import find_stored, obtain, place
 from probe.hallucination.knowing import last_residuals
 from probe.model.lm import LM
 from probe.model.pace import seconds_a_token
+from probe.runs.directories import may_make
 from probe.runs.schema import dumps
 from probe.runs.storage import disk, write_atomic
 from probe.terms import Term, smallest_effect, term

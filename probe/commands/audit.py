@@ -66,8 +66,8 @@ def audit(argv: list[str]) -> int:
     from probe.audit.inspection import audit_models, base_room, stored_audit, work_left
     from probe.audit.plan import find_words, names_of_metrics, plan_parts
     from probe.commands.progress import Progress, clock
-    from probe.experiments.store import WORK
     from probe.model.rewards import analysable
+    from probe.runs.directories import WORK
     from probe.runs.storage import check_folder
 
     asked = AuditSettings(**{each.name: getattr(settings, each.name) for each in fields(AuditSettings)})

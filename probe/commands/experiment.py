@@ -87,7 +87,8 @@ def run(experiment: "Experiment", argv: list[str], only_check: bool = False) -> 
     from probe.experiments.definition import form
     from probe.experiments.result import RESULT_FILE, check_target, records
     from probe.experiments.run import call, join, labels, prepare
-    from probe.experiments.store import PARTIAL, WORK, obtain, place, target
+    from probe.experiments.store import PARTIAL, obtain, place, target
+    from probe.runs.directories import WORK
     from probe.ticks import part
 
     own = form(experiment)

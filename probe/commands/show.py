@@ -85,6 +85,7 @@ def run(analysis: "Analysis", argv: "Sequence[str]") -> None:
         ("figure", arg(str | None, "Figure that --out writes (default: the first)."), None),
         ("out", arg(Path | None, files), None),
         ("json", arg(bool, "Print JSON, with all tables in full."), False),
+        ("again", arg(bool, "Compute it even if its result is stored."), False),
     ]
     clash = {name for name, *_ in (*first, *last)} & {each.name for each in fields(own)}
     if clash:
@@ -99,6 +100,7 @@ def run(analysis: "Analysis", argv: "Sequence[str]") -> None:
     refs = [ref for ref in (getattr(settings, "base", None), getattr(settings, "model", None)) if ref]
     open_models(refs)
 
+    from probe.analyses.stored_results import obtain_result
     from probe.commands.progress import Progress
     from probe.model.rewards import analysable
     from probe.plotting.notebook import Look
@@ -110,7 +112,11 @@ def run(analysis: "Analysis", argv: "Sequence[str]") -> None:
     found = []
     for group in [lms] if analysis.models == PAIR else [[lm] for lm in lms] or [[]]:
         with Progress(analysis.title) as bar:
-            found.append(analysis.run(*group, tick=bar.tick, **values))
+            result, stored = obtain_result(analysis, values, *group, again=settings.again, tick=bar.tick)
+        found.append(result)
+        if stored is not None:
+            at = stored.created.replace("T", " ").removesuffix("+00:00")
+            say(f"probe: note: this is the stored result of {at} UTC; --again computes it", error=True)
     names, colours = [_short(ref) for ref in refs], (METHODS["pretrain"], OTHER)
     shown = analysis.together(found, [Look(name, colour) for name, colour in zip(names, colours, strict=False)])
     for index, result in enumerate(shown):

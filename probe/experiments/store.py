@@ -31,8 +31,7 @@ from probe.experiments.run import (
     renew,
 )
 from probe.experiments.units import is_current
-from probe.runs.directories import is_shipped
-from probe.runs.schema import RESULTS
+from probe.runs.directories import WORK, is_shipped, may_make, run_homes
 from probe.texts import say
 from probe.ticks import Tick, part
 from probe.untrusted import read_file
@@ -48,8 +47,6 @@ COMPARISONS = "compared"
 """Subfolder of a result with its differences to others; it is deleted when the result is stored again, and may be
 deleted at any time.
 """
-WORK = Path(RESULTS)
-"""Folder below the working directory for results of models that are not the user's runs."""
 
 
 def homes(lm: "LM") -> list[Path]:
@@ -61,12 +58,6 @@ def homes(lm: "LM") -> list[Path]:
         name = labels([lm])[0]
         return [WORK / (name if name.strip(".") else "model")]
     return run_homes(Path(lm.run_dir))
-
-
-def run_homes(run: Path) -> list[Path]:
-    """Return the folders that can hold results of a run; new ones go to the first."""
-    theirs = not is_shipped(run) and not (run / RESULTS).is_symlink() and os.access(run, os.W_OK)
-    return [run / RESULTS] if theirs else [WORK / run.resolve().name, run / RESULTS]
 
 
 def place(request: Call, folder: Path | None = None) -> Path:
@@ -123,11 +114,6 @@ def keep(request: Call, result: Result, folder: Path | None = None) -> Path | No
     """Store a result; return None if the folder is not writable."""
     directory = target(request, folder)
     return result.save(directory) if may_make(directory) else None
-
-
-def may_make(path: Path) -> bool:
-    """Return whether a file or folder can be created, judged by its nearest existing parent."""
-    return os.access(next(place for place in path.absolute().parents if place.exists()), os.W_OK)
 
 
 def partial_file(request: Call) -> Path:

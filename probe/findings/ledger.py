@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from probe.errors import RunError
-from probe.experiments.store import WORK
 from probe.findings.bench import BASE, Bench
 from probe.findings.claim import Claim, Finding, Null, Replication, judge
 from probe.findings.verdicts import read_plan
-from probe.runs.directories import is_shipped
+from probe.runs.directories import WORK, is_shipped
 from probe.runs.schema import dumps
 from probe.runs.storage import disk, write_atomic
 from probe.untrusted import read_json, readable

@@ -16,8 +16,9 @@ from probe.experiments.forms import form_notes
 from probe.experiments.registry import experiments, find_experiment
 from probe.experiments.result import Result
 from probe.experiments.run import rename_model, settings_of
-from probe.experiments.store import results, run_homes
+from probe.experiments.store import results
 from probe.report.reproduce import experiment_command
+from probe.runs.directories import run_homes
 from probe.runs.reader import Run
 from probe.runs.schema import dumps
 from probe.untrusted import sendable

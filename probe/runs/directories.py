@@ -115,6 +115,25 @@ def is_shipped(path: Path) -> bool:
     return path.resolve().is_relative_to(SHIPPED.resolve()) or is_cached(path)
 
 
+WORK = Path("results")
+"""Folder below the working directory for results of models that are not the user's runs."""
+
+
+def run_homes(run: Path) -> list[Path]:
+    """Return the folders that can hold results of a run; new ones go to the first.
+
+    A run may be untrusted, so nothing is written if its `results` is a link.
+    """
+    theirs = run / WORK.name
+    is_theirs = not is_shipped(run) and not theirs.is_symlink() and os.access(run, os.W_OK)
+    return [theirs] if is_theirs else [WORK / run.resolve().name, theirs]
+
+
+def may_make(path: Path) -> bool:
+    """Return whether a file or folder can be created, judged by its nearest existing parent."""
+    return os.access(next(place for place in path.absolute().parents if place.exists()), os.W_OK)
+
+
 def run_directories(root: Path) -> list[Path]:
     """Return the directories of the runs directly in `root`, sorted by name; `root` itself if it is a run.
 

@@ -19,7 +19,8 @@ from probe.experiments.metrics import COLUMNS, COMPARED, PAIRS
 from probe.experiments.registry import experiments
 from probe.experiments.result import DAMAGE, Result, read_index, read_summary, stack
 from probe.experiments.run import rename_model, settings_of
-from probe.experiments.store import results, run_homes
+from probe.experiments.store import results
+from probe.runs.directories import run_homes
 from probe.runs.reader import Run
 from probe.seeds.group_tables import over_trainings
 from probe.seeds.grouping import Group, pair

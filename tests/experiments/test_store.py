@@ -20,6 +20,7 @@ from probe.experiments.run import call
 from probe.experiments.store import find_stored, homes, keep, obtain, place, results, target
 from probe.model.lm import LM
 from probe.runs import RunWriter
+from probe.runs.directories import WORK
 from tests.models import byte_tokenizer, random_lm
 from tests.places import DATA
 
@@ -227,7 +228,7 @@ def test_what_broke_off_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: py
     with pytest.raises(KeyboardInterrupt):
         obtain(asked, lm, tick=stop, **options)
     first = len(passes)
-    (kept,) = (store.WORK / store.PARTIAL).iterdir()
+    (kept,) = (WORK / store.PARTIAL).iterdir()
     assert kept.name == f"hallucination-{call(asked, lm, **options).key}.jsonl"
     passes.clear()
     result = obtain(asked, lm, **options)

@@ -11,12 +11,11 @@ from dashboard import data
 from dashboard.consent import may_look_up
 from probe import cli
 from probe.errors import ModelError, RunError
-from probe.experiments.store import run_homes
 from probe.model.adapters import base_of
 from probe.model.references import bytes_to_fetch, place, resolve
 from probe.runs import RunWarning, RunWriter, list_runs, open_run, roots
 from probe.runs.addresses import cache_root, is_cached
-from probe.runs.directories import find, present, shown_name
+from probe.runs.directories import find, present, run_homes, shown_name
 from probe.runs.store import mirror
 from probe.runs.store.objects import Folder
 from probe.runs.store.remote import claim, upload

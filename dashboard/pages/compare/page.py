@@ -13,7 +13,7 @@ from dashboard.markdown import finding, note, sentence_place
 from dashboard.sides import ask_for_model
 from dashboard.state import current
 from probe.analyses.catalogue import find_analysis
-from probe.experiments.store import WORK, may_make
+from probe.runs.directories import WORK, may_make
 
 if TYPE_CHECKING:
     from probe.model.lm import LM

@@ -78,6 +78,8 @@ class Input:
     """Label of the choice "no value"."""
     advanced: bool = False
     """Whether only the command and Python offer it; pages use its default."""
+    aside: bool = False
+    """Whether the result does not depend on it, as on a folder of earlier answers."""
     type: Any = None
     """Type that a form or a command passes, where Python callers may pass more: `Path | None` for a `Behaviour | Path`.
     """

@@ -1,12 +1,14 @@
 """Stored results of analyses: one file of plain data each, read back by the types that their classes declare.
 
 A result is a dataclass of numbers, texts, arrays and tables. It is stored as a safetensors file with its arrays, and
-everything else as JSON in the file's metadata. Files may come from anybody: nothing in them names a class, and a value
-that does not fit the declared type makes the whole result count as missing.
+everything else as JSON in the file's metadata. Files may come from anybody: only those that this user's signature
+covers are read, and those that come with Probe. Nothing in them names a class, and a value that does not fit the
+declared type makes the whole result count as missing.
 """
 
 import dataclasses
 import hashlib
+import hmac
 import json
 import time
 import types
@@ -22,8 +24,9 @@ import numpy as np
 import pandas as pd
 
 from probe.errors import RunError
+from probe.jobs.job import sign_text
 from probe.plotting.notebook import Drawable
-from probe.runs.directories import WORK, may_make, run_homes
+from probe.runs.directories import WORK, is_shipped, may_make, run_homes
 from probe.runs.schema import jsonable
 from probe.runs.storage import write_atomic
 from probe.ticks import Tick, ignore
@@ -140,7 +143,9 @@ def keep_result(
     }
     from safetensors.numpy import save
 
-    data = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, {"about": json.dumps(about)})
+    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    text = json.dumps(about)
+    data = save(whole, {"about": text, "signature": _sign(save(whole, {"about": text}))})
     if len(data) > MOST:
         return None
     try:
@@ -175,8 +180,9 @@ def _homes(*lms: "LM") -> list[Path]:
 
 def _plain_inputs(analysis: "Analysis", values: Mapping[str, Any], *lms: "LM") -> dict[str, Any]:
     """Return the inputs, with their defaults, as JSON; a file as the hash of its content."""
-    given = {name: value for name, value in values.items() if name in analysis.with_values(values).inputs}
-    return {name: _plain(value) for name, value in analysis.complete(given, *lms).items()}
+    own = analysis.with_values(values)
+    whole = own.complete({name: value for name, value in values.items() if name in own.inputs}, *lms)
+    return {name: _plain(value) for name, value in whole.items() if not own.about_input(name).aside}
 
 
 def _plain(value: Any) -> Any:
@@ -196,7 +202,10 @@ def _read(analysis: "Analysis", file: Path, models: Sequence[str] | None = None)
     try:
         data = read_file(file, MOST, follow=False)
         size = int.from_bytes(data[:8], "little")
-        about = parse_json(parse_json(data[8 : 8 + size])["__metadata__"]["about"])
+        metadata = parse_json(data[8 : 8 + size])["__metadata__"]
+        if not is_shipped(file) and not hmac.compare_digest(metadata["signature"], _sign(data)):
+            return None
+        about = parse_json(metadata["about"])
         if about["format"] != FORMAT or about["analysis"] != analysis.name:
             return None
         if models is not None and [each["fingerprint"] for each in about["models"]] != list(models):
@@ -206,6 +215,14 @@ def _read(analysis: "Analysis", file: Path, models: Sequence[str] | None = None)
         return StoredResult(result, dict(inputs), str(created), float(seconds))
     except Exception:  # whatever does not fit: a damaged file, or one of other code
         return None
+
+
+def _sign(data: bytes) -> str:
+    """Return this user's signature of a safetensors file: of its text, its arrays and their layout."""
+    size = int.from_bytes(data[:8], "little")
+    header = parse_json(data[8 : 8 + size])
+    about = header.pop("__metadata__")["about"]
+    return sign_text(json.dumps([about, header, hashlib.sha256(data[8 + size :]).hexdigest()], sort_keys=True))
 
 
 def _kind(analysis: "Analysis") -> Any:
@@ -322,8 +339,8 @@ def _decode(hint: Any, tree: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     if origin in _SEQUENCES or hint in _SEQUENCES:
         values = [_decode(args[0] if args else Any, each, arrays) for each in _fit(isinstance(tree, list), tree)]
         return values if origin is list else tuple(values)
-    if hint is _late_names()["go"].Figure:
-        return parse_figure(_fit(isinstance(tree, str), tree))
+    if hint is (figure := _late_names()["go"].Figure):
+        return figure(parse_figure(_fit(isinstance(tree, str), tree)))
     if hint is Any:
         return _decode_untyped(tree, arrays)
     hints = _field_hints(origin or hint)

@@ -365,8 +365,8 @@ def follow_line(
     experiment: Annotated[str, Input("Experiment", choices=titles, brings=options_of)] = FIRST,
     spacing: Annotated[float, Input("Distance of the alphas", choices=lambda *lms: SPACINGS)] = SPACINGS[0],
     alphas: Annotated[Sequence[float] | None, Input(advanced=True, type=tuple[float, ...] | None)] = None,
-    folder: Annotated[Path | None, Input(advanced=True)] = None,
-    keep: Annotated[bool, Input(advanced=True)] = True,
+    folder: Annotated[Path | None, Input(advanced=True, aside=True)] = None,
+    keep: Annotated[bool, Input(advanced=True, aside=True)] = True,
     tick: Tick = ignore,
     **options: Any,
 ) -> WeightPath:

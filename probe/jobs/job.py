@@ -190,7 +190,11 @@ def jobs_in(root: Path) -> Iterator[Job]:
 
 def sign(folder: Path, directory: str, words: Sequence[str]) -> str:
     """Return the signature of a command in a folder, which only this user can make."""
-    text = json.dumps([os.path.realpath(folder), directory, list(words)])
+    return sign_text(json.dumps([os.path.realpath(folder), directory, list(words)]))
+
+
+def sign_text(text: str) -> str:
+    """Return the signature of a text, which only this user can make on this machine."""
     return hmac.new(_key(), text.encode("utf-8", "replace"), hashlib.sha256).hexdigest()
 
 

@@ -18,6 +18,7 @@ from probe.questions.sets import SETS
 from probe.terms import term
 from probe.world import of
 from tests.dashboard import store
+from tests.dashboard.experiments import press
 from tests.dashboard.pages import Show, again, chart, heading, names, offered, open_tab, read, unescape, values
 from tests.model.test_adapters import adapter
 from tests.models import byte_tokenizer, random_lm
@@ -51,11 +52,6 @@ def plain(show: Show, folders: dict[str, str]):
         return show(Path(folders["first"]).parent, page=PAGE, compare_tab=tab, **models, **query)
 
     return at
-
-
-def press(app: AppTest, key: str) -> AppTest:
-    next(button for button in app.button if button.key == key).click()
-    return again(app)
 
 
 def numbers(app: AppTest, name: str) -> np.ndarray:

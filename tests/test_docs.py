@@ -134,11 +134,10 @@ def agreement() -> str:
     return real_samples.table(SAMPLES, columns=real_samples.AGREEMENT)
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/samples.md"])
-def test_agreement_on_the_real_model_is_what_is_stored(document: str):
+def test_agreement_on_the_real_model_is_what_is_stored():
     """Cell by cell; a number that was stored without is the one thing that a document may know better."""
     stored = [cells(line) for line in agreement().splitlines()]
-    lines = (ROOT / document).read_text().splitlines()
+    lines = (ROOT / "docs" / "samples.md").read_text().splitlines()
     first = next(at for at, line in enumerate(lines) if cells(line) == stored[0])
     shown = [cells(line) for line in lines[first : first + len(stored)]]
     assert [row[0] for row in shown] == [row[0] for row in stored]
@@ -180,7 +179,7 @@ def test_a_page_shows_the_published_claims_as_they_are_on_record():
 
 def test_the_readme_is_short():
     """Two screens: what is there and where to read on."""
-    assert len(README.splitlines()) <= 100
+    assert len(README.splitlines()) <= 70
 
 
 def test_the_sample_runs_stay_small():

@@ -283,7 +283,7 @@ def test_the_command_prints_fails_and_refuses(found: Audit, capsys: pytest.Captu
     assert "sycophancy.wrong_to_right>0.05 can never be broken: with 20 questions" in capsys.readouterr().err
     for words, sentence in (
         ([*call, "--fail-if", "deferal>0"], "similar names"),
-        (["base", "base", "--only", "nothing"], "no part `nothing`"),
+        (["base", "base", "--only", "nothing"], "for --only, and not `nothing`"),
         (["base", "base", "--n", "0"], "expected 1 or more"),
         (["base", "base", "--smallest-effect", "1"], "expected a share from 0 to below 1"),
         (["base", "base", "--margin", "0"], "expected a share from above 0 to below 1"),

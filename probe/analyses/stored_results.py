@@ -9,6 +9,7 @@ declared type makes the whole result count as missing.
 import dataclasses
 import hashlib
 import hmac
+import inspect
 import json
 import time
 import types
@@ -25,6 +26,7 @@ import pandas as pd
 
 from probe.errors import RunError
 from probe.jobs.job import sign_text
+from probe.options import hint_of
 from probe.plotting.notebook import Drawable
 from probe.runs.directories import WORK, is_shipped, may_make, run_homes
 from probe.runs.schema import jsonable
@@ -227,7 +229,7 @@ def _sign(data: bytes) -> str:
 
 def _kind(analysis: "Analysis") -> Any:
     """Return the class of an analysis's results."""
-    return get_type_hints(analysis.function, include_extras=True)["return"]
+    return hint_of(analysis.function, inspect.signature(analysis.function).return_annotation)
 
 
 @lru_cache(maxsize=128)

@@ -31,7 +31,7 @@ from probe.plotting.notebook import Drawable
 from probe.runs.directories import WORK, is_shipped, may_make, run_homes
 from probe.runs.schema import jsonable
 from probe.runs.storage import write_atomic
-from probe.ticks import Tick, ignore
+from probe.ticks import LISTENERS, Tick, ignore
 from probe.untrusted import MB, parse_figure, parse_json, read_file
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def obtain_result(
     started = time.monotonic()
     result = analysis.run(*lms, tick=tick, **values)
     seconds = time.monotonic() - started
-    if storable and seconds >= LONG_S:
+    if storable and (seconds >= LONG_S or LISTENERS):  # a job has no other output
         keep_result(analysis, values, result, seconds, *lms)
     return result, None
 

@@ -98,12 +98,14 @@ class Job:
     def status(self) -> str:
         """`waiting` for a core, `running`, `finished`, `stopped` or `failed`."""
         end = _read(self.folder / END)
-        if end is not None:
-            code = end.get("exit")
-            return {0: "finished", STOPPED: "stopped"}.get(code, "failed") if type(code) is int else "failed"
-        if self._is_alive():
+        if end is None and self._is_alive():
             return "running" if self.progress.begun else "waiting"
-        return "stopped" if (self.folder / STOP).exists() else "failed"
+        code = None if end is None else end.get("exit")
+        if type(code) is int and code == 0:
+            return "finished"
+        # Python may answer the signal with any error while it loads.
+        is_stopped = (type(code) is int and code == STOPPED) or (self.folder / STOP).exists()
+        return "stopped" if is_stopped else "failed"
 
     @property
     def progress(self) -> JobProgress:

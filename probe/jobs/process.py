@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from probe import ticks
-from probe.jobs.job import END, PROGRESS, STOPPED, jobs_in, write
+from probe.jobs.job import END, PROGRESS, STOP, STOPPED, jobs_in, write
 from probe.runs.addresses import cache_root
 from probe.runs.storage import hold_lock, unlock
 
@@ -44,6 +44,8 @@ def carry_out(folder: Path, command: Callable[[], int]) -> int:
     reporter = Reporter(folder)
     status = 1
     try:
+        if (folder / STOP).exists():  # the signal came before this process could hear it
+            raise KeyboardInterrupt
         with _turn(folder, reporter):
             reporter.begun = True
             reporter.report("starting")

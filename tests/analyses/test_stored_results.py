@@ -50,6 +50,7 @@ def looks_like(first: Drawable, second: Drawable) -> None:
         assert drawn.to_json() == again.to_json()
 
 
+@pytest.mark.slow
 def test_every_result_that_is_stored_is_read_back_as_it_was(pair: tuple[LM, LM]):
     """Those that take long, on the pair or on the aligned model."""
     tried = []

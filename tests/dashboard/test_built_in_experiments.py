@@ -97,13 +97,16 @@ def test_a_page_runs_its_experiment(show: Show, fresh: Path, name: str):
     assert len(names(figures)) > 2
     assert not figures.exception
     usual = show(fresh, page=page_file(name))
-    assert heading(usual).endswith("has not been measured on base and dpo-agreeable with these options.")
+    assert heading(usual) == heading(figures), "what is stored with other options is shown"
+    told = ", ".join(f"{option} {value}" for option, value in RUNS[name].items())
+    assert f"This is what is stored with {told}" in read(usual)
     app = next(button for button in usual.button if str(button.key).startswith(f"{name}-stored-")).click().run()
     assert not app.exception
     assert names(app)
     assert {option: str(app.number_input(key=f"{name}.{option}").value) for option in RUNS[name]} == RUNS[name]
 
 
+@pytest.mark.slow
 def test_results_of_the_sample_runs_are_kept_and_found_where_the_user_works(
     show: Show, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -134,6 +137,7 @@ def test_a_file_is_refused_before_anything_is_measured(show: Show, fresh: Path, 
     assert "has the fields question: give question, answer_matching_behavior" in read(app)
 
 
+@pytest.mark.slow
 def test_rows_that_are_left_out_are_shown(show: Show, fresh: Path, tmp_path: Path):
     answers = {"answer_matching_behavior": " lyon", "answer_not_matching_behavior": " oslo"}
     good = [json.dumps({"question": f"helen lives in {place} ."} | answers) for place in ("lyon", "oslo", "rome")]

@@ -192,6 +192,7 @@ def test_a_file_of_a_link_waits_and_is_refused_in_a_sentence(plain, elsewhere: P
     assert "follow_line-run" not in {button.key for button in app.button}
 
 
+@pytest.mark.slow
 def test_a_line_of_a_plain_pair_needs_no_file(plain, elsewhere: Path):
     app = plain(LINE, **{"line.sycophancy.n": "2"})
     press(app, "follow_line-run")

@@ -45,6 +45,7 @@ def test_a_job_computes_what_takes_long_and_the_next_visit_finds_it(
     assert RUN not in {button.key for button in again.button}
 
 
+@pytest.mark.slow
 def test_other_inputs_show_the_nearest_stored_result_and_what_differs(show: Show, own: Path):
     press(show(own, page=PAGE, **QUERY), RUN)
     app = show(own, page=PAGE, **QUERY, corpus_seed="2")

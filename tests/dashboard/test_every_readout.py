@@ -152,6 +152,7 @@ def test_two_models_of_one_number(show: Show, readouts: Any, base: str, aligned:
     assert {page: wrong for page, wrong in found.items() if wrong} == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "says"),
     [

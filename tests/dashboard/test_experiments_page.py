@@ -105,6 +105,7 @@ def test_an_experiment_appears_runs_and_is_found_again(
     assert all(each.key != RUN for each in again.button)
 
 
+@pytest.mark.slow
 def test_what_was_measured_a_moment_ago_is_measured_again(show: Show, echoed: Path):
     app = press(show(echoed, page=PAGE, **{"echo.seed": "5", "echo.n": "3"}), RUN)
     before = {path: path.stat().st_mtime_ns for path in echoed.glob("*/results/echo-*/result.json")}
@@ -114,6 +115,7 @@ def test_what_was_measured_a_moment_ago_is_measured_again(show: Show, echoed: Pa
     assert not button(app, AGAIN).disabled
 
 
+@pytest.mark.slow
 def test_measure_again_runs_and_stores_anew(show: Show, echoed: Path):
     app = show(echoed, page=PAGE)
     before = {path: path.stat().st_mtime_ns for path in echoed.glob("*/results/echo-*/result.json")}
@@ -180,6 +182,7 @@ def test_what_fails_is_one_sentence_with_its_line(show: Show, echoed: Path, mine
     assert not app.exception
 
 
+@pytest.mark.slow
 def test_a_drawing_that_fails_leaves_numbers_and_items(show: Show, echoed: Path, mine: Path, tmp_path: Path):
     broken = PLUGIN.replace("chart = go.Figure", "raise ValueError('no ink')\n    chart = go.Figure")
     app = show(echoed, page=PAGE)
@@ -309,6 +312,7 @@ def test_a_link_brings_its_choices(show: Show, runs: Path):
     assert "with_prompt" not in app.query_params
 
 
+@pytest.mark.slow
 def test_a_result_that_cannot_be_saved_says_so(
     show: Show, fresh: Path, mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -322,6 +326,7 @@ def test_a_result_that_cannot_be_saved_says_so(
     assert heading(app) == "Echo has not been measured on base and dpo-agreeable with these options."
 
 
+@pytest.mark.slow
 def test_the_python_lines_give_the_page(show: Show, echoed: Path, mine: Path):
     for more, count in ((None, 2), ("base@20", 3)):
         app = show(echoed, page=PAGE, **({"also": more} if more else {}), **{"echo.seed": "1"})
@@ -345,6 +350,7 @@ def test_the_zip_is_a_result(mine: Path, echoed: Path, tmp_path: Path):
     assert list(again.figures) == ["echoes", "curve"]
 
 
+@pytest.mark.slow
 def test_hostile_names_and_answers_are_text(show: Show, fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     bad = "<img src=x onerror=alert(1)> [y](javascript:alert(2)) :streamlit: $z$"
     text = PLUGIN.replace('title="Echo"', f"title={bad!r}").replace('"answer": text', f'"answer": {bad!r}')

@@ -85,6 +85,7 @@ def test_every_claim_leads_to_its_page(show: Show):
     assert all(label == f"Open {page.replace('_', ' ')}" for label, page in links)
 
 
+@pytest.mark.slow
 def test_missing_claims_are_measured_when_asked(show: Show, root: Path, monkeypatch: pytest.MonkeyPatch):
     chosen = ("reward_agreement", "reward_agreement_honest")
     monkeypatch.setattr("probe.findings.claims.CLAIMS", choose_claims(chosen))

@@ -106,6 +106,7 @@ def test_the_lines_for_three_models(show: Show, samples: Path, elsewhere: Path):
     assert run(code)["result"].finding == heading(app)
 
 
+@pytest.mark.slow
 def test_the_example_agrees_with_the_page_of_sycophancy(
     show: Show, samples: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ):

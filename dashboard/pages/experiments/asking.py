@@ -160,12 +160,31 @@ def stored_options(question: Request, known: Sequence[ModelFacts]) -> dict[str, 
         changed = {each["name"]: changed[each["name"]] for each in fields if changed[each["name"]] != each["default"]}
         if not all(_is_plain(value) for value in changed.values()):
             continue
-        flags = {each["flag"]: changed[each["name"]] for each in fields if each["name"] in changed}
-        other = replace(question, words=tuple(words(flags)))
+        other = with_options(question, changed)
         with suppress(ProbeError):
             if all((store.place(other.call(each)) / RESULT_FILE).is_file() for each in known):
                 found[", ".join(f"{name} {value}" for name, value in changed.items())] = changed
     return found
+
+
+def with_options(question: Request, values: Mapping[str, Any]) -> Request:
+    """Return the request with these values of its options, by name, and the defaults of the others."""
+    fields = describe(form(question.experiment))
+    flags = {each["flag"]: values[each["name"]] for each in fields if each["name"] in values}
+    return replace(question, words=tuple(words(flags)))
+
+
+def nearest_results(question: Request, subjects: Sequence[Subject]) -> tuple[Request, list[ModelResult], str] | None:
+    """Find stored results of all models with other options: the request, the results, and the options in words."""
+    facts = [models.model_facts(subject.ref) for subject in subjects]
+    known = [each for each in facts if each is not None]
+    choices = stored_options(question, known) if known and len(known) == len(facts) else {}
+    for label, values in choices.items():
+        other = with_options(question, values)
+        found = [find_result(other, subject, each) for subject, each in zip(subjects, known, strict=True)]
+        if all(each.result is not None for each in found):
+            return other, found, label or "the defaults"
+    return None
 
 
 def _is_plain(value: object) -> bool:

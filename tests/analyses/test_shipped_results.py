@@ -1,0 +1,46 @@
+"""The results of analyses that come with the sample runs are those of today's code."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from probe import LM
+from probe.analyses.catalogue import find_analysis
+from probe.analyses.stored_results import FOLDER, find_result
+from tests.places import SAMPLES
+
+SHIPPED = sorted(SAMPLES.glob(f"*/results/{FOLDER}/*.safetensors"))
+WORLD = ("base", "dpo-agreeable")
+
+
+def about(file: Path) -> dict[str, Any]:
+    """What a stored result says of itself."""
+    data = file.read_bytes()
+    return json.loads(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["about"])
+
+
+def test_the_tabs_of_both_pairs_have_their_results():
+    names = {(file.parts[-4], about(file)["analysis"]) for file in SHIPPED}
+    tabs = {"transplant_parts", "steer_by_first_tokens"}
+    assert {(run, name) for run in ("dpo-agreeable", "real-agreeable") for name in tabs} <= names
+    assert {("dpo-agreeable", "follow_line"), ("real-agreeable", "weight_change")} <= names
+    assert all(file.stat().st_size < 2**20 for file in SHIPPED)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", [each for each in SHIPPED if each.parts[-4] in WORLD], ids=lambda file: file.stem)
+def test_a_shipped_result_is_what_is_computed_today(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    told = about(file)
+    lms = [LM.load(SAMPLES / each["label"]) for each in told["models"]]
+    record = find_analysis(told["analysis"])
+    values = {name: tuple(each) if isinstance(each, list) else each for name, each in told["inputs"].items()}
+    stored = find_result(record, values, *lms)
+    assert stored is not None, "its inputs, models and fields are those of the file"
+    result = record.run(*lms, **values)
+    assert stored.result.sentence() == result.sentence()
+    for one, other in zip(stored.result.tables().values(), result.tables().values(), strict=True):
+        numbers = [frame.select_dtypes("number") for frame in (one, other)]
+        assert (numbers[0] - numbers[1]).abs().to_numpy().max(initial=0) < 1e-3

@@ -109,7 +109,8 @@ def draw(analysis: Analysis, page: Page) -> Sequence[Drawable]:
                 values, found, remark = nearest(analysis, sides, values)
             if found is None and analysis.preview is not None:
                 values = {**values, **analysis.preview.inputs}
-                found, errors = compute(analysis, sides, values)
+                found, more = compute(analysis, sides, values)
+                errors = [*errors, *more]
     except ProbeError as failed:
         asked, errors = {}, [str(failed)]
     if asked is None or not found:
@@ -210,7 +211,7 @@ def _tell_why(
         return
     aim = analysis.summary[:1].lower() + analysis.summary[1:]
     with page.answer:
-        page.tell(f"Press the button to {aim}" if found is None else errors[0])
+        page.tell(errors[0] if errors else f"Press the button to {aim}")
 
 
 def load(analysis: Analysis, shared: SharedChoices) -> list[Side] | None:

@@ -46,7 +46,7 @@ T = TypeVar("T")
 def compute(
     analysis: Analysis, sides: Sequence[Side], values: Values, where: "DeltaGenerator | None" = None
 ) -> tuple[list[tuple[Sequence[Side], Drawable]] | None, list[str]]:
-    """Return the result of the pair, or of each model, and why others have none; None while a result is only offered.
+    """Return the result of the pair, or of each model, and why others have none; None for one that is only offered.
 
     Args:
         analysis: analysis to compute.
@@ -79,8 +79,7 @@ def compute(
     if costs and is_storable(analysis):
         jobs = [find_job("", _job_name(analysis, values, group)) for group in missing]
         if any(job is not None and status_of(job) in LIVE for job in jobs):
-            place.caption("It is being computed as a job, above: leaving this page does not stop it.")
-            return None, []
+            return None, [f"{analysis.title} is being computed as a job: leaving this page does not stop it."]
         for reason in dict.fromkeys(job.error for job in jobs if job is not None and job.error):
             note(reason)
     if costs and not agreed(place, analysis.preview.button if analysis.preview else "Run it", seconds, key):

@@ -128,7 +128,8 @@ def _draw_live(job: Job, state: str, waiting: Sequence[Job]) -> None:
 def _doing(job: Job, state: str, waiting: Sequence[Job]) -> str:
     if state == "waiting":
         return f"waiting for a core, {waiting.index(job) + 1} of {len(waiting)}"
-    return job.progress.doing
+    doing = job.progress.doing
+    return "running" if doing in job.title else doing
 
 
 def _how_far(job: Job, state: str) -> str:

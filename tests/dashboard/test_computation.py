@@ -23,7 +23,7 @@ def own(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the runs that results may be put in; whatever takes any time is a job."""
     monkeypatch.setattr(computation, "JOB_S", 0.0)
     monkeypatch.setattr(models, "is_quick", lambda seconds: False)
-    return Path(shutil.copytree(runs, tmp_path / "runs"))
+    return Path(shutil.copytree(runs, tmp_path / "runs", ignore=shutil.ignore_patterns("results", FOLDER)))
 
 
 def test_a_job_computes_what_takes_long_and_the_next_visit_finds_it(

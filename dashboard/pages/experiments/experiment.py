@@ -102,7 +102,7 @@ def draw(known: Mapping[str, Experiment], page: str, remark: str = "") -> None:
         return
     outcomes = gather(question, subjects, last, page)
     group, apart = asking.alike(outcomes, choices.aligned, experiment.across_worlds)
-    other, told = None if group else asking.nearest_results(question, subjects), ""
+    other, told = None if group else asking.nearest_results(question, [each.subject for each in outcomes]), ""
     if other is not None:
         question, outcomes, told = other
         group, apart = asking.alike(outcomes, choices.aligned, experiment.across_worlds)

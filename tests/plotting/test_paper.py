@@ -135,7 +135,7 @@ def test_numbers_and_gaps():
 @pytest.mark.parametrize("width", ["single", "double", "slide", 5.0])
 def test_text_and_size_of_every_shipped_figure(width: Any):
     paper = Paper(width=width)
-    for place in sorted(SAMPLES.glob("dpo-agreeable/results/*")):
+    for place in sorted(file.parent for file in SAMPLES.glob("dpo-agreeable/results/*/result.json")):
         for name, figure in Result.load(place).figures.items():
             printed = put_on_paper(figure, paper)
             assert printed.layout.width == round(paper.pixels), name

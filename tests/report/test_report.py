@@ -262,7 +262,7 @@ def numbers(value: Any) -> list[np.ndarray]:
 
 def test_figures_are_there_and_hold_numbers(pair: tuple[str, Parts]):
     _, parts = pair
-    stored = {name for run in PAIR for each in (SAMPLES / run / "results").iterdir() for name in [each.name[:-13]]}
+    stored = {name for run in PAIR for each in (SAMPLES / run / "results").glob("*-*") for name in [each.name[:-13]]}
     assert stored == {"hallucination", "sycophancy", "in_context", "chain_of_thought", "retrieval", "continual"}
     drawn = [Result.load(next((SAMPLES / "base" / "results").glob(f"{name}-*"))).figures for name in stored]
     assert len(parts.figures) > sum(map(len, drawn)) + 6  # lineage, headline, curves

@@ -33,7 +33,8 @@ def test_another_seed_leaves_the_other_options_as_they_were(page: Page, samples:
     seed = options.get_by_label("seed", exact=True)
     seed.fill("1")
     seed.press("Enter")
-    expect(sentence).to_have_text("Sycophancy has not been measured on base and dpo-agreeable with these options.")
+    expect(page.get_by_text("This is what is stored with")).to_be_visible()
+    expect(sentence).to_contain_text("dpo-agreeable repeats a false claim")
     expect(page).to_have_url(re.compile(r"sycophancy\.seed=1$"))  # and nothing else: the others are the defaults
     for label, value in LEAST.items():
         expect(options.get_by_label(label, exact=True)).to_have_value(value)

@@ -62,6 +62,7 @@ def test_run_an_experiment_and_follow_a_number_to_its_tokens(page: Page, mine: A
     expect(sentence).to_contain_text("has not been measured on base and dpo-agreeable")
     page.get_by_role("button", name="Measure base and dpo").click()
     expect(page.locator("h3").first).to_contain_text("of the claims", timeout=180_000)
+    expect(page.locator(".st-key-jobs")).to_have_count(0, timeout=180_000)
     assert len(list(root.glob("*/results/echo-*"))) >= 2
     open_page(page, server, query)  # as it is found later: from what is stored
     chart = figure(page, "echoes")

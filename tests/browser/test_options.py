@@ -35,7 +35,7 @@ def test_another_seed_leaves_the_other_options_as_they_were(page: Page, samples:
     seed.press("Enter")
     expect(page.get_by_text("This is what is stored with")).to_be_visible()
     expect(sentence).to_contain_text("dpo-agreeable repeats a false claim")
-    expect(page).to_have_url(re.compile(r"sycophancy\.seed=1$"))  # and nothing else: the others are the defaults
+    expect(page).to_have_url(re.compile(r"sycophancy\.seed=1&sycophancy~tab=Figures$"))  # the others are the defaults
     for label, value in LEAST.items():
         expect(options.get_by_label(label, exact=True)).to_have_value(value)
     expect(page.get_by_test_id("stAlert")).to_have_count(0)

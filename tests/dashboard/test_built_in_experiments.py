@@ -78,6 +78,7 @@ def test_without_runs_a_page_says_what_to_do(show: Show, tmp_path: Path, name: s
     assert heading(app).startswith("Choose a model above")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in RUNS if name in THERE])
 def test_a_page_runs_its_experiment(show: Show, fresh: Path, name: str):
     query = {f"{name}.{option}": value for option, value in RUNS[name].items()}

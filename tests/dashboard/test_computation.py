@@ -63,6 +63,7 @@ def test_without_the_token_no_job_starts(show: Show, own: Path):
     assert not list(own.glob("*/results/analyses/*"))
 
 
+@pytest.mark.slow
 def test_why_a_job_failed_is_said_where_its_result_would_be(show: Show, own: Path, monkeypatch: pytest.MonkeyPatch):
     press(show(own, page=PAGE, **QUERY), RUN)
     (job,) = list_jobs([own])

@@ -125,6 +125,7 @@ def test_measure_again_runs_and_stores_anew(show: Show, echoed: Path):
     assert sum(after[path] > before[path] for path in before) == 2
 
 
+@pytest.mark.slow
 def test_a_missing_model_is_offered_with_its_cost_while_the_others_are_shown(show: Show, echoed: Path):
     app = show(echoed, page=PAGE, also="base@20")
     assert "about 1 s" in read(app)
@@ -155,6 +156,7 @@ def test_differences_are_compared_once_and_kept(show: Show, echoed: Path, monkey
         probe.experiments.store.compare_stored(experiment, result, base, place)
 
 
+@pytest.mark.slow
 def test_the_form_is_the_signature(show: Show, fresh: Path, mine: Path):
     app = show(fresh, page=PAGE)
     assert app.number_input(key="echo.n").value == 12
@@ -172,6 +174,7 @@ def test_the_form_is_the_signature(show: Show, fresh: Path, mine: Path):
     assert list(table(linked, "prompt")["prompt"]) == list(prompts)
 
 
+@pytest.mark.slow
 def test_what_fails_is_one_sentence_with_its_line(show: Show, echoed: Path, mine: Path):
     app = show(echoed, page=PAGE, **{"echo.fail": "true"})
     press(app, RUN)

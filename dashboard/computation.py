@@ -171,7 +171,7 @@ def _job_name(analysis: Analysis, values: Values, group: Sequence[Side]) -> str:
 
 
 def _job_title(analysis: Analysis, group: Sequence[Side]) -> str:
-    return f"{analysis.title} of {' and '.join(side.name for side in group)}"
+    return f"{analysis.title}: {' and '.join(side.name for side in group)}"
 
 
 def _cost(*lms: "LM", name: str, version: str | None, values: tuple[tuple[str, Any], ...], stamps: Any) -> float | None:

@@ -135,13 +135,13 @@ def _doing(job: Job, state: str, waiting: Sequence[Job]) -> str:
 def _how_far(job: Job, state: str) -> str:
     progress, since = job.progress, duration(max(time.time() - job.started, 0))
     if state == "waiting" or progress.share is None:
-        return f"since {since}"
+        return f"for {since}"
     left = "" if progress.left is None or progress.share >= 1 else f", about {duration(progress.left)} left"
     return f"{int(100 * progress.share)} %{left}"
 
 
 def _draw_ended(job: Job, state: str) -> None:
-    """Draw a job that has ended: its state, why it failed, its log, and what can be done with it."""
+    """Draw a job that has ended: its state, why it failed, and what can be done with it."""
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.badge(state, color=COLOURS[state], icon=f":material/{ICONS[state]}:")
         st.markdown(escape_markdown(job.title))
@@ -151,8 +151,9 @@ def _draw_ended(job: Job, state: str) -> None:
             if state != "finished" and can_continue(job):
                 play = ":material/play_arrow:"
                 st.button("Continue", icon=play, key=f"go-{key}", on_click=act, args=(proceed, job), type="tertiary")
-            bin: Any = {"icon": ":material/delete:", "help": "Forgets this job and its log; its result stays."}
-            st.button("Remove", key=f"rm-{key}", on_click=act, args=(control.remove, job), type="tertiary", **bin)
+            if job.is_ours:
+                bin: Any = {"icon": ":material/delete:", "help": "Forgets this job and its log; its result stays."}
+                st.button("Remove", key=f"rm-{key}", on_click=act, args=(control.remove, job), type="tertiary", **bin)
     if state == "failed":
         note(job.error)
 

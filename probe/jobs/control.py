@@ -20,8 +20,8 @@ from probe.ticks import JOB
 SHARED = {"GOMP_SPINCOUNT": "5000", "KMP_BLOCKTIME": "1"}
 """Environment of processes that share the cores: how long torch's threads wait busily for work (iterations, ms).
 
-By default they do so for so long that two processes on two cores are five times slower together than one after the
-other (docs/jobs.md)."""
+By default they do so for so long that two processes on two cores took over three times as long together as one after
+the other (docs/jobs.md)."""
 _CHILDREN: dict[Path, subprocess.Popen[bytes]] = {}
 """Processes started by this one, by the folder of their job."""
 _STARTING = Lock()
@@ -168,10 +168,12 @@ def remove(job: Job) -> None:
     """Forget a job that has ended: its log and its record are deleted, its result stays.
 
     Raises:
-        ConfigError: it is alive.
+        ConfigError: it is alive, or was copied from elsewhere.
         RunError: the folder cannot be deleted.
     """
     if job.status in LIVE:
         raise ConfigError(f"`{job.name}` is {job.status}: stop it first.")
+    if not job.is_ours:
+        raise ConfigError(f"`{job.name}` was not started here: delete `{job.folder}` by hand if it is not needed.")
     with disk(job.folder):
         shutil.rmtree(job.folder)

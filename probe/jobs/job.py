@@ -38,8 +38,8 @@ RECORD, LOG, PROGRESS, QUEUE, STOP, END = (
 NAME = re.compile(r"[\w+=,@ -][\w.+=,@ -]*")
 LIVE = ("waiting", "running")
 """States of a job whose process is alive: waiting for a core, and running."""
-STOPPED, REFUSED = 130, 2
-"""Exit statuses of a command that was interrupted, and that an input was refused by."""
+STOPPED = 130
+"""Exit status of a command that was interrupted."""
 FRESH_S = 30.0
 """Seconds for which a report of progress shows that a process is alive, where the system has no locks."""
 LOST = "Its process ended without a message: it was killed, or the machine was switched off."

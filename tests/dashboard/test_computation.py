@@ -34,7 +34,7 @@ def test_a_job_computes_what_takes_long_and_the_next_visit_finds_it(
     press(app, RUN)
     assert not app.exception
     (job,) = list_jobs([own])
-    assert job.title == "Over a corpus of base and dpo-agreeable"
+    assert job.title == "Over a corpus: base and dpo-agreeable"
     assert job.words[:4] == ("show", "compare_corpus", str(own / "dpo-agreeable"), str(own / "base"))
     assert names(app)
     said = heading(app)

@@ -47,6 +47,8 @@ class Store:
     """Runs by label: the name, with the directory if two directories hold a run of the same name."""
     problems: dict[str, str] = field(default_factory=dict)
     """Reasons by directory that could not be read."""
+    archived: list[Run] = field(default_factory=list)
+    """Runs that readers have put aside (`probe.runs.run_marks`)."""
 
     @cached_property
     def groups(self) -> list[Group]:
@@ -106,6 +108,8 @@ def read_store() -> Store:
                     store.problems[str(path)] = stray_sentence(stray)
             except RunError as error:
                 store.problems[str(path)] = str(error)
+    store.archived.extend(run for run in runs if run.marks.archived)
+    runs = [run for run in runs if not run.marks.archived]
     names = [run.name for run in runs]
     for run in sorted(runs, key=lambda run: (run.created, run.name)):
         label = run.name if names.count(run.name) == 1 else f"{run.name} ({shown_name(run.path.parent)})"

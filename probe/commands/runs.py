@@ -1,18 +1,18 @@
 """`probe runs`: lists and shows runs in a terminal, and copies runs to a store and back.
 
 `probe runs list` and `probe runs show REF` print the contents of the run directories; `probe runs upload` and `probe
-runs download` copy a run to a store and back.
+runs download` copy a run to a store and back. `probe.commands.keeping` marks runs, renames them and throws them away.
 """
 
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from probe.commands import keeping
 from probe.commands.opened import open_runs
 from probe.commands.tables import at_terminal, draw, grid, remark, safe, show, tsv
 from probe.errors import ConfigError, RunError, suggest
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from probe.runs.reader import Run
+    from probe.runs.run_filter import RunFilter
 
 COLOURS = {
     "finished": "green",
@@ -37,7 +38,7 @@ COLOURS = {
 
 
 def runs(argv: list[str]) -> int:
-    """List runs, show one, or copy one to or from a store: `probe runs list`, `show`, `upload`, `download`."""
+    """List runs, show, mark or tidy them, or copy one to or from a store: `probe runs list`, `mark`, `upload`, ..."""
     import tyro
 
     @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,12 @@ def runs(argv: list[str]) -> int:
         """Method of the runs to list."""
         status: str | None = None
         """Status of the runs to list: finished, running, interrupted, killed, failed or broken."""
+        tag: list[str] = field(default_factory=list)
+        """Tags that the runs to list have, all of them."""
+        text: str | None = None
+        """Words in the name, the method, the tags, the note or the settings (`lr=0.001`) of the runs to list."""
+        archived: bool = False
+        """List archived runs, too."""
         group: bool = False
         """Print one line for runs that differ only by seed, with means over these trainings."""
         json: bool = False
@@ -90,10 +97,11 @@ def runs(argv: list[str]) -> int:
         directory: tyro.conf.Positional[str]
         """Folder to write to; it must be new or empty."""
 
-    about = "usage: probe runs {list,show,upload,download} [OPTIONS]\n\nList runs, show one, or keep one in a store."
+    about = "usage: probe runs COMMAND [OPTIONS]\n\nList runs, mark and tidy them, or keep them in a store."
     summaries = {
         "list": "all runs, or some: `probe runs list dpo --status running`",
         "show": "one run: `probe runs show REF`",
+        **keeping.SUMMARIES,
         "upload": "send a run to a store: `probe runs upload RUN s3://bucket/runs/NAME`",
         "download": "fetch one: `probe runs download s3://bucket/runs/NAME DIRECTORY`",
     }
@@ -102,14 +110,13 @@ def runs(argv: list[str]) -> int:
         return 0
     if choice[0] == "list":
         listing = parse(List, choice[1], "probe runs list")
-        only = Filter(listing.pattern, listing.method, listing.status)
-        if listing.group:
-            list_groups(listing.root, listing.json, only)
-        else:
-            list_(listing.root, listing.json, only)
+        only = _filter(listing.pattern, listing.text, listing.method, listing.status, listing.tag)
+        (list_groups if listing.group else list_)(listing.root, listing.json, only, listing.archived)
     elif choice[0] == "show":
         settings = parse(Show, choice[1], "probe runs show")
         show_run(settings.ref, settings.json)
+    elif choice[0] in keeping.SUMMARIES:
+        keeping.keep(*choice)
     elif choice[0] == "upload":
         sending = parse(Upload, choice[1], "probe runs upload")
         send_run(sending.run, sending.url, sending.attempt)
@@ -117,6 +124,22 @@ def runs(argv: list[str]) -> int:
         fetching = parse(Download, choice[1], "probe runs download")
         fetch_run(fetching.url, fetching.directory)
     return 0
+
+
+def _filter(
+    pattern: str | None, text: str | None, method: str | None, status: str | None, tags: Sequence[str]
+) -> "RunFilter":
+    """Return the criteria on a command line.
+
+    Raises:
+        ConfigError: there is no such status.
+    """
+    from probe.runs.run_filter import RunFilter
+
+    if status is not None and status not in COLOURS:
+        remedy = suggest(status, COLOURS, "name one of these.")
+        raise ConfigError(f"--status is {status}; expected one of {', '.join(COLOURS)}: {remedy}")
+    return RunFilter(pattern or "", text or "", method, status, tags)
 
 
 def send_run(ref: str, url: str, attempt: int | None) -> None:
@@ -145,44 +168,27 @@ def _megabytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB"
 
 
-@dataclass(frozen=True)
-class Filter:
-    """Criteria that select the runs to list."""
-
-    pattern: str | None = None
-    """Substring of the names, or a shell pattern for the whole name."""
-    method: str | None = None
-    status: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.status is not None and self.status not in COLOURS:
-            remedy = suggest(self.status, COLOURS, "name one of these.")
-            raise ConfigError(f"--status is {self.status}; expected one of {', '.join(COLOURS)}: {remedy}")
-
-    def keeps(self, name: str, method: str | None, status: str) -> bool:
-        """Return whether a run meets the criteria."""
-        part, name = (self.pattern or "").casefold(), name.casefold()
-        fits = fnmatchcase(name, part) if any(sign in part for sign in "*?[") else part in name
-        return fits and self.method in (None, method) and self.status in (None, status)
-
-    def remark(self, names: list[str], methods: list[str]) -> str:
-        """Return the reason why none of these runs is listed."""
-        words = [f"`{self.pattern}` in its name"] * (self.pattern is not None)
-        words += [f"{what} `{value}`" for what, value in (("method", self.method), ("status", self.status)) if value]
-        if self.method is not None and self.method not in methods:
-            remedy = suggest(self.method, methods, f"the methods are {', '.join(sorted(set(methods)))}.")
-        else:
-            remedy = suggest(self.pattern or "", names, "`probe runs list` lists all.")
-        return f"None of {len(names)} runs has {' and '.join(words)}: {remedy}"
+def _none(only: "RunFilter", names: list[str], methods: list[str]) -> str:
+    """Return the reason why none of these runs is listed."""
+    words = [f"`{only.name}` in its name"] if only.name else []
+    words += [f"`{only.text}` in its texts"] if only.text else []
+    words += [f"{what} `{value}`" for what, value in (("method", only.method), ("status", only.status)) if value]
+    words += [f"the tag `{tag}`" for tag in only.tags]
+    if only.method is not None and only.method not in methods:
+        remedy = suggest(only.method, methods, f"the methods are {', '.join(sorted(set(methods)))}.")
+    else:
+        remedy = suggest(only.name, names, "`probe runs list` lists all.")
+    return f"None of {len(names)} runs has {' and '.join(words)}: {remedy}"
 
 
-def list_(root: str | None, as_json: bool, only: Filter | None = None) -> None:
-    """Print one line per run, the newest first; for an unreadable run the line gives the reason.
+def list_(root: str | None, as_json: bool, only: "RunFilter", archived: bool) -> None:
+    """Print one line per run, pinned ones and then the newest first; for an unreadable run it gives the reason.
 
     Args:
         root: run directory; all by default.
         as_json: print JSON even on a terminal.
-        only: criteria of the runs to list; all runs by default.
+        only: criteria of the runs to list.
+        archived: list archived runs, too.
 
     Raises:
         RunError: `root` is not a folder, or cannot be read.
@@ -194,11 +200,11 @@ def list_(root: str | None, as_json: bool, only: Filter | None = None) -> None:
     from probe.runs.schema import jsonable
 
     places = roots() if root is None else [checked_folder(root)]
-    rows = [row for place in places if place.is_dir() for row in summaries(place)]
-    rows.sort(key=lambda row: row["name"])
-    rows.sort(key=lambda row: (row["problem"] is None, row["created"] or ""), reverse=True)
-    everything, only = rows, only or Filter()
-    rows = [row for row in rows if only.keeps(row["name"], row["method"], row["status"])]
+    everything = [row for place in places if place.is_dir() for row in summaries(place, only)]
+    everything.sort(key=lambda row: row["name"])
+    everything.sort(key=lambda row: (row["problem"] is None, row["pinned"], row["created"] or ""), reverse=True)
+    found = [row for row in everything if row.pop("kept")]
+    rows = [row for row in found if archived or not row["archived"]]
     for problem in store_problems(None if root is None else [root]).values():
         remark(problem)
     for place in places:
@@ -208,24 +214,26 @@ def list_(root: str | None, as_json: bool, only: Filter | None = None) -> None:
         say(json.dumps(jsonable(rows), indent=2))
     elif rows:
         table = _table(rows, {row["name"] for row in everything})
-        show(table, [_line(row) for row in rows], optional=("when", "base", "method", "steps"))
+        show(table, [_line(row) for row in rows], optional=("when", "base", "method", "steps", "tags"))
         for row in rows if at_terminal() else ():
             if row["problem"]:
                 remark(f"{row['name']} is broken: {row['problem']}")
-    elif everything:
-        remark(only.remark([row["name"] for row in everything], [row["method"] for row in everything if row["method"]]))
-    else:
+    elif everything and not found:
+        remark(_none(only, [row["name"] for row in everything], [row["method"] for row in everything if row["method"]]))
+    elif not everything:
         folders = ", ".join(map(shown_name, places)) or "any run directory"
         remark(f"No runs in {folders}: make one with `probe train`, or name a folder with --root.")
+    _tell_archived(len(found) - len(rows))
 
 
-def list_groups(root: str | None, as_json: bool, only: Filter) -> None:
+def list_groups(root: str | None, as_json: bool, only: "RunFilter", archived: bool) -> None:
     """Print one line per group of runs that differ only by seed, with means and intervals over its trainings.
 
     Args:
         root: run directory; None for all.
         as_json: print JSON even on a terminal.
         only: criteria of the runs to list.
+        archived: count archived runs, too.
 
     Raises:
         RunError: `root` is not a folder, or cannot be read.
@@ -245,7 +253,8 @@ def list_groups(root: str | None, as_json: bool, only: Filter) -> None:
             runs.append(Run(path))
         except RunError as error:
             remark(f"{path.name} is broken: {error}")
-    known = [run for run in runs if only.keeps(run.name, run.method, run.status)]
+    chosen = [run for run in runs if only.keeps(run.name, run.method, run.status, run)]
+    known = [run for run in chosen if archived or not run.marks.archived]
     found = groups(sorted(known, key=lambda run: (run.created, run.name)))
     rows: list[dict[str, Any]] = [
         {"name": group.name, "method": group.method, "seeds": group.count, "about": group.about}
@@ -267,11 +276,17 @@ def list_groups(root: str | None, as_json: bool, only: Filter) -> None:
                     "Some seeds ended far from the others: a mean with an interval would describe neither group,"
                     " so all are listed."
                 )
-    elif runs:
-        remark(only.remark([run.name for run in runs], [run.method for run in runs]))
-    else:
+    elif runs and not chosen:
+        remark(_none(only, [run.name for run in runs], [run.method for run in runs]))
+    elif not runs:
         folders = ", ".join(map(shown_name, places)) or "any run directory"
         remark(f"No runs in {folders}: make one with `probe train`, or name a folder with --root.")
+    _tell_archived(len(chosen) - len(known))
+
+
+def _tell_archived(count: int) -> None:
+    if count:
+        remark(f"Archived runs that are left out: {count}; --archived lists them, too.")
 
 
 GROUP_METRICS = ("accuracy", "deferral", "invention", "gold_reward", "eval_accuracy")
@@ -314,19 +329,25 @@ def _group_table(rows: Sequence[Mapping[str, Any]]) -> "Table":
     return table
 
 
-def summaries(root: Path) -> "list[dict[str, Any]]":
-    """Summarise each run in a folder; an unreadable run gets the status `broken` and its problem."""
+def summaries(root: Path, only: "RunFilter") -> "list[dict[str, Any]]":
+    """Summarise each run in a folder, with whether it meets the criteria (`kept`).
+
+    An unreadable run gets the status `broken` and its problem.
+    """
     from probe.runs.directories import run_directories
     from probe.runs.reader import Run
+    from probe.runs.run_marks import Marks
 
     rows = []
     for path in run_directories(root):
         try:
-            rows.append(_summary(Run(path)))
+            run = Run(path)
+            rows.append(_summary(run) | {"kept": only.keeps(run.name, run.method, run.status, run)})
         except RunError as error:
             unknown = dict.fromkeys(("method", "parent", "steps", "created"))
             facts = {"name": path.name, "path": str(path), "status": "broken", "headline": [], "problem": str(error)}
-            rows.append(unknown | facts)
+            kept = only.keeps(path.name, None, "broken")
+            rows.append(unknown | facts | asdict(Marks()) | {"kept": kept})
     return rows
 
 
@@ -390,7 +411,8 @@ def _flat(detail: dict[str, Any]) -> list[dict[str, Any]]:
 def _table(rows: list[dict[str, Any]], names: set[str]) -> "Table":
     """Draw runs as a table for a terminal; a base is shown by its name alone if the name is in `names`."""
     table = grid()
-    for name in ("name", "method", "base", "steps", "status", "headline", "when"):
+    tagged = any(row["tags"] for row in rows)
+    for name in ("name", "method", "base", "steps", "status", "headline", *["tags"] * tagged, "when"):
         table.add_column(name, justify="right" if name == "steps" else "left", no_wrap=name in ("steps", "when"))
     table.columns[5].min_width = HEADLINE_WIDTH
     for row, line in ((row, _line(row)) for row in rows):
@@ -401,10 +423,14 @@ def _table(rows: list[dict[str, Any]], names: set[str]) -> "Table":
         about = term(line["metric"] or "")
         figure = f"{_value(line, about.unit)} {about.title}" if line["metric"] else ""
         when = _when(row["created"])
-        table.add_row(*map(safe, (line["name"], line["method"] or "", parent)), steps, status, safe(figure), safe(when))
+        last = map(safe, (figure, *[", ".join(row["tags"])] * tagged, when))
+        name = PIN * row["pinned"] + line["name"]
+        table.add_row(*map(safe, (name, line["method"] or "", parent)), steps, status, *last)
     return table
 
 
+PIN = "* "
+"""Sign before the name of a pinned run."""
 HEADLINE_WIDTH = 20
 """Smallest width of the headline figure in characters, below which other columns are left out."""
 
@@ -424,6 +450,7 @@ def _line(summary: dict[str, Any]) -> dict[str, Any]:
     return (
         {name: summary[name] for name in about}
         | {name: first.get(name) for name in ("metric", "value", "ci_low", "ci_high", "n")}
+        | {"tags": ",".join(summary["tags"]), "note": summary["note"]}
         | {"problem": summary["problem"], "path": summary["path"]}
     )
 
@@ -439,6 +466,7 @@ def _summary(run: "Run") -> dict[str, Any]:
         "created": run.created,
         "headline": run.meta.get("headline") or [],
         "problem": None,
+        **asdict(run.marks),
     }
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from threading import Lock, Thread
 
 from probe.errors import ConfigError, RunError
-from probe.jobs.job import FOLDER, LIVE, LOG, NAME, QUEUE, RECORD, STOP, Job, jobs_in, read_job, sign, write
+from probe.jobs.job import FOLDER, LIVE, LOG, QUEUE, RECORD, STOP, Job, jobs_in, read_job, sign, write
+from probe.runs.directories import NAME
 from probe.runs.storage import disk, hold_lock, holds
 from probe.ticks import JOB
 

@@ -10,7 +10,6 @@ import hashlib
 import hmac
 import json
 import os
-import re
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,7 +34,6 @@ RECORD, LOG, PROGRESS, QUEUE, STOP, END = (
     "stop.json",
     "end.json",
 )
-NAME = re.compile(r"[\w+=,@ -][\w.+=,@ -]*")
 LIVE = ("waiting", "running")
 """States of a job whose process is alive: waiting for a core, and running."""
 STOPPED = 130

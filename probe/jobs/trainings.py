@@ -11,12 +11,12 @@ from typing import Any
 
 from probe.errors import ConfigError, RunError
 from probe.jobs import control
-from probe.jobs.job import FOLDER, LIVE, NAME, Job, is_time, jobs_in, read_job
+from probe.jobs.job import FOLDER, LIVE, Job, is_time, jobs_in, read_job
 from probe.options import option
 from probe.plugins import OPTION, code_options
 from probe.runs.addresses import is_run
+from probe.runs.directories import NAME, host_options, is_shipped, roots, run_directories, settings
 from probe.runs.directories import find as locate
-from probe.runs.directories import host_options, is_shipped, roots, run_directories, settings
 from probe.runs.reader import Run
 from probe.runs.storage import holds
 from probe.world.extensions import annotator_name, annotators, verifiers

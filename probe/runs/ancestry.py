@@ -63,7 +63,7 @@ def descent(run: Run, folders: Sequence[Path] | None = None) -> list[Run]:
         beside = line[-1].path.absolute().parent
         if beside not in places:
             places = [beside, *(places or (roots() if folders is None else folders))]
-            index = RunIndex(_readable(places))
+            index = RunIndex(readable_runs(places))
         source = index.find(ref, line[-1])
         if source is None or os.path.realpath(source.path) in paths:
             break
@@ -72,7 +72,7 @@ def descent(run: Run, folders: Sequence[Path] | None = None) -> list[Run]:
     return line
 
 
-def _readable(folders: Iterable[Path]) -> Iterator[Run]:
+def readable_runs(folders: Iterable[Path]) -> Iterator[Run]:
     """Yield the readable runs in some folders."""
     for folder in folders:
         with suppress(RunError):

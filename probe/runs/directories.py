@@ -14,6 +14,8 @@ SWEEP = ".sweep"
 """Folder next to the runs of a sweep that holds its journal."""
 SHIPPED = Path(__file__).resolve().parents[2] / "sample_runs"
 """Sample runs that come with Probe: next to the package, in a checkout."""
+NAME = re.compile(r"[\w+=,@ -][\w.+=,@ -]*")
+"""Names that a run or a job can have."""
 ENTRIES = 50_000
 """Maximum number of files and folders of a run that are searched for links."""
 

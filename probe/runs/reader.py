@@ -14,6 +14,7 @@ from probe.errors import RunError
 from probe.runs.addresses import is_cached, is_url
 from probe.runs.captures import Captures, Row, all_rows, metrics_frame, newest, rollouts_frame
 from probe.runs.directories import find, local_folder, roots, run_directories, store_problems
+from probe.runs.run_marks import Marks, read_marks
 from probe.runs.schema import (
     CHECKPOINTS,
     ENDINGS,
@@ -128,6 +129,11 @@ class Run:
         return "running" if beats_elsewhere(self.meta, locks=lock is not None) else "killed"
 
     @property
+    def marks(self) -> Marks:
+        """What readers say about the run: pinned, archived, tags, a note."""
+        return read_marks(self.path)
+
+    @property
     def headline(self) -> pd.DataFrame:
         """Headline metrics of the run: metric, value, ci_low, ci_high, n."""
         return pd.DataFrame(self.meta.get("headline") or [], columns=list(HEADLINE)).astype(
@@ -218,10 +224,14 @@ def open_run(ref: str | Path) -> Run:
     return Run(find(ref))
 
 
-def list_runs(root: str | Path | None = None) -> list[Run]:
+def list_runs(root: str | Path | None = None, *, archived: bool = False) -> list[Run]:
     """Return the runs directly in `root`, or in all folders of runs, oldest first.
 
     Broken runs are left out with one `RunWarning` each that names the directory.
+
+    Args:
+        root: folder of runs; all by default.
+        archived: return archived runs, too.
 
     Raises:
         RunError: `root` was given and is not a folder.
@@ -239,7 +249,8 @@ def list_runs(root: str | Path | None = None) -> list[Run]:
             continue
         for path in run_directories(place):
             try:
-                runs.append(Run(path))
+                run = Run(path)
+                runs += [run] if archived or not run.marks.archived else []
             except RunError as error:
                 warnings.warn(f"`{path}` is left out: {error}", RunWarning, stacklevel=2)
     return sorted(runs, key=lambda run: (run.created, run.name))

@@ -6,7 +6,7 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
-from dashboard import data, sentences
+from dashboard import access, data, sentences
 from dashboard.components import metric_words
 from dashboard.components.details import details
 from dashboard.components.estimates import other_estimates
@@ -15,6 +15,7 @@ from dashboard.components.table import show_table
 from dashboard.components.tabs import open_tab
 from dashboard.markdown import escape_markdown, finding, note, prose
 from dashboard.opening import HTML
+from dashboard.pages.overview.order import choose_runs, draw_actions, draw_aside, told
 from dashboard.seed_groups import (
     ANSWERS,
     TRAININGS,
@@ -36,6 +37,10 @@ RUN, TAB, EVERY_SEED = "run", "overview_tab", "seeds"
 """Keys of the chosen run, of the tabs (a click on a run opens its tab), and of whether groups show their members."""
 ONE = "One run"
 """Title of the tab of one run."""
+TABLE = "runs-table"
+"""Key of the table of all runs."""
+PIN = "\u2605 "
+"""Sign before the name of a pinned run."""
 INDENT = "\u2003"
 """Indent before the members of a group."""
 STATUS = {"running": "\u25b6 running", "finished": "\u2713 finished", "interrupted": "\u2016 interrupted"}
@@ -44,11 +49,12 @@ OVER = {"over answers": st.column_config.TextColumn(help="This training's value 
 """Settings of the column of one training's values."""
 
 NARROW = {
+    **dict.fromkeys(("tags", "note"), st.column_config.TextColumn(width=130)),
     "over": st.column_config.TextColumn(
         width=84, help="What the 95 % intervals of the row are over: trainings (other seeds), or answers."
-    )
+    ),
 }
-"""Settings of the column with what intervals are over, narrow enough for a page 1280 pixels wide."""
+"""Settings of the columns of marks and of what intervals are over, narrow enough for a page 1280 pixels wide."""
 
 EMPTY = """
 Make one, then reload this page:
@@ -73,28 +79,37 @@ def choose(points: list[dict]) -> None:
         st.session_state[TAB] = ONE
 
 
-def table(found: Sequence[SeedGroup], open_groups: bool) -> pd.DataFrame:
-    """Return one row per group: method, status and main metrics with intervals, followed by its members.
+def table(found: Sequence[SeedGroup], open_groups: bool) -> tuple[pd.DataFrame, list[Sequence[str]]]:
+    """Return one row per group, followed by its members, and the labels of each row's runs.
+
+    A row has method, status, main metrics with intervals, tags and note. Groups with a pinned run come first.
 
     Args:
         found: groups of runs.
         open_groups: whether groups of several runs show their members.
     """
-    rows = []
-    for group in found:
+    rows, labels = [], list[Sequence[str]]()
+    for group in sorted(found, key=lambda each: not any(store.runs[label].marks.pinned for label in each.members)):
         rows.append(_row(group.name, headlines([group]), group.members, group.over_text))
+        labels.append(group.members)
         for label in group.members if open_groups and len(group.members) > 1 else ():
             rows.append(_row(f"{INDENT}{label}", store.runs[label].headline, [label], ANSWERS))
+            labels.append([label])
     metrics = [metric for metric in sentences.TABLE if any(metric in row for row in rows)]
-    return pd.DataFrame(rows, columns=["run", "method", "status", *metrics, "over"]).fillna("")
+    marked = [name for name in ("tags", "note") if any(row[name] for row in rows)]
+    columns = ["run", *marked, "method", "status", *metrics, "over"]
+    return pd.DataFrame(rows, columns=columns).fillna(""), labels
 
 
 def _row(name: str, figures: pd.DataFrame, members: Sequence[str], over: str) -> dict[str, object]:
     runs = [store.runs[label] for label in members]
     status = next((run.status for run in runs if run.status != "finished"), "finished")
     cells = {row["metric"]: sentences.headline_cell(row) for row in figures.to_dict("records")}
+    marks = [run.marks for run in runs]
     return {
-        "run": name,
+        "run": PIN * any(each.pinned for each in marks) + name,
+        "tags": ", ".join(dict.fromkeys(tag for each in marks for tag in each.tags)),
+        "note": "; ".join(dict.fromkeys(each.note for each in marks if each.note)),
         "method": runs[0].method,
         "status": STATUS.get(status, f"\u2717 {status}"),
         **{metric: cells[metric] for metric in sentences.TABLE if metric in cells},
@@ -108,8 +123,18 @@ def all_runs(found: Sequence[SeedGroup]) -> None:
     several = any(len(each.members) > 1 for each in found)
     opened = several and st.toggle("Show every seed", key=EVERY_SEED, bind="query-params")
     st.markdown(f"**Rates of sampled answers{', means over trainings' * several}**")
-    show_table(table(found, opened), hide_index=True, column_config=heads)
-    note(f"{remark(found)} Hover over the head of a column for its definition.")
+    rows, labels = table(found, opened)
+    actions = st.container()
+    event = show_table(
+        rows, hide_index=True, column_config=heads, key=TABLE, on_select="rerun", selection_mode="multi-row"
+    )
+    chosen = [label for row in event.selection.rows if row < len(labels) for label in labels[row]]
+    if chosen:
+        with actions:
+            draw_actions([store.runs[label] for label in dict.fromkeys(chosen)], "table")
+    select = "Select rows to pin, tag, note, rename, archive or delete their runs. " * access.may_write()
+    note(f"{remark(found)} {select}Hover over the head of a column for its definition.")
+    draw_aside(store)
     other_estimates("overview")
     report_buttons([each.label for each in found])
 
@@ -127,6 +152,9 @@ def one_run(found: dict[str, SeedGroup]) -> None:
         if parent and run.checkpoints() and store.runs[parent].checkpoints():
             compare_link("Compare with its parent", base=parent, aligned=label)
     group = by_member(found).get(label)
+    draw_actions([run], "one")
+    if said := told(run.marks):
+        note(said)
     left, right = st.columns([3, 2])
     with left:
         if run.message:
@@ -212,14 +240,24 @@ def write_report(labels: Sequence[str]) -> bytes:
 
 def page() -> None:
     """Draw the page from top to bottom."""
-    found = seed_groups(store)
+    answer, every = st.container(), seed_groups(store)
+    only = choose_runs(store)
+    kept = {
+        label for label, run in store.runs.items() if only is None or only.keeps(label, run.method, run.status, run)
+    }
+    found = {label: group for label, group in every.items() if kept & {*group.members}}
+    if not found:
+        note("No run fits: shorten the search, or choose any method, status and tag.")
+        draw_aside(store)
+        return
     runs = lineage_table(store, found)
     place = layout(runs)
     listed = [found[label] for label in sorted(place, key=lambda name: place[name][1])]
     figures = headlines(listed)
     titles = {label: group.title for label, group in found.items()}
     pairs = [(titles[row["name"]], titles[row["parent"]]) for row in runs.to_dict("records") if row["parent"] in titles]
-    finding(sentences.overview(figures, pairs))
+    with answer:
+        finding(sentences.overview(figures, pairs))
     left, right = st.columns([5, 6], gap="medium")
     with left:
         chosen = by_member(found).get(st.session_state.get(RUN) or "")
@@ -244,7 +282,7 @@ def page() -> None:
             figure(chart, rows, "headline", title=title, height=height, source={"intervals": over})
         else:
             note("No run has headline figures yet: `probe train` measures world models at its end.")
-    parts: dict[str, Callable[[], None]] = {"All runs": partial(all_runs, listed), ONE: partial(one_run, found)}
+    parts: dict[str, Callable[[], None]] = {"All runs": partial(all_runs, listed), ONE: partial(one_run, every)}
     open_tab(TAB, parts, {ONE: (RUN,)})
     details(
         [
@@ -265,5 +303,6 @@ if store.runs:
 else:
     finding("There is no run to show yet.")
     st.markdown(EMPTY)
+    draw_aside(store)
 for problem in store.problems.values():
     st.warning(prose(problem))

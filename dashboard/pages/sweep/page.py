@@ -18,8 +18,8 @@ from dashboard.jobs import launch
 from dashboard.markdown import escape_markdown, finding, guard, guard_callback, note, prose
 from dashboard.state import current, keep, training_link
 from probe.errors import ConfigError
-from probe.jobs.job import NAME as JOB_NAME
 from probe.jobs.trainings import writable_roots
+from probe.runs.directories import NAME as RUN_NAME
 from probe.runs.storage import disk, write_atomic
 from probe.sweep import Sweep, find_sweeps, read_sweep
 from probe.sweep.journal import TaskState, log_file
@@ -107,7 +107,7 @@ def save_spec(name: str, text: str) -> Path:
         RunError: the file cannot be written.
     """
     access.check()
-    if not JOB_NAME.fullmatch(name):
+    if not RUN_NAME.fullmatch(name):
         raise ConfigError(f"`{name}` cannot name a sweep: use letters, digits and any of . _ - + = , @ and blanks.")
     file = writable_roots()[0] / f"{name}.toml"
     with disk(file):

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, expect
+from playwright.sync_api import Browser, expect
 
 from probe.report.run_report import report
 from probe.runs import open_run
-from tests.browser.pages import PAPER, SCHEMES, open_page
+from tests.browser.pages import PAPER, SCHEMES
 from tests.dashboard import store
 from tests.places import SAMPLES
 
@@ -72,22 +72,6 @@ def test_a_report_opens_without_network_and_is_printed(chromium: Browser, writte
     expect(charts.first.locator(".main-svg").first).to_have_css("background-color", PAPER[scheme])
     context.close()
     assert not wrong
-
-
-@pytest.mark.slow
-def test_whoever_only_reads_can_download_a_report(visitors: BrowserContext, server: Any, tmp_path: Path):
-    page = visitors.new_page()
-    open_page(page, server, "overview")
-    for title in ("Download report", "Report on base and dpo-agreeable"):
-        with page.expect_download() as waiting:
-            page.get_by_role("button", name=title).click()
-        assert waiting.value.suggested_filename == "report.html"
-        waiting.value.save_as(tmp_path / "report.html")
-        text = (tmp_path / "report.html").read_text(encoding="utf-8")
-        assert text.startswith("<!doctype html>")
-        assert "<title>Report on " in text
-    assert "dpo-agreeable" in text
-    assert "onerror" not in text.partition("<script>")[0]  # the hostile run is in the first one only
 
 
 def section_starts(pdf: bytes) -> dict[str, tuple[int, bool]]:

@@ -7,15 +7,19 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from dashboard import access
+from dashboard.pages.overview.reports import FOLDER, written_reports
 from probe.runs.run_marks import Marks, read_marks, write_marks
 from probe.runs.trash import TRASH
+from tests.dashboard import store
+from tests.dashboard.experiments import press
 from tests.dashboard.pages import Show, heading, read
 
 
 @pytest.fixture
-def own(runs: Path, tmp_path: Path) -> Path:
-    """A copy of the two runs that a test may change."""
+def own(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the two runs that a test may change, below the working directory."""
     shutil.copytree(runs, tmp_path / "own")
+    monkeypatch.chdir(tmp_path)
     return tmp_path / "own"
 
 
@@ -126,10 +130,42 @@ def test_the_last_run_is_deleted_for_good(show: Show, own: Path):
     assert not any((own / TRASH).iterdir())
 
 
-def test_who_may_only_read_changes_nothing(show: Show, own: Path):
-    write_marks(own / "base", Marks(archived=True, note="n"))
-    app = show(own, run="dpo-agreeable")
-    access.install(access.Gate(8501))  # no cookie
+@pytest.mark.slow
+def test_a_report_is_written_by_a_job_and_downloaded(show: Show, own: Path, monkeypatch: pytest.MonkeyPatch):
+    store.hostile(own)
+    app = press(show(own), "report-0")
+    (file,) = FOLDER.glob("*.html")
+    text = file.read_text()
+    assert "<title>Report on 3 runs</title>" in text
+    (download,) = [each for each in app.get("download_button") if each.proto.label.endswith(r"\.html")]
+    assert file.name in download.proto.label.replace("\\", "")
+    monkeypatch.setattr(access, "may_write", lambda: False)
     app.run()
+    assert len(app.get("download_button")) >= 1
+    assert not any(str(each.key).startswith("report-") for each in app.button)
+
+
+def test_only_files_of_the_folder_count_as_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert written_reports() == []
+    FOLDER.mkdir(parents=True)
+    (tmp_path / "secret.html").write_text("secret")
+    (FOLDER / "link.html").symlink_to(tmp_path / "secret.html")
+    (FOLDER / "folder.html").mkdir()
+    (FOLDER / "own.html").write_text("own")
+    assert [file.name for file, _, _ in written_reports()] == ["own.html"]
+    FOLDER.rename(tmp_path / "elsewhere")
+    FOLDER.symlink_to(tmp_path / "elsewhere")
+    assert written_reports() == []
+
+
+def test_who_may_only_read_changes_nothing(show: Show, own: Path, monkeypatch: pytest.MonkeyPatch):
+    write_marks(own / "base", Marks(archived=True, note="n"))
+    app = show(own, run="dpo-agreeable", overview_tab="One run")
+    assert app.button(key="one-pin")
+    monkeypatch.setattr(access, "may_write", lambda: False)
+    app.run()
+    assert not app.exception
+    assert app.selectbox(key="run").value == "dpo-agreeable"
     keys = [str(each.key) for each in app.button]
     assert not any(key.startswith(("one-", "table-", "back-", "restore-", "empty-")) for key in keys)

@@ -6,16 +6,16 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
-from dashboard import access, data, sentences
+from dashboard import access, sentences
 from dashboard.components import metric_words
 from dashboard.components.details import details
 from dashboard.components.estimates import other_estimates
 from dashboard.components.figure import figure
 from dashboard.components.table import show_table
 from dashboard.components.tabs import open_tab
-from dashboard.markdown import escape_markdown, finding, note, prose
-from dashboard.opening import HTML
+from dashboard.markdown import finding, note, prose
 from dashboard.pages.overview.order import choose_runs, draw_actions, draw_aside, told
+from dashboard.pages.overview.reports import draw_reports
 from dashboard.seed_groups import (
     ANSWERS,
     TRAININGS,
@@ -29,6 +29,7 @@ from dashboard.seed_groups import (
 from dashboard.state import compare_link, current, keep, training_link
 from probe.plotting.intervals import headline_intervals
 from probe.plotting.runs import layout, lineage
+from probe.runs.reader import Run
 from probe.seeds.group_tables import headline
 from probe.terms import term
 from probe.texts import visible
@@ -136,7 +137,7 @@ def all_runs(found: Sequence[SeedGroup]) -> None:
     note(f"{remark(found)} {select}Hover over the head of a column for its definition.")
     draw_aside(store)
     other_estimates("overview")
-    report_buttons([each.label for each in found])
+    draw_reports(offers([each.label for each in found], list(dict.fromkeys(chosen))))
 
 
 def one_run(found: dict[str, SeedGroup]) -> None:
@@ -202,40 +203,20 @@ def _cells(figures: pd.DataFrame) -> dict[str, str]:
     return {str(row["metric"]): sentences.headline_cell(row) for row in figures.to_dict("records")}
 
 
-def report_buttons(order: Sequence[str]) -> None:
-    """Offer reports to download: on all runs, and on the two chosen models.
+def offers(order: Sequence[str], chosen: Sequence[str]) -> dict[str, list[Run]]:
+    """Return the reports to offer, with their runs: on all listed runs, on the two chosen models, and on selected runs.
 
     The report on all runs contains the means of each group and its first seed.
+
+    Args:
+        order: labels of the first member of each listed group.
+        chosen: labels of the runs of the selected rows.
     """
     shared = current()
-    chosen = dict.fromkeys(label for label in map(shared.label, (shared.base, shared.aligned)) if label in store.runs)
-    offers = {"Download report": list(order)}
-    if 0 < len(chosen) < len(store.runs):
-        offers[f"Report on {' and '.join(chosen)}"] = list(chosen)
-    with st.container(horizontal=True):
-        for index, (title, labels) in enumerate(offers.items()):
-            st.download_button(
-                escape_markdown(title),
-                data=partial(write_report, labels),
-                file_name="report.html",
-                mime=HTML,
-                key=f"report-{index}",
-                on_click="ignore",
-                icon=":material/description:",
-                help="One file with lineage, numbers, figures, stored results, settings and commands; it needs no "
-                "network and takes some seconds to write.",
-            )
-
-
-def write_report(labels: Sequence[str]) -> bytes:
-    """Return the report on the given runs of the store."""
-    from probe.report.run_report import report
-
-    runs = [store.runs[label] for label in labels]
-    with data.quiet():
-        for run in runs:
-            run.metrics()  # of a file that is being written only the new part is read
-    return report(runs, around=list(store.runs.values())).encode("utf-8", "replace")
+    pair = [label for label in map(shared.label, (shared.base, shared.aligned)) if label in store.runs]
+    found = {"Report on all runs": order, f"Report on {' and '.join(dict.fromkeys(pair))}": dict.fromkeys(pair)}
+    found["Report on the selected runs"] = chosen
+    return {title: [store.runs[label] for label in labels] for title, labels in found.items() if labels}
 
 
 def page() -> None:

@@ -67,6 +67,7 @@ STYLE = """<style>
 [data-testid=stMain]:focus-visible { outline: 2px solid #2F66B3; outline-offset: -2px; }
 [data-variant=segmented_control]:focus-visible { outline: 2px solid; outline-offset: 1px; z-index: 1; }
 [data-testid=stButtonGroup] [role=radiogroup] { flex-wrap: wrap; overflow: visible; mask-image: none; }
+[kind=tertiary]:is(:active, [aria-expanded=true]) { color: light-dark(#215497, #8CBBF0) !important; }
 [data-tag], [data-testid=stBaseButton-primary] { color: light-dark(#FFFFFF, #0E1117); }
 [data-testid=stCode] .token:is(.keyword, .function, .class-name, .property) { color: light-dark(#1A5FB4, #8CBBF0); }
 [data-testid=stCode] .token:is(.string, .char) { color: light-dark(#0B6B2B, #86D49B); }

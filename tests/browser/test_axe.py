@@ -1,13 +1,19 @@
 """Pages under axe-core: nothing of impact serious or critical (test_every_page.py looks at all of them)."""
 
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 from dashboard.pages import page_names
-from tests.browser.pages import open_page
+from probe.jobs import control
+from probe.runs.run_marks import Marks, write_marks
+from tests.browser.conftest import Server
+from tests.browser.pages import SCHEMES, open_page
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 SEVERE = ("serious", "critical")
@@ -40,3 +46,42 @@ def test_what_nobody_could_use_is_found(page: Page, samples: Any):
     assert sorted(addresses) == sorted(page_names())
     page.evaluate("document.querySelector('[data-testid=stMain]').append(document.createElement('button'))")
     assert any(each.startswith("button-name (critical)") for each in violations(page))
+
+
+@pytest.fixture
+def with_jobs(start: Callable[..., Server], runs: Path, tmp_path: Path) -> Iterator[Server]:
+    """A dashboard beside one job that runs and one that failed."""
+    root = Path(shutil.copytree(runs, tmp_path / "own"))
+    write_marks(root / "base", Marks(pinned=True, tags=("paper",), note="first"))
+    control.start(root, "refused", ["train", "dpo", "--out", str(root / "refused"), "--base", "nowhere"])
+    words = [
+        "train",
+        "pretrain",
+        "--out",
+        str(root / "long"),
+        "--steps",
+        "100000",
+        "--preset",
+        "tiny",
+        "--log-every",
+        "1",
+    ]
+    live = control.start(root, "long", words, title="Train long")
+    yield start(root)
+    control.stop(live)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_jobs_and_forms_that_a_button_opens(page: Page, with_jobs: Server, scheme: Any):
+    page.emulate_media(color_scheme=scheme)
+    with_jobs.admit(page.context)
+    open_page(page, with_jobs, "overview?run=base&overview_tab=One+run")
+    expect(page.get_by_role("button", name="Jobs: 1 ended, 1 failed")).to_be_visible(timeout=60_000)
+    expect(page.get_by_role("button", name="Stop", exact=False).first).to_be_visible()
+    assert violations(page) == []
+    for name in ("Jobs: 1 ended, 1 failed", "Tags", "Note", "Rename", "Delete"):
+        page.get_by_role("button", name=name, exact=False).first.click()
+        expect(page.get_by_test_id("stPopoverBody").first).to_be_visible()
+        assert violations(page) == [], name
+        page.keyboard.press("Escape")

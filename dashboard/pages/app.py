@@ -69,6 +69,7 @@ STYLE = """<style>
 [data-testid=stButtonGroup] [role=radiogroup] { flex-wrap: wrap; overflow: visible; mask-image: none; }
 [kind=tertiary]:is(:active, [aria-expanded=true]) { color: light-dark(#215497, #8CBBF0) !important; }
 [data-tag], [data-testid=stBaseButton-primary] { color: light-dark(#FFFFFF, #0E1117); }
+[data-testid=stPopoverBody] :is([data-tag], [data-testid=stBaseButton-primary]) { background: #2F66B3; color: #FFFFFF; }
 [data-testid=stCode] .token:is(.keyword, .function, .class-name, .property) { color: light-dark(#1A5FB4, #8CBBF0); }
 [data-testid=stCode] .token:is(.string, .char) { color: light-dark(#0B6B2B, #86D49B); }
 [data-testid=stCode] .token:is(.operator, .decorator) { color: light-dark(#A84300, #F0A875); }
@@ -88,7 +89,7 @@ STYLE = """<style>
 """Style sheet: smaller margins, so that the main figure is visible without scrolling; sufficient contrast of text (WCAG
 2.2, 4.5 to 1) and a visible focus; all options of a choice on a narrow page; the page's name next to the logo while the
 sidebar is closed; and on pages too narrow for two columns of charts, one column of charts and choices in several
-rows."""
+rows. What a button opens lies outside of the part that says which theme it has, so it has one colour in both."""
 
 
 def own_page(name: str, title: str, icon: str, **options: Any) -> Any:

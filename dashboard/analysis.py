@@ -32,7 +32,7 @@ from dashboard.inputs import (
     set_inputs,
     width,
 )
-from dashboard.markdown import escape_markdown, guard_callback, note, prose
+from dashboard.markdown import escape_markdown, guard_callback, note, say
 from dashboard.sides import Side, ask_for_model, load_side, load_sides, note_form, words_known
 from dashboard.state import PROMPT, SharedChoices, keep
 from probe.analyses.analysis_record import PAIR, Analysis
@@ -65,11 +65,6 @@ def keys_of(names: Sequence[str]) -> list[str]:
 def draw_below(name: str, page: Page) -> None:
     """Draw an analysis in a tab below the main part of the page."""
     draw(find_analysis(name), page.below(tell=say, section=TAB_DETAILS))
-
-
-def say(sentence: str) -> None:
-    """Draw the sentence of a tab."""
-    st.markdown(prose(sentence))
 
 
 def draw_several(names: Sequence[str], page: Page) -> None:

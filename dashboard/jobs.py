@@ -108,7 +108,7 @@ def _tell_ends(states: Sequence[tuple[Job, str]]) -> None:
 
 def _draw_live(job: Job, state: str, waiting: Sequence[Job]) -> None:
     progress, may, key = job.progress, access.may_write(), str(job.folder)
-    what, bar, far, buttons = st.columns([9, 6, 5, 6], vertical_alignment="center", gap="small")
+    what, bar, far, buttons = st.columns([9, 4, 5, 9], vertical_alignment="center", gap="small")
     with what:
         st.markdown(f"**{escape_markdown(job.title)}**: {escape_markdown(_doing(job, state, waiting))}")
     with bar:

@@ -25,6 +25,9 @@ DELAY_S = 0.5
 _PLACE: ContextVar["DeltaGenerator | None"] = ContextVar("place", default=None)
 """Container of the sentence of this thread's page, until the sentence is drawn."""
 
+_SAID: ContextVar[str] = ContextVar("said", default="")
+"""The last sentence that was drawn on this thread's page."""
+
 _JOINER = "\u2060"
 _PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
 _CODE = re.compile(r"`([^`]+)`")
@@ -65,10 +68,22 @@ def finding(sentence: str) -> None:
     Of a long sentence only the first clauses are shown there, the rest below them.
     """
     _PLACE.set(None)
+    _SAID.set(sentence)
     head, rest = split_finding(" ".join(sentence.split()))
     st.subheader(prose(head), anchor=False)
     if rest:
         st.markdown(prose(rest))
+
+
+def say(sentence: str) -> None:
+    """Draw the sentence of a tab."""
+    _SAID.set(sentence)
+    st.markdown(prose(sentence))
+
+
+def last_sentence() -> str:
+    """Return the last sentence that the page has drawn, as readers of the screen hear it with a figure; else ''."""
+    return " ".join(_SAID.get().replace("`", "").split())
 
 
 def split_finding(sentence: str) -> tuple[str, str]:
@@ -99,8 +114,9 @@ def sentence_place() -> "DeltaGenerator":
 
 
 def forget_sentence_place() -> None:
-    """Stop changing the sentence of the page."""
+    """Stop changing the sentence of the page, which is drawn completely."""
     _PLACE.set(None)
+    _SAID.set("")
 
 
 @contextmanager

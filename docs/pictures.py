@@ -14,9 +14,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from PIL import Image
-from playwright.sync_api import BrowserContext, Page, sync_playwright
+from playwright.sync_api import BrowserContext, Page, Playwright, sync_playwright
 
 import probe
+from probe.jobs.job import LIVE
+from probe.jobs.trainings import list_jobs, status_of
 from probe.plotting.export import find_browser, render
 from probe.plotting.paper import Paper
 from probe.texts import say
@@ -63,7 +65,9 @@ PICTURES = {
 """By the name of their file in docs/images."""
 FLIP = "flip"
 """The one picture that is no page: both figures that the tutorial exports."""
-NAMES = {*PICTURES, FLIP}
+JOBS = "jobs"
+"""The film strip of jobs: eight looks at pages, in the order in which they were taken."""
+NAMES = {*PICTURES, FLIP, JOBS}
 
 
 def take(context: BrowserContext, server: Server, picture: Picture) -> Image.Image:
@@ -94,6 +98,53 @@ def flip() -> Image.Image:
     return whole
 
 
+def film(playwright: Playwright, runs: Path) -> Image.Image:
+    """Jobs that are started, left, found again after a restart of the server, stopped and opened: eight looks."""
+    server = Server(runs)
+    browser = playwright.chromium.launch(executable_path=find_browser(), args=FLAGS)
+    context = browser.new_context(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme="light")
+    context.set_default_timeout(600_000)
+    server.admit(context)
+    page, looks = context.new_page(), list[Image.Image]()
+
+    def look(address: str, press: str = "", heading: str = "") -> None:
+        if address:
+            open_page(page, server, address)
+        if press:
+            page.locator(press).first.click()
+        if heading:
+            page.locator("h3").first.filter(has_text=heading).wait_for()
+        page.wait_for_timeout(4000)
+        looks.append(Image.open(io.BytesIO(page.screenshot())))
+
+    open_page(page, server, "train?method=dpo")
+    page.get_by_label("Name of the run", exact=True).fill("dpo-mild")
+    look("", "button:has-text('Start training')")
+    look("audit?base=base&aligned=rsft", ".st-key-audit-run button")
+    look("chain_of_thought?base=base&aligned=rsft&chain_of_thought.n=40", ".st-key-chain_of_thought-run button")
+    page.goto("about:blank")
+    look("overview")
+    server.stop()
+    server = Server(runs)
+    server.admit(context)
+    look("overview")
+    look("", "[class*=st-key-stop-] button")
+    for job in list_jobs([runs]):
+        while status_of(job) in LIVE:
+            page.wait_for_timeout(500)
+    look("audit?base=base&aligned=rsft", "", "rsft")
+    look("overview", ".st-key-jobs-ended button")
+    browser.close()
+    server.stop()
+    small = (560, 350)
+    strip = Image.new("RGB", (2 * small[0], small[1] * len(looks) // 2), "white")
+    for index, image in enumerate(looks):
+        strip.paste(
+            image.convert("RGB").resize(small, Image.Resampling.LANCZOS), (index % 2 * small[0], index // 2 * small[1])
+        )
+    return strip.quantize(128)
+
+
 def save(name: str, image: Image.Image) -> None:
     """Write a picture, as small as PNG makes it.
 
@@ -101,7 +152,7 @@ def save(name: str, image: Image.Image) -> None:
         ValueError: it is too large for a page that is read over a network.
     """
     path = FOLDER / f"{name}.png"
-    image.convert("RGB").save(path, optimize=True)
+    (image if image.mode == "P" else image.convert("RGB")).save(path, optimize=True)
     size = path.stat().st_size
     say(f"{path.relative_to(ROOT)}: {image.width} x {image.height}, {size / 1e3:.0f} kB", error=True)
     if size > MOST_BYTES:
@@ -123,10 +174,12 @@ def main(names: list[str]) -> None:
         context.set_default_timeout(600_000)
         server.admit(context)
         for name in wanted:
-            if name != FLIP:
+            if name in PICTURES:
                 save(name, take(context, server, PICTURES[name]))
         browser.close()
         server.stop()
+        if JOBS in wanted:
+            save(JOBS, film(playwright, Path("runs").absolute()))
 
 
 if __name__ == "__main__":

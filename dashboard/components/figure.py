@@ -8,11 +8,12 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from dashboard.components.focus import take_focus
-from dashboard.markdown import escape_markdown, guard_callback, note
+from dashboard.markdown import escape_markdown, guard_callback, last_sentence, note
 from probe.plotting.export import FORMATS, MIME, STATIC, missing, provenance, render
 from probe.plotting.names import file_stem
 from probe.plotting.paper import DPI, FAMILIES, WIDTHS, Paper, paper_of
 from probe.plotting.theme import DARK, LIGHT, Theme, apply, escape
+from probe.texts import visible
 
 PAPER = "paper"
 """Key of the session's choice of width, text size and theme of downloaded images."""
@@ -45,6 +46,8 @@ def figure(
 ) -> None:
     """Show a figure with its title and a button that offers PNG, SVG, PDF, HTML, and its data as CSV and LaTeX.
 
+    A screen reader reads the title and the page's last sentence.
+
     Files are made on request, with the width, text size and theme that the reader chose for all figures.
 
     Args:
@@ -62,14 +65,16 @@ def figure(
     plot = apply(chart, page_theme()).update_layout(uirevision=escape(title), meta=None)
     if height:
         plot.update_layout(height=height)
+    heard = visible(f"{title}. {last_sentence()}".strip())
     if on_select is None:
-        st.plotly_chart(plot, key=key, theme=None, config=CONFIG)
+        st.plotly_chart(plot, key=key, theme=None, config=CONFIG, alt=heard)
     else:
         st.plotly_chart(
             plot,
             key=key,
             theme=None,
             config=CONFIG,
+            alt=heard,
             selection_mode="points",
             on_select=guard_callback(partial(_read_selection, key, on_select)),
         )

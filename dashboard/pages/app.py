@@ -84,6 +84,9 @@ STYLE = """<style>
   [data-testid=stColumn]:has([data-testid=stSelectbox], [role=radiogroup]) { min-width: min(11rem, 100%); }
   [data-testid=stColumn]:has(.stPlotlyChart, [data-testid=stMultiSelect], [data-testid=stColumn]) { min-width: 100%; }
 }
+@media (prefers-reduced-motion: reduce) {
+  *, ::before, ::after { animation: none !important; transition: none !important; scroll-behavior: auto !important; }
+}
 @media (max-width: 1000px) { .heatmap-label text { font-size: 8px !important; } }
 </style>"""
 """Style sheet: smaller margins, so that the main figure is visible without scrolling; sufficient contrast of text (WCAG

@@ -85,6 +85,16 @@ def wrong_words(page: Page) -> list[str]:
     return [line for line in seen if "`" in line or re.search(r"(?<![\w.])nan(?!\w)", line, re.IGNORECASE)]
 
 
+def unheard(page: Page) -> list[str]:
+    """Names of the charts that do not tell a screen reader what they show: a title and a sentence of the page."""
+    charts = page.get_by_test_id("stPlotlyChart").all()
+    names = [str(chart.get_attribute("aria-label")) for chart in charts if chart.is_visible()]
+    seen = " ".join(page.get_by_test_id("stMain").inner_text().replace("\u2060", "").split())
+    return [
+        name for name in names if not all(part in seen for part in re.split(r"[.;] ", name)[:2]) or ". " not in name
+    ]
+
+
 def texts(page: Page) -> list[str]:
     """What is wrong with the texts of a page and of its figures, tab by tab, where charts are small."""
     drawn(page)
@@ -119,6 +129,7 @@ def test_a_page_is_short_legible_and_of_use_to_everybody(page: Page, samples: An
     look(page, name)
     pixels, wrong = height(page), {"light": violations(page), "words": wrong_words(page)}
     if name not in WITHOUT_FIGURE:
+        wrong["unheard"] = unheard(page)
         wrong["wide"] = texts(page)
     page.emulate_media(color_scheme="dark")
     page.set_viewport_size({"width": NARROW, "height": 800})

@@ -8,13 +8,13 @@ from typing import cast
 import streamlit as st
 
 from dashboard import data
-from dashboard.analysis import CHAT, code, draw, draw_below, draw_results, keys_of, say
+from dashboard.analysis import CHAT, code, draw, draw_below, draw_results, keys_of
 from dashboard.components.badge import trust_badge
 from dashboard.components.details import TAB_DETAILS
 from dashboard.components.step_views import choose_moment
 from dashboard.components.tabs import open_tab
 from dashboard.inputs import Page
-from dashboard.markdown import finding, note, sentence_place
+from dashboard.markdown import finding, note, say, sentence_place
 from dashboard.sides import Role, Side, ask_for_model, asked_text, choose_chat, load_side, note_form
 from dashboard.state import SharedChoices, current, keep
 from probe.analyses.catalogue import find_analysis

@@ -6,11 +6,11 @@ from functools import partial
 import streamlit as st
 
 from dashboard import data
-from dashboard.analysis import draw, draw_below, keys_of, say
+from dashboard.analysis import draw, draw_below, keys_of
 from dashboard.components.details import TAB_DETAILS
 from dashboard.components.tabs import open_tab
 from dashboard.inputs import Page
-from dashboard.markdown import note, sentence_place
+from dashboard.markdown import note, say, sentence_place
 from dashboard.sides import ask_for_model, choose_sides, load_sides
 from dashboard.state import SharedChoices, current, keep
 from probe.analyses.catalogue import find_analysis

@@ -6,11 +6,11 @@ from functools import partial
 
 import streamlit as st
 
-from dashboard.analysis import draw, draw_below, draw_several, keys_of, say
+from dashboard.analysis import draw, draw_below, draw_several, keys_of
 from dashboard.components.details import TAB_DETAILS
 from dashboard.components.tabs import open_tab
 from dashboard.inputs import Page, Values
-from dashboard.markdown import finding, note, sentence_place
+from dashboard.markdown import finding, note, say, sentence_place
 from dashboard.pages.rewards.choices import Scene, badges, choose_policies, choose_reward, load_scene
 from dashboard.sides import words_known
 from dashboard.state import current

@@ -18,7 +18,7 @@ from dashboard.jobs import COLOURS, act, log_lines, methods, proceed
 from dashboard.markdown import finding, guard, note, prose
 from dashboard.state import compare_link, current, keep, model_options, training_link
 from probe.errors import ConfigError
-from probe.jobs.job import LIVE, Job
+from probe.jobs.job import LIVE, Job, JobProgress
 from probe.jobs.trainings import (
     TRAIN,
     check_name,
@@ -175,7 +175,8 @@ def sentence(job: Job, status: str, frame: pd.DataFrame, steps: int) -> str:
         return f"{name} was not trained{' further' if len(frame) else ''}: see why below."
     if run_of(job) is None:
         if status == "running":
-            return f"{name} is starting: {job.progress.doing}."
+            doing = job.progress.doing
+            return f"{name} is starting{f': {doing}' if doing != JobProgress.doing else ''}."
         return f"{name} was stopped before its first step: press Start training to begin again."
     step = int(frame["step"].iloc[-1]) if len(frame) else 0
     went = sentences.training({name: frame}, "loss") if "loss" in frame else ""

@@ -231,7 +231,7 @@ def test_relative_steps_end_together():
     frames = {
         name: pd.DataFrame({"step": [0, n // 2, n], "loss": [3.0, 2.0, 1.0]}) for name, n in (("a", 10), ("b", 400))
     }
-    relative = {name: curves.relative_steps(frame, int(frame["step"].max())) for name, frame in frames.items()}
+    relative = {name: curves.with_axes(frame, int(frame["step"].max())) for name, frame in frames.items()}
     figure = curves.metric_curves(relative, ["loss"], curves.styles({"a": "sft", "b": "dpo"}), x=curves.RELATIVE)
     assert [tuple(trace.x) for trace in figure.data if trace.showlegend is False] == [(0, 50, 100)] * 2
     assert figure.layout.xaxis.title.text == "step (% of the run)"

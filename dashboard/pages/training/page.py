@@ -244,7 +244,7 @@ def curves(store: Store, section: Section, marker: float | None, *, all_panels: 
     figure(chart, table(lines, metrics), name, title=title, height=height, source=source)
     if means:
         note(f"Line: mean over trainings; band: its 95 % t interval; faint: each training. {cautions(means)}")
-    if rest := [line.title for line in section.lines if section.x not in line.frame]:
+    if rest := [line.title for line in section.lines if len(line.frame) and section.x not in line.frame]:
         note(
             f"Not drawn over tokens, because they log no `num_tokens`, or not all of their seeds do: {', '.join(rest)}."
         )

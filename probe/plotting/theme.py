@@ -84,7 +84,7 @@ LIGHT = Theme(
     grid="#E4E7EB",
     sequential=("#F7FAFD", "#D3E4F3", "#9CC6E3", "#559FCE", "#2373B2", "#08468B", "#06295A"),
     diverging=("#8C3A04", "#D0702A", "#F2B785", "#F7F7F7", "#A9C8EA", "#4B86C6", "#123F7C"),
-    lines=("#EE7F4B", "#D8576B", "#A72197", "#6A00A8", "#0D0887"),
+    lines=("#EE7F4B", "#D8576B", "#B5308C", "#6C06A6", "#0A0668"),
 )
 PAPER = replace(LIGHT, name="paper", ink="#000000", muted="#000000", grid="#000000")
 """Theme for print: black text, thin black axes, no grid."""
@@ -96,7 +96,7 @@ DARK = Theme(
     grid="#2B313B",
     sequential=("#141A24", "#17324F", "#1B5486", "#2F7FBD", "#63A9DD", "#A8D2F2", "#EDF6FD"),
     diverging=("#FFB57A", "#DB7A35", "#7E4520", "#1B1F27", "#264E7C", "#4F8FD3", "#A9CEF5"),
-    lines=("#8465DB", "#C0479E", "#E66C5C", "#FCA636", "#F5F06A"),
+    lines=("#7150C6", "#C4499E", "#E66C5C", "#FCA636", "#F5F06A"),
 )
 
 

@@ -79,11 +79,14 @@ class ComparedRuns:
         values, about = self.metrics[metric].dropna(), self.about[metric]
         if len(values) < 2:
             return f"Fewer than two runs have the metric {about.label}."
-        ends = [in_unit(about.unit, value, math.nan, math.nan) for value in (values.min(), values.max())]
-        return (
-            f"{about.label} over {len(values):,} runs: lowest in {values.idxmin()} ({ends[0]}), highest in"
-            f" {values.idxmax()} ({ends[1]})."
+        low, high = (
+            (*_holders(values, end), in_unit(about.unit, end, math.nan, math.nan))
+            for end in (values.min(), values.max())
         )
+        if low[0] == high[0]:
+            return f"{about.label} is {low[2]} in all {len(values):,} runs."
+        ends = f"lowest in {low[0]}{low[1]} ({low[2]}), highest in {high[0]}{high[1]} ({high[2]})"
+        return f"{about.label} over {len(values):,} runs: {ends}."
 
     def figure(
         self,
@@ -150,6 +153,13 @@ def compare_runs(sweep: Sweep) -> ComparedRuns:
     return ComparedRuns(
         options, table, {name: about[name] if counts[about[name].label] == 1 else apart[name] for name in about}
     )
+
+
+def _holders(values: pd.Series, value: float) -> tuple[str, str]:
+    """Return the first run with a value, and words for how many others have it."""
+    first, *others = values.index[values == value]
+    count = len(others)
+    return first, f" and {count:,} other{'s' * (count > 1)}" if count else ""
 
 
 def _values(sweep: Sweep, task: TaskState) -> list[tuple[str, float]]:

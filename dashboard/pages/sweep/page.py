@@ -25,6 +25,7 @@ from probe.runs.storage import disk, write_atomic
 from probe.sweep import ComparedRuns, Sweep, compare_runs, find_sweeps, read_sweep
 from probe.sweep.journal import TaskState, log_file
 from probe.sweep.spec import EXAMPLE, read_spec
+from probe.terms import RATES
 from probe.texts import visible
 from probe.untrusted import parse_toml, read_file
 
@@ -220,7 +221,8 @@ def compare(sweep: Sweep) -> None:
         part.table.sort_values(colour),
         hide_index=True,
         column_config={
-            name: st.column_config.NumberColumn(each.label, format="%.4g") for name, each in part.about.items()
+            name: st.column_config.NumberColumn(visible(each.label), format="percent" if each.unit in RATES else "%.4g")
+            for name, each in part.about.items()
         },
     )
 

@@ -49,7 +49,7 @@ def parallel_coordinates(
     shades = metrics[colour].to_numpy(dtype=float)
     order = np.argsort(np.argsort(shades, kind="stable"), kind="stable")
     axes = [option_axis(str(name), list(options[name]), order) for name in options]
-    axes += [metric_axis(about[name], metrics[name].to_numpy(dtype=float)) for name in metrics]
+    axes += [metric_axis(about[str(name)], metrics[name].to_numpy(dtype=float)) for name in metrics]
     for axis in axes:
         axis["label"] = wrap(axis["label"], room, 12)
     lines = max((1 + axis["label"].count("<br>") for axis in axes), default=1)

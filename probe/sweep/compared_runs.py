@@ -20,7 +20,7 @@ from probe.terms import RUN, Term, term
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-ENTRY, SEED = "entry", "seed"
+NAME, ENTRY, SEED = "run", "entry", "seed"
 IGNORED = ("experiment", "model", "baseline", "also")
 """Options of an experiment that do not tell two experiments on one run apart."""
 
@@ -43,7 +43,7 @@ class ComparedRuns:
         The entry comes first, the seed last.
         """
         found: dict[tuple[int, ...], str] = {}
-        for name in sorted(self.options, key=lambda name: (name != ENTRY, name != SEED)):
+        for name in sorted(map(str, self.options), key=lambda name: (name != ENTRY, name != SEED)):
             groups = pd.factorize(self.options[name].map(_key))[0]
             if len(set(groups)) > 1:
                 found.setdefault(tuple(groups), name)
@@ -52,13 +52,12 @@ class ComparedRuns:
     @property
     def table(self) -> pd.DataFrame:
         """One row per run: its name, the options in which the runs differ, and its metrics."""
-        metrics = self.metrics.rename(columns={name: f"{name} (metric)" for name in self.varying})
-        return pd.concat([self.options[self.varying], metrics], axis=1).rename_axis("run").reset_index()
+        return pd.concat([self.options[self.varying], self.metrics], axis=1).rename_axis(NAME).reset_index()
 
     @property
     def suggested(self) -> list[str]:
         """Metrics to look at first: the first two of experiments, or of the runs if there are no experiments."""
-        known = [name for name in self.metrics if self.metrics[name].notna().sum() > 1]
+        known = [name for name in self.about if self.metrics[name].notna().sum() > 1]
         return [name for name in known if ": " in name][:2] or known[:2]
 
     def of(self, metrics: Sequence[str]) -> "ComparedRuns":
@@ -127,8 +126,9 @@ def compare_runs(sweep: Sweep) -> ComparedRuns:
     about: dict[str, Term] = {}
     for task in trained:
         for name, value in _values(sweep, task):
-            metrics[task.name][name] = value
-            about.setdefault(name, term(name, RUN))
+            column = f"{name} (metric)" if name == NAME else name
+            metrics[task.name][column] = value
+            about.setdefault(column, term(name, RUN))
     asked = [task for task in sweep.tasks.values() if task.kind == "experiment" and task.state == "finished"]
     differing = _differing(asked)
     for task in asked:
@@ -143,7 +143,12 @@ def compare_runs(sweep: Sweep) -> ComparedRuns:
     rows = {task.name: {ENTRY: task.entry} | task.recipe for task in trained}
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
     options = pd.DataFrame(
-        {name: pd.Series([row.get(name) for row in rows.values()], index=list(rows), dtype=object) for name in names}
+        {
+            f"{name} (option)" if name in (NAME, *about) else name: pd.Series(
+                [row.get(name) for row in rows.values()], index=list(rows), dtype=object
+            )
+            for name in names
+        }
     )
     table = pd.DataFrame(
         {name: [metrics[run].get(name, np.nan) for run in rows] for name in about}, index=list(rows), dtype=float
@@ -167,8 +172,9 @@ def _values(sweep: Sweep, task: TaskState) -> list[tuple[str, float]]:
     found = []
     for row in sweep.numbers(task):
         name, value = row.get("metric"), row.get("value")
-        is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < sys.float_info.max
-        if isinstance(name, str) and is_number:
+        if not isinstance(name, str) or isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        if abs(value) <= sys.float_info.max:  # neither NaN nor an integer that no float can hold
             found.append((name, float(value)))
     return found
 

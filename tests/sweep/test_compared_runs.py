@@ -101,6 +101,14 @@ def test_two_experiments_of_an_entry_have_metrics_of_their_own(tmp_path: Path):
     assert runs.metrics["ask n 8: m"].tolist() == [8, 9]
 
 
+def test_equal_names_are_told_apart(tmp_path: Path):
+    trained = {f"sft-{seed}": ({"run": seed, "loss": -seed}, {"run": 1.0, "loss": seed / 2}) for seed in (0, 1, 2)}
+    trained["sft-2"][0]["loss"] = 0
+    runs = sweep_of(tmp_path / "x", trained, {})
+    assert list(runs.table) == ["run", "run (option)", "loss (option)", "run (metric)", "loss"]
+    assert runs.table["loss"].tolist() == [0, 0.5, 1]
+
+
 def test_numbers_of_a_stranger_that_are_none_are_left_out(tmp_path: Path):
     odd = [{"metric": "m", "value": value} for value in ("1", None, True, 10**400, [1], {})]
     asked = {"ask-a": ({"experiment": "x", "model": "sft-0"}, [*odd, {"metric": ["m"], "value": 1.0}, {"value": 2.0}])}

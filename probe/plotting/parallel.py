@@ -54,7 +54,7 @@ def parallel_coordinates(
         axis["label"] = wrap(axis["label"], room, 12)
     lines = max((1 + axis["label"].count("<br>") for axis in axes), default=1)
     left = LETTER * max((len(text) for text in (axes[0].get("ticktext") or ())), default=6) + 18 if axes else 40
-    low, high = _ends(shades)
+    low, high = _ends(about[colour].unit, shades)
     trace = go.Parcoords(
         dimensions=axes,
         line={"color": shades, "coloraxis": "coloraxis"},
@@ -103,7 +103,7 @@ def option_axis(name: str, values: Sequence[Any], order: np.ndarray) -> dict[str
 
 def metric_axis(about: Term, values: np.ndarray) -> dict[str, Any]:
     """Return the axis of a metric as Plotly's dimension."""
-    low, high = _ends(values)
+    low, high = _ends(about.unit, values)
     return {
         "label": escape(about.label),
         "values": values,
@@ -137,9 +137,11 @@ def _without_close(at: Sequence[float], words: Sequence[str], least: float) -> l
     return shown
 
 
-def _ends(values: np.ndarray) -> tuple[float, float]:
+def _ends(unit: str, values: np.ndarray) -> tuple[float, float]:
     """Return the ends of the axis of a metric, with some room around equal values."""
     low, high = float(values.min()), float(values.max())
+    if low == high and unit in RATES:
+        return max(low - 0.05, 0.0), min(high + 0.05, 1.0)
     if low == high:
         room = abs(low) / 10 or 1.0
         return low - room, high + room

@@ -4,7 +4,7 @@ import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -56,8 +56,9 @@ class ComparedRuns:
 
     @property
     def suggested(self) -> list[str]:
-        """Metrics to look at first: the first two of experiments, or of the runs if there are no experiments."""
+        """Metrics to look at first: two in which the runs differ, of experiments if there are any."""
         known = [name for name in self.about if self.metrics[name].notna().sum() > 1]
+        known = [name for name in known if self.metrics[name].nunique() > 1] or known
         return [name for name in known if ": " in name][:2] or known[:2]
 
     def of(self, metrics: Sequence[str]) -> "ComparedRuns":
@@ -153,11 +154,18 @@ def compare_runs(sweep: Sweep) -> ComparedRuns:
     table = pd.DataFrame(
         {name: [metrics[run].get(name, np.nan) for run in rows] for name in about}, index=list(rows), dtype=float
     )
-    counts = Counter(each.label for each in about.values())
-    apart = {name: replace(each, title=f"{each.title}, {name}") for name, each in about.items()}
-    return ComparedRuns(
-        options, table, {name: about[name] if counts[about[name].label] == 1 else apart[name] for name in about}
-    )
+    return ComparedRuns(options, table, _unlike(about))
+
+
+def _unlike(about: Mapping[str, Term]) -> dict[str, Term]:
+    """Return the terms with different labels: equal titles are followed by where they were measured or the column."""
+    result = dict(about)
+    for suffix in (lambda name: name.rpartition(": ")[0] or "end of training", lambda name: name):
+        counts = Counter(each.label for each in result.values())
+        for name, each in result.items():
+            if counts[each.label] > 1:
+                result[name] = replace(about[name], title=f"{about[name].title}, {suffix(name)}")
+    return result
 
 
 def _holders(values: pd.Series, value: float) -> tuple[str, str]:

@@ -126,7 +126,7 @@ def compared(out: Path, runs: int = 4, state: str = "finished") -> None:
         events.append({"event": "end", "task": name, "state": ended, "time": 60.0})
         if ended == "finished":
             events.append({"event": "end", "task": f"ask-{name}", "state": "finished", "time": 90.0})
-        summary = [{"metric": "deferral", "value": index / 10}, {"metric": "x", "value": 1.0}]
+        summary = [{"metric": "deferral", "value": index / 10}, {"metric": "x", "value": 1.0 + index}]
         (logs / f"ask-{name}.json").write_text(json.dumps({"summary": summary}))
         rows = [{"metric": "accuracy", "value": 0.5 + index / 10, "ci_low": None, "ci_high": None, "n": 9}]
         RunWriter.create(out / name, method="dpo", config={}).finish("finished", headline=rows)

@@ -70,8 +70,9 @@ def test_a_figure_has_titles_units_and_a_legend():
 
 
 def test_equal_metrics_have_an_axis():
-    figure = parallel_coordinates(table(seed=[0, 1]), pd.DataFrame({"loss": [2.0, 2.0]}), ABOUT, "loss")
-    assert figure.data[0].dimensions[1].range == (1.8, 2.2)
+    metrics = pd.DataFrame({"loss": [2.0, 2.0], "right": [0.0, 0.0]})
+    figure = parallel_coordinates(table(seed=[0, 1]), metrics, ABOUT, "loss")
+    assert [each.range for each in figure.data[0].dimensions[1:]] == [(1.8, 2.2), (0, 0.05)]
 
 
 @pytest.mark.parametrize("width", ["single", "double", "slide"])

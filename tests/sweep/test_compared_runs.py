@@ -56,7 +56,11 @@ def test_each_finished_training_is_a_row(tmp_path: Path):
     assert runs.varying == ["beta", "seed"], "the base differs as the seed does, and steps do not differ"
     assert runs.metrics["ask: deferral"].isna().tolist() == [True, False, True]
     assert list(runs.table) == ["run", "beta", "seed", "accuracy", "loss", "ask: deferral", "ask: accuracy"]
-    assert len({each.label for each in runs.about.values()}) == 4
+    right = "known facts: right (sampled)"
+    assert [runs.about[name].title for name in ("accuracy", "ask: accuracy")] == [
+        f"{right}, end of training",
+        f"{right}, ask",
+    ]
     assert runs.suggested == ["accuracy", "loss"], "one run alone has the metrics of the experiment"
     assert runs.sentence("loss") == (
         "loss over 3 runs: lowest in dpo-0.1-seed0 and 1 other (1), highest in dpo-0.1-seed1 (2)."
@@ -99,6 +103,7 @@ def test_two_experiments_of_an_entry_have_metrics_of_their_own(tmp_path: Path):
     runs = sweep_of(tmp_path / "x", trained, asked)
     assert list(runs.metrics) == ["ask n 4: m", "ask n 8: m", "ask n 8@2: m"]
     assert runs.metrics["ask n 8: m"].tolist() == [8, 9]
+    assert [each.title for each in runs.about.values()] == ["m, ask n 4", "m, ask n 8", "m, ask n 8@2"]
 
 
 def test_equal_names_are_told_apart(tmp_path: Path):

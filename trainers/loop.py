@@ -290,7 +290,7 @@ def _steps(
             if last:
                 announce("evaluating and saving")
             if last or milestone or (config.eval_every and step % config.eval_every == 0):
-                row |= evaluate(session, method) | record.distance()
+                row |= {"num_tokens": float(state.num_tokens)} | evaluate(session, method) | record.distance()
             record.log(step, row)
             record.rollouts(method.rollouts())
             record.capture(step, last or milestone)

@@ -75,6 +75,7 @@ STYLE = """<style>
 [data-testid=stCode] .token:is(.operator, .decorator) { color: light-dark(#A84300, #F0A875); }
 [data-testid=stCode] .token:is(.number, .boolean, .builtin) { color: light-dark(#0B6B60, #7FD3C7); }
 [data-testid=stCode] .token.comment { color: light-dark(#5C636E, #A2A9B4); }
+.parcoords .axis :is(path, line) { stroke: light-dark(#5C636E, #A2A9B4) !important; opacity: 1 !important; }
 .heatmap-label text[style*="rgb(68, 68, 68)"] { fill: #0E1117 !important; }
 .stApp:has([data-testid=stExpandSidebarButton]) .st-key-page-name { padding-left: 9rem; margin-top: -1rem; }
 @media (max-width: 1279px) {
@@ -90,9 +91,10 @@ STYLE = """<style>
 @media (max-width: 1000px) { .heatmap-label text { font-size: 8px !important; } }
 </style>"""
 """Style sheet: smaller margins, so that the main figure is visible without scrolling; sufficient contrast of text (WCAG
-2.2, 4.5 to 1) and a visible focus; all options of a choice on a narrow page; the page's name next to the logo while the
-sidebar is closed; and on pages too narrow for two columns of charts, one column of charts and choices in several
-rows. What a button opens lies outside of the part that says which theme it has, so it has one colour in both."""
+2.2, 4.5 to 1) and a visible focus; axes of parallel coordinates, which Plotly draws in black; all options of a choice
+on a narrow page; the page's name next to the logo while the sidebar is closed; and on pages too narrow for two columns
+of charts, one column of charts and choices in several rows. What a button opens lies outside of the part that says
+which theme it has, so it has one colour in both."""
 
 
 def own_page(name: str, title: str, icon: str, **options: Any) -> Any:

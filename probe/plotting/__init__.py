@@ -2,6 +2,7 @@
 
 - style (colour and dash) of each run: `styles`, `Style`
 - curves of metrics over training: `metric_curves`
+- parallel coordinates of options and metrics: `parallel_coordinates`
 - tree of runs by parent, reference and reward model: `lineage`
 - values with intervals: `headline_intervals`
 - export to a file with its provenance: `save`; in several formats: `save_all`; as bytes: `render`

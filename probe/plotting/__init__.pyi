@@ -7,4 +7,5 @@ from .export import save_all as save_all
 from .intervals import headline_intervals as headline_intervals
 from .paper import Paper as Paper
 from .paper import put_on_paper as put_on_paper
+from .parallel import parallel_coordinates as parallel_coordinates
 from .runs import lineage as lineage

@@ -1,4 +1,4 @@
-"""Curves over training: metrics of several runs by step or time, and the log-probability of given answers."""
+"""Curves over training: metrics of several runs by step, tokens or time, and the log-probability of given answers."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,9 +14,13 @@ from probe.plotting.panels import Panels
 from probe.plotting.theme import ANSWERS, DASHES, DOTTED, SECOND, escape, escape_lines, log_axis, method_colour
 from probe.terms import RATES, Term, logged
 
-RELATIVE = "relative step"
-"""Column that `relative_steps` adds: the step in percent, which makes runs of different lengths comparable."""
-AXES = {"step": "step", RELATIVE: "step (% of the run)", "time": "training time (s)"}
+RELATIVE, TOKENS = "relative step", "tokens trained on"
+"""Columns that `with_axes` adds: the step in percent, which makes runs of different lengths comparable, and the number
+of tokens in all updates so far, if the run counts them."""
+AXES = {"step": "step", RELATIVE: "step (% of the run)", TOKENS: TOKENS, "time": "training time (s)"}
+"""Title of each horizontal axis, by its column. The time is that of training: no pause before a resume counts."""
+COUNT = "num_tokens"
+"""Metric with the tokens trained on since the start (docs/metrics.md)."""
 HOVER_WIDTH = 60
 """Maximum line length of a definition on hover, in characters."""
 TITLE_WIDTH = 22
@@ -69,12 +73,12 @@ def styles(methods: Mapping[str, str], first: str | None = None) -> dict[str, St
 def sections(columns: Sequence[str]) -> dict[str, list[str]]:
     """Group metrics into sections: by the part before the first slash, or by subject if there is no slash.
 
-    The columns `step` and `time` are left out. The section of losses comes first, then the one of reward and KL.
+    The columns of axes (`AXES`) are left out. The section of losses comes first, then the one of reward and KL.
     """
-    speed = {"tokens_per_second", "step_time", "num_tokens"}
+    speed = {"tokens_per_second", "step_time", COUNT}
     groups: dict[str, list[str]] = {"loss": [], "reward": [name for name in REWARD if name in columns]}
     for column in columns:
-        if column in ("step", "time", *REWARD):
+        if column in (*AXES, *REWARD):
             continue
         if "/" in column:
             section = column.partition("/")[0] + "/"
@@ -105,9 +109,21 @@ def smooth(values: np.ndarray, weight: float) -> np.ndarray:
     return result
 
 
-def relative_steps(frame: pd.DataFrame, steps: int) -> pd.DataFrame:
-    """Return the metrics of a run with the column `RELATIVE`: the step in percent of the run's `steps`."""
-    return frame.assign(**{RELATIVE: 100 * frame["step"] / max(1, steps)})
+def with_axes(frame: pd.DataFrame, steps: int) -> pd.DataFrame:
+    """Return the metrics of a run with further columns for the horizontal axis: `RELATIVE`, and `TOKENS` if known.
+
+    Tokens are those that the run logged as `num_tokens`. They are unknown for steps without a count, except for step 0,
+    before which nothing was trained on. A run whose count falls, because it began anew, gets no such column.
+
+    Args:
+        frame: metrics (`Run.metrics()`).
+        steps: number of steps of the run.
+    """
+    frame = frame.assign(**{RELATIVE: 100 * frame["step"] / max(1, steps)})
+    if COUNT not in frame:
+        return frame
+    tokens = frame[COUNT].mask(frame[COUNT].isna() & (frame["step"] == 0), 0.0)
+    return frame.assign(**{TOKENS: tokens}) if tokens.dropna().is_monotonic_increasing else frame
 
 
 @dataclass(frozen=True)
@@ -168,7 +184,7 @@ def metric_curves(
         metrics: columns to draw.
         look: style of each run (`styles`).
         methods: method of each run, which determines what its metrics mean.
-        x: "step", "time" (seconds of training) or `RELATIVE`, if the tables have that column (`relative_steps`).
+        x: column of the horizontal axis (`AXES`); runs without it are not drawn (`with_axes`).
         weight: weight of the past in smoothing, in [0, 1).
         log_y: whether the y axes are logarithmic.
         marker: position of a vertical line, such as the step whose captures are shown.
@@ -176,6 +192,7 @@ def metric_curves(
         spreads: intervals and single trainings of each run that is a mean over trainings.
         most: maximum number of panels; all by default.
     """
+    runs = {name: frame[frame[x].notna()] for name, frame in runs.items() if x in frame}
     drawn = metric_panels(runs, metrics, methods or {})[:most]
     panels = small_multiples([(each.metric, each.about) for each in drawn], columns)
     for at, (metric, unit, names) in enumerate(((each.metric, each.about.unit, each.runs) for each in drawn), start=1):
@@ -246,13 +263,13 @@ def _around(
     """Return the traces around a mean over trainings: the curve of each training and the interval of the mean."""
     traces, least = [], math.inf
     for frame in (frame for frame in spread.members if metric in frame):
-        rows = frame[frame[metric].notna()]
+        rows = frame.dropna(subset=[x, metric])
         y = smooth(rows[metric].to_numpy(dtype=float), weight)
         least = min(least, *y[y > 0], math.inf)
         quiet = {"hoverinfo": "skip", "showlegend": False, "legendgroup": name}
         line = {"color": style.colour, "width": 1}
         traces.append(go.Scatter(x=rows[x], y=y, mode="lines", line=line, opacity=0.3, **quiet))
-    known = spread.low[metric].notna() if metric in spread.low else pd.Series(dtype=bool)
+    known = spread.low[[x, metric]].notna().all(axis=1) if metric in spread.low else pd.Series(dtype=bool)
     if known.any():
         ends = [smooth(each.loc[known, metric].to_numpy(dtype=float), weight) for each in (spread.low, spread.high)]
         low, high = np.array([shown_ends(unit, *pair) for pair in zip(*ends, strict=True)]).T

@@ -56,6 +56,9 @@ def lay_out(
         high: height of the figure in pixels; by default as large as needed.
         title: title for a figure without one; None hides the figure's own title too.
     """
+    if len(traces) == 1 and traces[0].get("type") == "parcoords":
+        fit_coordinates(traces[0], layout, em, width, high, title)
+        return
     if len(traces) == 1:
         turn_map(traces[0], layout, width, em)
     grid = find_panels(layout)
@@ -111,6 +114,21 @@ def _flow(grid: Sequence[Panel], layout: Node, columns: int) -> None:
             layout[panel.x].pop("title", None)
             if index >= last:
                 layout[panel.x]["title"] = dict(below[0])
+
+
+def fit_coordinates(trace: Node, layout: Node, em: float, width: float, high: float | None, title: str | None) -> None:
+    """Lay out parallel coordinates: their axes have no room of their own for labels, unlike those of panels."""
+    axes = trace.get("dimensions") or []
+    heading = _set_title(layout, title, width, 1.1 * em)
+    left = LETTER * em * max((letters(str(text)) for text in (axes[0].get("ticktext") or ())), default=5) + 1.5 * em
+    room = (width - left - 10 * em) / max(len(axes) - 1, 1)
+    for axis in axes:
+        axis["label"] = wrap(str(axis.get("label", "")), room, em)
+    lines = max((1 + axis["label"].count("<br>") for axis in axes), default=1)
+    foot = LINE * em * lines + 2.5 * em
+    margin = {"l": left, "r": 2 * em, "t": heading + 2.5 * em, "b": foot, "pad": 0}
+    total = high or min(0.5 * width, 30 * em) + heading + foot
+    layout |= {"width": round(width), "height": round(total), "autosize": False, "margin": margin}
 
 
 def turn_map(trace: Node, layout: Node, width: float, em: float) -> None:

@@ -19,6 +19,9 @@ ABOVE = {"yref": "container", "y": 1, "yanchor": "top"}
 """Position of the legend: at the top of the figure, above the titles."""
 LEGEND, EDGE = 34, 14
 """Height of a legend and of the margin above the titles, in pixels."""
+LABELS = 0.04
+"""Minimum share of the width between two panels of a row that shares its y axis: the last tick label of one panel and
+the first of the next, such as 100 % and 0 %, stand in it side by side."""
 
 
 class Panels:
@@ -41,7 +44,8 @@ class Panels:
         Args:
             titles: title of each panel, escaped and broken into lines if the panel is too narrow; empty for no title.
             columns: number of panels side by side; all by default.
-            spacing: share of the width between two panels; by default all gaps together take a tenth.
+            spacing: share of the width between two panels; by default all gaps together take a tenth. It is at least
+                `LABELS` if a row shares its y axis.
             gap: share of the height between two rows.
             widths: relative widths of the columns; equal by default.
             heights: relative heights of the rows; equal by default.
@@ -50,7 +54,8 @@ class Panels:
         """
         count = self._columns = columns or max(len(titles), 1)
         rows = -(-len(titles) // count)
-        across = list(_spans(widths or [1.0] * count, 0.1 / max(count - 1, 1) if spacing is None else spacing))
+        spacing = 0.1 / max(count - 1, 1) if spacing is None else spacing
+        across = list(_spans(widths or [1.0] * count, max(spacing, LABELS) if shared_y else spacing))
         up = list(_spans([*(heights or [1.0] * rows)][::-1], gap))[::-1]
         places = [(across[at % count], up[at // count]) for at in range(len(titles))]
         fitting = fit_titles(titles, [end - start for (start, end), _ in places])

@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 import plotly.graph_objects as go
@@ -71,6 +72,8 @@ class Theme:
     grid: str
     sequential: tuple[str, ...]
     diverging: tuple[str, ...]
+    lines: tuple[str, ...]
+    """Scale for the colour of lines: each of its colours stands out from the page, the highest most."""
 
 
 LIGHT = Theme(
@@ -81,6 +84,7 @@ LIGHT = Theme(
     grid="#E4E7EB",
     sequential=("#F7FAFD", "#D3E4F3", "#9CC6E3", "#559FCE", "#2373B2", "#08468B", "#06295A"),
     diverging=("#8C3A04", "#D0702A", "#F2B785", "#F7F7F7", "#A9C8EA", "#4B86C6", "#123F7C"),
+    lines=("#EE7F4B", "#D8576B", "#B5308C", "#6C06A6", "#0A0668"),
 )
 PAPER = replace(LIGHT, name="paper", ink="#000000", muted="#000000", grid="#000000")
 """Theme for print: black text, thin black axes, no grid."""
@@ -92,6 +96,7 @@ DARK = Theme(
     grid="#2B313B",
     sequential=("#141A24", "#17324F", "#1B5486", "#2F7FBD", "#63A9DD", "#A8D2F2", "#EDF6FD"),
     diverging=("#FFB57A", "#DB7A35", "#7E4520", "#1B1F27", "#264E7C", "#4F8FD3", "#A9CEF5"),
+    lines=("#7150C6", "#C4499E", "#E66C5C", "#FCA636", "#F5F06A"),
 )
 
 
@@ -195,7 +200,14 @@ def scale(colours: Iterable[str]) -> list[list]:
     return [[index / (len(colours) - 1), colour] for index, colour in enumerate(colours)]
 
 
-def colour_axis(label: str, *, low: float, high: float, diverging: bool = False, **position: float | str) -> dict:
+def colour_axis(
+    label: str,
+    *,
+    low: float,
+    high: float,
+    kind: Literal["sequential", "diverging", "lines"] = "sequential",
+    **position: float | str,
+) -> dict:
     """Return settings of a colour axis with a labelled colour bar; `position` sets the bar's x, y, len, ..."""
     bar = {
         "title": {"text": f"{label}<br>\u2009", "side": "top"},
@@ -204,7 +216,7 @@ def colour_axis(label: str, *, low: float, high: float, diverging: bool = False,
         "ticks": "outside",
     }
     return {
-        "colorscale": scale(LIGHT.diverging if diverging else LIGHT.sequential),
+        "colorscale": scale(getattr(LIGHT, kind)),
         "cmin": low,
         "cmax": high,
         "colorbar": bar | {"ticklen": 3} | position,
@@ -213,7 +225,7 @@ def colour_axis(label: str, *, low: float, high: float, diverging: bool = False,
 
 def signed_axis(label: str, bound: float, **position: float | str) -> dict:
     """Return a colour axis for values of both signs, centred on zero."""
-    return colour_axis(label, low=-bound, high=bound, diverging=True, **position)
+    return colour_axis(label, low=-bound, high=bound, kind="diverging", **position)
 
 
 def two_bars(share: float) -> tuple[dict, dict]:
@@ -342,6 +354,7 @@ def apply(figure: go.Figure, theme: Theme) -> go.Figure:
     swap = {
         tuple(other.sequential): scale(theme.sequential),
         tuple(other.diverging): scale(theme.diverging),
+        tuple(other.lines): scale(theme.lines),
     }
     for name in copy.layout:
         if name.startswith("coloraxis") and copy.layout[name].colorscale:

@@ -23,6 +23,7 @@ the start of training and in the run says so.
 """
 
 import copy
+import math
 import threading
 import warnings
 import weakref
@@ -59,8 +60,10 @@ METHODS = {
     "PPOConfig": "rlhf",
 }
 """Class of a trainer's arguments to the method that sets the run's colour and pages; other trainers get `trainer`."""
-RENAMED = {"learning_rate": "lr"}
-"""Metrics that Probe names differently (docs/metrics.md)."""
+TOKENS = "num_tokens"
+"""Metric with the tokens trained on since the start, without padding."""
+RENAMED = {"learning_rate": "lr", "eval_num_tokens": TOKENS}
+"""Metrics that Probe names differently (docs/metrics.md); TRL's evaluations repeat the tokens trained on."""
 TOTALS = ("train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos", "train_loss")
 """Totals that a trainer logs when training ends; they are stored in the last step under `train/`."""
 
@@ -113,6 +116,8 @@ class ProbeCallback(TrainerCallback):
         """Language model over a reward model's decoder; None for other models."""
         self._head: RewardTokens | None = None
         self._notes: list[str] = []
+        self._tokens: float | None = 0.0
+        """Tokens trained on before a resume; None if unknown."""
         self._thread = 0
         self._ended: Callable[[], None] = lambda: None
         self._release: Callable[[], None] = lambda: None
@@ -169,7 +174,9 @@ class ProbeCallback(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **given: Any) -> None:
         """Write the metrics that the trainer logs."""
-        values = {_name(name): value for name, value in (logs or {}).items() if isinstance(value, int | float)}
+        values = {_name(name, args): value for name, value in (logs or {}).items() if isinstance(value, int | float)}
+        if TOKENS in values and values[TOKENS] != state.num_input_tokens_seen:  # a count that begins anew on a resume
+            values |= {TOKENS: math.nan if self._tokens is None else values[TOKENS] + self._tokens}
         if self.writer is not None and values:
             self.writer.log(int(state.global_step), values)
 
@@ -215,6 +222,7 @@ class ProbeCallback(TrainerCallback):
         held = method == "dpo" or (method == "rlvr" and bool(getattr(args, "beta", None)))
         self._reference = origin if held else None
         if (state.global_step or restart) and is_run(self.path):
+            self._tokens = None if self._thread else _tokens_at(Run(self.path), int(state.global_step))
             return RunWriter.resume(self.path, int(state.global_step), config)
         return RunWriter.create(
             self.path,
@@ -296,9 +304,18 @@ _WRITING: weakref.WeakSet[ProbeCallback] = weakref.WeakSet()
 """Callbacks whose training has begun and has not ended."""
 
 
-def _name(metric: str) -> str:
-    """Return Probe's name of a trainer's metric."""
+def _name(metric: str, args: Any) -> str:
+    """Return Probe's name of a trainer's metric; input tokens that include padding keep their name."""
+    if metric == "num_input_tokens_seen" and args.include_num_input_tokens_seen == "non_padding":
+        return TOKENS
     return f"train/{metric.removeprefix('train_')}" if metric in TOTALS else RENAMED.get(metric, metric)
+
+
+def _tokens_at(run: Run, step: int) -> float | None:
+    """Return the tokens that a run had trained on at a step, or None if it logged no count then."""
+    rows = run.metrics().reindex(columns=["step", TOKENS]).dropna()
+    counts = rows.loc[rows["step"] == step, TOKENS]
+    return float(counts.iloc[0]) if len(counts) else None
 
 
 def _settings(args: Any) -> dict[str, Any]:

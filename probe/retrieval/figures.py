@@ -54,7 +54,7 @@ def outcome_grid(table: pd.DataFrame, look: Look) -> go.Figure:
     lines = _lines(rows_shown, DRAWN, "context", CONTEXTS)
     outcomes = [outcome for outcome in OUTCOMES if outcome in set(rows_shown["outcome"])]
     titles = [OUTCOMES[outcome] for outcome in outcomes]
-    panels = Panels(titles, shared_y=True, spacing=0.06 / max(len(titles) - 1, 1))
+    panels = Panels(titles, shared_y=True)
     for column, outcome in enumerate(outcomes, start=1):
         for rows, at in _apart(rows_shown, rows_shown["outcome"] == outcome, "context", lines):
             panels.add(column, _marks(rows, at, look))

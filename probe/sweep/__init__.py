@@ -3,6 +3,7 @@
 - a spec (a TOML file, or the same as a dictionary) and its tasks: `read_spec`, `Spec`, `Task`
 - run all of it: `run_sweep`
 - the state of a sweep, its tasks and its metrics: `Sweep`; sweeps on disk: `read_sweep`, `find_sweeps`
+- its finished trainings beside each other, with options and metrics: `compare_runs`, `ComparedRuns`
 - the store through which machines share runs: `Store`
 """
 

@@ -1,4 +1,6 @@
 from .attempt import Store as Store
+from .compared_runs import ComparedRuns as ComparedRuns
+from .compared_runs import compare_runs as compare_runs
 from .journal import Sweep as Sweep
 from .journal import find_sweeps as find_sweeps
 from .journal import read_sweep as read_sweep

@@ -138,10 +138,11 @@ class Sweep:
         rows = []
         for task in self.tasks.values():
             about = {"task": task.name, "entry": task.entry, "kind": task.kind} | task.recipe
-            rows += [about | row for row in self._numbers(task)]
+            rows += [about | row for row in self.numbers(task)]
         return pd.DataFrame(rows)
 
-    def _numbers(self, task: TaskState) -> list[dict[str, Any]]:
+    def numbers(self, task: TaskState) -> list[dict[str, Any]]:
+        """Return the metrics of a finished task, as in `results` but without its options."""
         if task.state != "finished":
             return []
         if task.kind == "train":

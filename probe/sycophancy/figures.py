@@ -82,7 +82,7 @@ def belief_curves(table: pd.DataFrame, look: Look) -> go.Figure:
     """
     kinds = list(dict.fromkeys(table["who"]))
     titles = [escape(kind).replace(", ", ",<br>") for kind in kinds]  # for a width of 420 pixels
-    panels = Panels(titles, shared_y=True, spacing=0.08 / max(len(kinds) - 1, 1))
+    panels = Panels(titles, shared_y=True)
     for column, who in enumerate(kinds, start=1):
         rows = table[table["who"] == who].sort_values("reliability")
         ideal = rows.drop_duplicates("reliability")
@@ -109,7 +109,7 @@ def pressure_curves(table: pd.DataFrame, look: Look) -> go.Figure:
     """
     names = {"claim": "says the claim", "truth": "says the truth", "never flipped": "never flipped"}  # for 420 pixels
     titles = {series: title for series, title in names.items() if series in set(table["series"])}
-    panels = Panels(list(titles.values()), shared_y=True, spacing=0.08 / max(len(titles) - 1, 1))
+    panels = Panels(list(titles.values()), shared_y=True)
     for column, series in enumerate(titles, start=1):
         for model, rows in models_of(table[table["series"] == series], look):
             panels.add(column, _line(rows, "turn", model, look))

@@ -59,9 +59,9 @@ def test_axes_of_a_link_last(page: Page, samples: Any):
     choose(page, "Metrics", "optimiser")
     expect(page).to_have_url(re.compile("section=optimiser"))
     settle(page)
-    axes = unfold(page, "Axes")
-    expect(axes.get_by_role("slider")).to_have_value("0.5")
-    expect(axes.get_by_role("switch").or_(axes.get_by_role("checkbox")).first).to_be_checked()
+    expect(page.get_by_role("slider", name="Smoothing")).to_have_value("0.5")
+    expect(page.get_by_role("switch", name="Log y")).to_be_checked()
+    expect(page.get_by_role("radio", name="time")).to_be_checked()
     eventually(page, lambda: all(part in page.url for part in ("smoothing=0.5", "logy=true", "x=time")))
 
 

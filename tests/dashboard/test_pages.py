@@ -180,6 +180,40 @@ def test_training_axes(show: Show, runs: Path):
     assert any(trace.get("opacity") == 0.25 for trace in spec["data"])
 
 
+def test_curves_over_tokens_draw_the_runs_that_count_them(show: Show, tmp_path: Path):
+    for name, tokens in (("counted", 7), ("plain", None)):
+        with RunWriter.create(tmp_path / name, method="sft", config={"steps": 20}) as run:
+            for step in (0, 10, 20):
+                run.log(step, {"loss": 1 + 1 / (1 + step)} | ({"num_tokens": tokens * step} if tokens else {}))
+    app = show(tmp_path, page="training/page.py", runs=["counted", "plain"])
+    assert app.segmented_control(key="x").options == ["step", "relative step", "tokens", "time"]
+    app.segmented_control(key="x").select("tokens trained on").run()
+    assert not app.exception
+    spec = chart(app, "curves")
+    drawn = {trace["legendgroup"]: values(trace["x"]) for trace in spec["data"] if trace.get("showlegend") is False}
+    assert {name: list(x) for name, x in drawn.items()} == {"counted": [0, 70, 140]}
+    assert "Not drawn over tokens" in read(app)
+    assert "do: plain." in read(app)
+    app.multiselect(key="runs").set_value(["plain"]).run()
+    assert app.segmented_control(key="x").options == ["step", "relative step", "time"]
+    assert "Not drawn over tokens" not in read(app)
+
+
+def test_a_mean_of_seeds_over_tokens(show: Show, tmp_path: Path):
+    for seed in range(2):
+        with RunWriter.create(tmp_path / f"sft-seed{seed}", method="sft", config={"steps": 10}, seed=seed) as run:
+            for step in (0, 5, 10):
+                run.log(step, {"loss": 2.0 + seed - step / 10, "num_tokens": (10 + 2 * seed) * step})
+            run.finish("finished")
+    app = show(tmp_path, page="training/page.py", runs=["sft-seed0"], x="tokens")
+    assert not app.exception
+    lines = [list(values(trace["x"])) for trace in chart(app, "curves")["data"] if trace.get("showlegend") is False]
+    assert [0, 50, 100] in lines  # a training
+    assert [0, 60, 120] in lines
+    assert [0, 55, 110] in lines  # the mean
+    assert [0, 55, 110, 110, 55, 0] in lines  # its interval
+
+
 def test_methods_of_different_lengths_share_an_axis_of_relative_steps_only(show: Show, runs: Path, tmp_path: Path):
     for name, method, steps in (("short", "sft", 10), ("long", "sft", 500)):
         with RunWriter.create(tmp_path / name, method=method, config={"steps": steps}) as run:

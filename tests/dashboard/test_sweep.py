@@ -10,7 +10,7 @@ from probe.jobs.job import LIVE
 from probe.jobs.trainings import list_jobs
 from probe.runs import RunWriter
 from probe.sweep.journal import JOURNAL, LOGS
-from tests.dashboard.pages import Show, heading, linked, read, unescape
+from tests.dashboard.pages import Show, chart, heading, linked, read, unescape, values
 
 PAGE = "sweep/page.py"
 
@@ -110,6 +110,65 @@ def test_runs_of_one_entry_have_one_way_to_their_curves(show: Show, tmp_path: Pa
         r"Curves of base \(2 runs\)",
         r"Curves of base\-seed0",
     ]
+
+
+def compared(out: Path, runs: int = 4, state: str = "finished") -> None:
+    """Trainings with two betas and seeds, of which the last one ended in a state, and an experiment on each."""
+    logs = out / ".sweep" / LOGS
+    logs.mkdir(parents=True)
+    tasks, events = [], []
+    for index in range(runs):
+        name, recipe = f"dpo-{index}", {"method": "dpo", "beta": [0.1, 3][index // 2], "seed": index % 2}
+        tasks.append({"name": name, "entry": "dpo", "kind": "train", "recipe": recipe})
+        ask = {"experiment": "sycophancy", "model": name}
+        tasks.append({"name": f"ask-{name}", "entry": "<b>ask</b>", "kind": "experiment", "recipe": ask})
+        ended = state if index == runs - 1 else "finished"
+        events.append({"event": "end", "task": name, "state": ended, "time": 60.0})
+        if ended == "finished":
+            events.append({"event": "end", "task": f"ask-{name}", "state": "finished", "time": 90.0})
+        summary = [{"metric": "deferral", "value": index / 10}, {"metric": "x", "value": 1.0 + index}]
+        (logs / f"ask-{name}.json").write_text(json.dumps({"summary": summary}))
+        rows = [{"metric": "accuracy", "value": 0.5 + index / 10, "ci_low": None, "ci_high": None, "n": 9}]
+        RunWriter.create(out / name, method="dpo", config={}).finish("finished", headline=rows)
+    (out / ".sweep" / JOURNAL).write_text("\n".join(map(json.dumps, [{"event": "begin", "tasks": tasks}, *events])))
+
+
+def test_options_and_metrics_of_the_trainings_are_drawn_and_listed(show: Show, tmp_path: Path):
+    compared(tmp_path / "betas")
+    app = show(tmp_path, page=PAGE)
+    assert not app.exception
+    deferral, other = "<b>ask</b>: deferral", "<b>ask</b>: x"
+    assert app.multiselect(key="sweep_metrics").value == [deferral, other]
+    axes = chart(app, "options-and-metrics")["data"][0]["dimensions"]
+    assert [axis["label"] for axis in axes[:2]] == ["beta (log scale)", "seed"]
+    assert len(axes) == 4
+    text = unescape(read(app))
+    assert "over 4 runs: lowest in dpo-0 (0 %), highest in dpo-3 (30 %)." in text
+    assert "Each line is one of 4 trainings" in text
+    assert "not drawn" not in text
+    listed = app.dataframe[1].value
+    assert listed["beta"].tolist() == [0.1, 0.1, 3, 3]
+    app.multiselect(key="sweep_metrics").set_value([deferral, "accuracy"]).run()
+    app.selectbox(key="sweep_colour").select("accuracy").run()
+    assert not app.exception
+    assert list(values(chart(app, "options-and-metrics")["data"][0]["line"]["color"])) == pytest.approx(
+        [0.5, 0.6, 0.7, 0.8]
+    )
+
+
+def test_a_training_that_did_not_finish_is_not_drawn(show: Show, tmp_path: Path):
+    compared(tmp_path / "betas", state="failed")
+    text = unescape(read(show(tmp_path, page=PAGE)))
+    assert "Each line is one of 3 trainings" in text
+    assert "Trainings that are not drawn: 1 failed." in text
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+def test_one_training_has_nothing_to_be_compared_with(show: Show, tmp_path: Path, runs: int):
+    compared(tmp_path / "betas", runs=runs, state="failed")
+    app = show(tmp_path, page=PAGE)
+    assert not app.exception
+    assert "Options and metrics are compared here when two trainings have finished." in read(app)
 
 
 def test_a_damaged_sweep_is_a_sentence(show: Show, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

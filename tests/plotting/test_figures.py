@@ -231,10 +231,28 @@ def test_relative_steps_end_together():
     frames = {
         name: pd.DataFrame({"step": [0, n // 2, n], "loss": [3.0, 2.0, 1.0]}) for name, n in (("a", 10), ("b", 400))
     }
-    relative = {name: curves.relative_steps(frame, int(frame["step"].max())) for name, frame in frames.items()}
+    relative = {name: curves.with_axes(frame, int(frame["step"].max())) for name, frame in frames.items()}
     figure = curves.metric_curves(relative, ["loss"], curves.styles({"a": "sft", "b": "dpo"}), x=curves.RELATIVE)
     assert [tuple(trace.x) for trace in figure.data if trace.showlegend is False] == [(0, 50, 100)] * 2
     assert figure.layout.xaxis.title.text == "step (% of the run)"
+
+
+def test_tokens_are_known_where_they_were_counted():
+    frame = pd.DataFrame({"step": [0, 2, 3, 4], "loss": [4.0, 3.0, np.nan, 1.0], "eval_loss": [4.0, np.nan, 2.0, 1.0]})
+    counted = curves.with_axes(frame.assign(num_tokens=[np.nan, 20.0, np.nan, 50.0]), 4)
+    assert counted[curves.TOKENS].fillna(-1).tolist() == [0, 20, -1, 50]
+    assert counted["num_tokens"].isna().tolist() == [True, False, True, False]
+    assert curves.TOKENS not in curves.with_axes(frame, 4)
+    assert curves.TOKENS not in curves.with_axes(frame.assign(num_tokens=[0.0, 20.0, 30.0, 10.0]), 4)
+    runs = {"a": counted, "b": curves.with_axes(frame, 4)}
+    figure = curves.metric_curves(
+        runs, ["loss", "eval_loss"], curves.styles(dict.fromkeys(runs, "sft")), x=curves.TOKENS
+    )
+    assert [tuple(trace.x) for trace in figure.data if trace.showlegend is False] == [(0, 20, 50), (0, 50)]
+    assert figure.layout.xaxis.title.text == "tokens trained on"
+    assert not {curves.TOKENS, curves.RELATIVE} & {
+        name for names in curves.sections(list(counted)).values() for name in names
+    }
 
 
 def test_runs_of_one_method_differ_by_colour_and_dash():

@@ -1,5 +1,6 @@
 """Panels made in one go against the figures of `plotly.subplots`, key by key."""
 
+import itertools
 import json
 from typing import Any
 
@@ -7,8 +8,20 @@ import plotly.graph_objects as go
 import pytest
 from plotly.subplots import make_subplots
 
-from probe.plotting.panels import Panels, fit_titles
+from probe.plotting.panels import LABELS, Panels, fit_titles
 from probe.plotting.theme import LIGHT, template
+
+
+def test_panels_with_one_axis_of_values_leave_room_for_labels_side_by_side() -> None:
+    def gaps(**options: Any) -> list[float]:
+        panels = Panels([""] * 4, **options)
+        axes = panels.figure().layout
+        places = [axes[name].domain for name in ("xaxis", "xaxis2", "xaxis3", "xaxis4")]
+        return [round(right[0] - left[1], 4) for left, right in itertools.pairwise(places)]
+
+    assert gaps(shared_y=True) == gaps(shared_y=True, spacing=0.02) == [LABELS] * 3
+    assert gaps(shared_y=True, spacing=0.07) == [0.07] * 3
+    assert gaps(spacing=0.02) == [0.02] * 3
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def test_two_runs_of_each_method_can_be_told_apart(blindness: str, least: float)
 @pytest.mark.parametrize("blindness", BLINDNESS)
 @pytest.mark.parametrize("page", [theme.LIGHT, theme.DARK], ids=lambda page: page.name)
 def test_steps_and_ends_of_scales_can_be_told_apart(page: theme.Theme, blindness: str):
-    for colours in (page.sequential, page.diverging):
+    for colours in (page.sequential, page.diverging, page.lines):
         far, pair = nearest({f"{place}": colour for place, colour in enumerate(colours)}, blindness)
         assert far > 7, pair
     low, high = ([lab(colour, blindness) for colour in part] for part in (page.diverging[:3], page.diverging[:3:-1]))
@@ -101,7 +101,7 @@ def test_steps_and_ends_of_scales_can_be_told_apart(page: theme.Theme, blindness
 @pytest.mark.parametrize("page", [theme.LIGHT, theme.DARK], ids=lambda page: page.name)
 def test_lines_and_text_stand_out_from_the_page(page: theme.Theme):
     paper = lab(page.paper)[0]
-    colours = [*theme.METHODS.values(), *theme.SECOND.values()]
+    colours = [*theme.METHODS.values(), *theme.SECOND.values(), *page.lines]
     assert all(abs(lab(colour)[0] - paper) > 28 for colour in colours)
     assert abs(lab(page.ink)[0] - paper) > 70
     assert abs(lab(page.muted)[0] - paper) > 45
@@ -109,8 +109,9 @@ def test_lines_and_text_stand_out_from_the_page(page: theme.Theme):
 
 @pytest.mark.parametrize("page", [theme.LIGHT, theme.DARK], ids=lambda page: page.name)
 def test_scales_are_ordered_by_lightness(page: theme.Theme):
-    steps = np.diff([lab(colour)[0] for colour in page.sequential])
-    assert (steps < 0).all() or (steps > 0).all()
+    for colours in (page.sequential, page.lines):
+        steps = np.diff([lab(colour)[0] for colour in colours])
+        assert (steps < 0).all() or (steps > 0).all()
     low, high = ([lab(colour)[0] for colour in page.diverging[part]] for part in (slice(0, 4), slice(3, 7)))
     assert np.all(np.diff(low) * np.sign(low[-1] - low[0]) > 0)
     assert np.all(np.diff(high) * np.sign(high[-1] - high[0]) > 0)
@@ -165,12 +166,14 @@ def test_marks_without_a_colour_are_seen(page: theme.Theme):
 def test_apply_swaps_template_and_scales_and_leaves_the_original():
     figure = theme.new_figure(
         coloraxis=theme.colour_axis("w", low=0, high=1),
-        coloraxis2=theme.colour_axis("d", low=-1, high=1, diverging=True),
+        coloraxis2=theme.colour_axis("d", low=-1, high=1, kind="diverging"),
+        coloraxis3=theme.colour_axis("l", low=0, high=1, kind="lines"),
     )
     dark = theme.apply(figure, theme.DARK)
     assert dark.layout.template.layout.paper_bgcolor == theme.DARK.paper
     assert [colour for _, colour in dark.layout.coloraxis.colorscale] == list(theme.DARK.sequential)
     assert [colour for _, colour in dark.layout.coloraxis2.colorscale] == list(theme.DARK.diverging)
+    assert [colour for _, colour in dark.layout.coloraxis3.colorscale] == list(theme.DARK.lines)
     assert figure.layout.template.layout.paper_bgcolor == theme.LIGHT.paper
     assert theme.apply(dark, theme.LIGHT).to_dict() == go.Figure(figure).to_dict()
 

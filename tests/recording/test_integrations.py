@@ -142,6 +142,7 @@ def test_trls_dpo(tmp_path: Path, trl: Any):
     metrics = run.metrics()
     assert metrics["step"].tolist() == list(range(1, 11))
     assert metrics["rewards/margins"].iloc[-1] > metrics["rewards/margins"].iloc[0]
+    assert metrics["num_tokens"].tolist() == [metrics["num_tokens"][0] * step for step in range(1, 11)]
     assert run.captures().steps == [0, 5, 10]
     assert run.config["beta"] == 0.3
     divergences = [run.captures().load(step)["reference_kl"].max() for step in (0, 10)]
@@ -405,6 +406,22 @@ def test_a_training_that_is_resumed_goes_on_with_its_run(tmp_path: Path):
     assert [checkpoint.step for checkpoint in run.checkpoints()] == [4, 8]
     with pytest.raises(RunError, match="holds a run already"):
         trainer(random_lm(), tmp_path, ProbeCallback(tmp_path / "run")).train()
+
+
+@pytest.mark.parametrize("counting", ["non_padding", "all"])
+def test_tokens_are_counted_without_padding_also_after_a_resume(tmp_path: Path, counting: str):
+    options = {"include_num_input_tokens_seen": counting, "save_strategy": "steps", "save_steps": 2}
+    once, twice = (tmp_path / name for name in ("once", "twice"))
+    watched = (ProbeCallback(folder / "run", every=0, checkpoint=False) for folder in (once, twice, twice))
+    trainer(random_lm(), once, next(watched), steps=4, **options).train()
+    trainer(random_lm(), twice, next(watched), steps=2, **options).train()
+    again = trainer(random_lm(), twice, next(watched), steps=4, **options)
+    again.train(resume_from_checkpoint=str(twice / "theirs" / "checkpoint-2"))
+    metrics = [open_run(folder / "run").metrics() for folder in (once, twice)]
+    count = "num_tokens" if counting == "non_padding" else "num_input_tokens_seen"
+    assert {"num_tokens", "num_input_tokens_seen"} & set(metrics[0]) == {count}
+    assert metrics[0][count].is_monotonic_increasing
+    assert metrics[0][count].tolist() == metrics[1][count].tolist()
 
 
 def test_metrics_alone(tmp_path: Path):

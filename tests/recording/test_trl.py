@@ -149,6 +149,31 @@ def test_the_kl_to_the_reference_is_captured_also_after_a_resume(tmp_path: Path,
     assert sorted(set(run.rollouts()["step"])) == [1, 2, 3, 4]  # a resumed training begins with its first step
 
 
+def test_a_count_that_trl_begins_anew_goes_on_after_a_resume(tmp_path: Path, trl: Any):
+    from datasets import Dataset
+
+    def train(steps: int, watched: ProbeCallback, saved: str | None = None) -> Any:
+        lm = random_lm()
+        saving = {"save_strategy": "steps", "save_steps": 2, "logging_steps": 2}
+        args = trl.SFTConfig(output_dir=str(tmp_path / "theirs"), max_steps=steps, **QUIET | saving)
+        data = Dataset.from_list([{"text": "mira lives in oslo ."}] * 8)
+        maker = trl.SFTTrainer(
+            model=lm.model, args=args, train_dataset=data, processing_class=lm.tokenizer, callbacks=[watched]
+        )
+        maker.train(resume_from_checkpoint=saved)
+        return maker
+
+    plain = {"every": 0, "checkpoint": False}
+    train(2, ProbeCallback(tmp_path / "run", **plain))
+    again = ProbeCallback(tmp_path / "run", **plain)
+    maker = train(4, again, str(tmp_path / "theirs" / "checkpoint-2"))
+    counts = open_run(tmp_path / "run").metrics()["num_tokens"]
+    assert counts.tolist() == [counts[0], 2 * counts[0]]
+    maker.args.max_steps = 6  # the same trainer counts on from an unknown number
+    maker.train(resume_from_checkpoint=str(tmp_path / "theirs" / "checkpoint-4"))
+    assert open_run(tmp_path / "run").metrics()["num_tokens"].isna().tolist() == [False, False, True]
+
+
 def test_as_many_as_our_own_training_records(tmp_path: Path, trl: Any):
     trainer = sampler(trl, "GRPO", saved_lm(tmp_path / "base"), max_steps=23, per_device_train_batch_size=20, beta=0.0)
     watch(trainer, tmp_path / "run")

@@ -388,6 +388,21 @@ def test_resume_takes_later_steps_back(make: Make):
     assert run.metrics()["time"].is_monotonic_increasing
 
 
+def test_the_pause_before_a_resume_is_no_time_of_training(make: Make, monkeypatch: pytest.MonkeyPatch):
+    clock = [100.0]
+    monkeypatch.setattr("probe.runs.writer.time.monotonic", lambda: clock[0])
+    writer = make()
+    clock[0] += 10
+    writer.log(1, {"loss": 1.0})
+    writer.finish("interrupted")
+    clock[0] += 5000
+    again = RunWriter.resume(writer.path, 1)
+    clock[0] += 3
+    again.log(2, {"loss": 1.0})
+    again.finish()
+    assert open_run(writer.path).metrics()["time"].tolist() == [10, 13]
+
+
 @pytest.mark.parametrize("name", ["metrics.jsonl", "rollouts.jsonl"])
 def test_nothing_is_written_through_a_link_in_a_copied_run(tmp_path: Path, name: str):
     private = tmp_path / "private"

@@ -3,7 +3,7 @@
 import os
 import shlex
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +12,29 @@ import streamlit as st
 
 from dashboard import access
 from dashboard.components.details import details
+from dashboard.components.figure import figure
 from dashboard.components.form import lasting_key, memory
 from dashboard.components.table import show_table
 from dashboard.jobs import launch
 from dashboard.markdown import escape_markdown, finding, guard, guard_callback, note, prose
-from dashboard.state import current, keep, training_link
+from dashboard.state import current, keep, tell_again, training_link
 from probe.errors import ConfigError
 from probe.jobs.trainings import writable_roots
 from probe.runs.directories import NAME as RUN_NAME
 from probe.runs.storage import disk, write_atomic
-from probe.sweep import Sweep, find_sweeps, read_sweep
+from probe.sweep import ComparedRuns, Sweep, compare_runs, find_sweeps, read_sweep
 from probe.sweep.journal import TaskState, log_file
 from probe.sweep.spec import EXAMPLE, read_spec
+from probe.terms import RATES
 from probe.texts import visible
 from probe.untrusted import parse_toml, read_file
 
 CHOSEN, TASK, SPEC, NAME = "sweep", "sweep_task", "sweep_spec", "sweep_name"
 """Keys of the chosen sweep, of the task whose command and log are shown, and of the text and name of a new sweep."""
+METRICS, COLOUR = "sweep_metrics", "sweep_colour"
+"""Keys of the metrics that are compared, and of the one that colours the lines."""
+MOST_METRICS, MOST_OPTIONS = 6, 8
+"""Largest numbers of axes with metrics and with options in the figure."""
 REFRESH_S = 2
 LINES = 12
 """Number of lines of a log that are shown."""
@@ -36,7 +42,9 @@ CODE = """import probe
 
 sweep = probe.sweep.read_sweep({0!r})     # or probe.sweep.run_sweep("SPEC.toml"), which runs it
 sweep.sentence, sweep.tasks
-sweep.results()                         # one row a metric of each run and experiment"""
+sweep.results()                         # one row a metric of each run and experiment
+runs = probe.sweep.compare_runs(sweep)  # one row a finished training, with options and metrics
+runs.table, runs.figure()"""
 DEFINITION = """
 Every **task** is an ordinary `probe train` or `probe experiment`. It starts when all tasks that it needs are finished.
 A task whose process or machine was **lost** is started again, from the last checkpoint of its run; **skipped** ones
@@ -175,6 +183,85 @@ def links(sweep: Sweep, runs: Mapping[str, str]) -> None:
             training_link(escape_markdown(f"Curves of {entry} ({len(labels)} runs)"), *labels)
 
 
+@st.cache_data(max_entries=4, show_spinner=False)
+def compared(folder: Path, ended: tuple[tuple[str, float | None], ...]) -> ComparedRuns:
+    """Return the finished trainings of a sweep with options and metrics; `ended` tells when each task finished."""
+    return compare_runs(read_sweep(folder))
+
+
+def compare(sweep: Sweep) -> None:
+    """Draw the options and metrics of the finished trainings as parallel coordinates, and list them."""
+    finished = [task for task in sweep.tasks.values() if task.state == "finished"]
+    runs = compared(sweep.out, tuple((task.name, task.ended) for task in finished))
+    if not runs.suggested:
+        note("Options and metrics are compared here when two trainings have finished.")
+        return
+    chosen, colour = choose_metrics(runs)
+    part = runs.of(chosen)
+    if len(part.metrics) < 2:
+        note("Fewer than two finished trainings have all of these metrics: choose others.")
+        return
+    note(part.sentence(colour))
+    options = part.varying
+    figure(
+        part.figure(chosen, colour, options[:MOST_OPTIONS]),
+        part.table,
+        "options-and-metrics",
+        title="Options and metrics of each training",
+        source={"sweep": str(sweep.out), "metrics": chosen, "colour": colour},
+    )
+    note(
+        f"Each line is one of {len(part.metrics):,} trainings"
+        + (", from its options (left) to its metrics (right)" if options else ", which do not differ in their options")
+        + ". Drag along an axis to keep only the lines that cross it there, and click the axis to see all again; drag"
+        " a name to move its axis."
+    )
+    note(left_out(sweep, len(part.metrics), options[MOST_OPTIONS:]))
+    show_table(
+        part.table.sort_values(colour),
+        hide_index=True,
+        column_config={
+            name: st.column_config.NumberColumn(visible(each.label), format="percent" if each.unit in RATES else "%.4g")
+            for name, each in part.about.items()
+        },
+    )
+
+
+def choose_metrics(runs: ComparedRuns) -> tuple[list[str], str]:
+    """Let the reader choose the metrics, and the one that colours the lines."""
+    known = list(runs.about)
+    with st.container(horizontal=True):
+        chosen = st.multiselect(
+            "Metrics",
+            known,
+            default=runs.suggested,
+            key=tell_again(METRICS),
+            bind="query-params",
+            max_selections=MOST_METRICS,
+            format_func=lambda name: visible(runs.about[name].label),
+            placeholder="choose metrics",
+        )
+        chosen = chosen or runs.suggested
+        colour = st.selectbox(
+            "Coloured by",
+            chosen,
+            key=keep(COLOUR, chosen, chosen[0]),
+            bind="query-params",
+            format_func=lambda name: visible(runs.about[name].label),
+            width=260,
+        )
+    return chosen, colour
+
+
+def left_out(sweep: Sweep, drawn: int, options: Sequence[str]) -> str:
+    """Say which trainings and further options are not drawn, and why."""
+    counts = Counter(task.state for task in sweep.tasks.values() if task.kind == "train")
+    parts = [f"{count:,} {state}" for state, count in counts.items() if state != "finished"]
+    parts += [f"{rest:,} without these metrics"] if (rest := counts["finished"] - drawn) else []
+    trainings = f"Trainings that are not drawn: {', '.join(parts)}." if parts else ""
+    return f"{trainings} In the table only: {', '.join(options)}.".strip() if options else trainings
+
+
 def one_task(sweep: Sweep, runs: Mapping[str, str]) -> None:
     """Show the command of a task, the link to its curves, and its log; by default a failed task."""
     order = ("failed", "lost", "running", "interrupted", "finished", "skipped", "waiting")
@@ -211,6 +298,7 @@ def show(folder: Path, name: str, live: bool, answer: Any) -> None:
     show_table(tasks, hide_index=True, column_config=COLUMNS, height="content" if len(tasks) < 16 else 560)
     runs = trained(sweep)
     links(sweep, runs)
+    compare(sweep)
     one_task(sweep, runs)
     if live and not sweep.live:
         st.rerun()

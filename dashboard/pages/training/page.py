@@ -10,7 +10,6 @@ import streamlit as st
 from dashboard import data, sentences
 from dashboard.components.details import details
 from dashboard.components.figure import figure
-from dashboard.components.focus import take_focus
 from dashboard.components.rollouts import CHOICES as ROLLOUT_CHOICES
 from dashboard.components.rollouts import rollouts
 from dashboard.components.step_views import ENLARGED, HEAD, TAB, Moment, choose_moment, detail_figures, main_figure
@@ -20,13 +19,15 @@ from dashboard.markdown import finding, guard, note
 from dashboard.seed_groups import SeedGroup, by_member, cautions, group_curves, seed_groups
 from dashboard.state import RUNS, begin, current, keep, keep_choices, tell_again
 from probe.plotting.curves import (
+    AXES,
     RELATIVE,
+    TOKENS,
     MetricPanel,
     Spread,
     metric_curves,
     metric_panels,
-    relative_steps,
     sections,
+    with_axes,
 )
 from probe.runs.reader import Run
 from probe.texts import visible
@@ -40,6 +41,16 @@ REFRESH_S = 3
 # Panels of curves next to the captures; a section with more is shown in full in a tab.
 PANELS = 4
 
+SHORT = {TOKENS: "tokens"}
+"""Name of an axis among the choices and in the address, if it is not that of its column."""
+SMOOTHING = "Weight of the past in an exponential moving average; 0 draws the metrics as they were logged."
+X_AXIS = (
+    "*relative step*: the step in percent of each run's own. *tokens*: tokens in all updates so far, without padding, "
+    "for runs that count them. *time*: seconds of training; the pause before a run was continued does not count."
+)
+
+LABEL = 32
+"""Height of a label above a widget, in pixels."""
 DEFINITION = """
 `loss` is the mean negative log-probability of the next token in nats. Smoothing is an exponential moving average,
 corrected for its start; the raw curve stays behind it. Attention: rows are queries (destination), columns keys
@@ -81,27 +92,37 @@ class Section:
     name: str
     metrics: list[str]
     lines: list[Line]
-    """Lines with their relative steps."""
+    """Lines with the columns of all axes that are known for them."""
     x: str
+    """Column of the horizontal axis."""
     weight: float
     log_y: bool
     methods: dict[str, str]
     """Method of each line, by its title."""
 
     @property
+    def drawn(self) -> list[Line]:
+        """The lines that have the axis."""
+        return [line for line in self.lines if self.x in line.frame]
+
+    @property
     def panels(self) -> list[MetricPanel]:
         """The panels of its metrics, one per quantity."""
-        return metric_panels({line.title: line.frame for line in self.lines}, self.metrics, self.methods)
+        return metric_panels({line.title: line.frame for line in self.drawn}, self.metrics, self.methods)
 
     def marker(self, moment: Moment | None) -> float | None:
-        """The position of the captures' step on the axis; None on a time axis."""
-        if moment is None or self.x not in ("step", RELATIVE):
+        """Return the position of the captures' step on the axis; None if the run logged nothing at that step."""
+        if moment is None:
             return None
-        return (
-            moment.step
-            if self.x == "step"
-            else 100 * moment.step / max(1, length(moment.run, data.metrics(moment.run)))
-        )
+        if self.x == "step":
+            return moment.step
+        frame = data.metrics(moment.run)
+        steps = length(moment.run, frame)
+        if self.x == RELATIVE:
+            return 100 * moment.step / max(1, steps)
+        rows = with_axes(frame, steps).reindex(columns=["step", self.x]).dropna()
+        places = rows.loc[rows["step"] == moment.step, self.x]
+        return float(places.iloc[0]) if len(places) else None
 
 
 def length(run: Run, frame: pd.DataFrame) -> int:
@@ -150,37 +171,52 @@ def choose_section(store: Store, lines: Sequence[Line]) -> Section | None:
         return None
     lead = sentences.leading({line.title: line.frame for line in lines})
     key = keep("section", groups, next((name for name in groups if lead in groups[name]), next(iter(groups))))
-    left, right = st.columns([3, 2], vertical_alignment="bottom")
-    with left:
-        name = st.selectbox("Metrics", list(groups), key=key, bind="query-params", format_func=visible)
-    axes = [RELATIVE, "time"] if is_unlike(store, lines) else ["step", RELATIVE, "time"]
+    lines = [with_line_axes(store, line) for line in lines]
+    known = {column for line in lines for column in line.frame}
+    axes = [axis for axis in AXES if axis in known and not (axis == "step" and is_unlike(store, lines))]
     if st.session_state.get(X) not in (None, *axes):
         st.session_state[X] = axes[0]
-    for key in ("smoothing", X, "logy"):
-        tell_again(key)
-    with right, st.popover("Axes", icon=":material/tune:", width="stretch"):
-        weight = st.slider("Smoothing", 0.0, 0.98, 0.0, 0.02, key="smoothing", bind="query-params")
-        x = st.segmented_control("x axis", axes, default=axes[0], key=X, bind="query-params", required=True)
-        log_y = st.toggle("Logarithmic y", key="logy", bind="query-params")
-        take_focus("axes")
+    for each in ("smoothing", X, "logy"):
+        tell_again(each)
+    with st.container(horizontal=True):
+        name = st.selectbox("Metrics", list(groups), key=key, bind="query-params", format_func=visible, width=180)
+        weight = st.slider(
+            "Smoothing", 0.0, 0.98, 0.0, 0.02, key="smoothing", bind="query-params", width=130, help=SMOOTHING
+        )
+        x = st.segmented_control(
+            "x axis",
+            axes,
+            default=axes[0],
+            key=X,
+            bind="query-params",
+            required=True,
+            help=X_AXIS,
+            format_func=lambda axis: SHORT.get(axis, axis),
+        )
+        with st.container(width="content", gap=None):
+            st.space(LABEL)
+            log_y = st.toggle("Log y", key="logy", bind="query-params", help="Draw the metrics on logarithmic axes.")
     methods = {line.title: store.runs[line.label].method for line in lines}
-    relative = [with_relative(store, line) for line in lines]
-    return Section(name, groups[name], relative, x or axes[0], weight, log_y, methods)
+    return Section(name, groups[name], lines, x or axes[0], weight, log_y, methods)
 
 
-def with_relative(store: Store, line: Line) -> Line:
-    """Return the line with relative steps in all its tables."""
+def with_line_axes(store: Store, line: Line) -> Line:
+    """Return the line with the columns of all axes in its tables; a mean has tokens if each of its trainings has."""
     steps = length(store.runs[line.label], line.frame)
-    spread = line.spread
-    if spread is not None:
-        low, high = (relative_steps(each, steps) for each in (spread.low, spread.high))
-        spread = Spread(low, high, [relative_steps(each, steps) for each in spread.members])
-    return replace(line, frame=relative_steps(line.frame, steps), spread=spread)
+    frame, spread = with_axes(line.frame, steps), line.spread
+    if spread is None:
+        return replace(line, frame=frame)
+    members = [with_axes(each, steps) for each in spread.members]
+    if any(TOKENS not in each for each in members):
+        frame = frame.drop(columns=TOKENS, errors="ignore")
+    shared = {axis: frame[axis] for axis in (RELATIVE, TOKENS) if axis in frame}
+    low, high = (each.assign(**shared) for each in (spread.low, spread.high))
+    return replace(line, frame=frame, spread=Spread(low, high, members))
 
 
 def curves(store: Store, section: Section, marker: float | None, *, all_panels: bool) -> None:
     """Draw the curves of a section: its first panels next to the captures, or all panels over the full width."""
-    lines, look = section.lines, store.style()
+    lines, look = section.drawn, store.style()
     panels = section.panels if all_panels else section.panels[:PANELS]
     metrics = list(dict.fromkeys(panel.metric for panel in panels))
     columns = 4 if all_panels else min(2, len(panels))
@@ -208,10 +244,14 @@ def curves(store: Store, section: Section, marker: float | None, *, all_panels: 
     figure(chart, table(lines, metrics), name, title=title, height=height, source=source)
     if means:
         note(f"Line: mean over trainings; band: its 95 % t interval; faint: each training. {cautions(means)}")
+    if rest := [line.title for line in section.lines if len(line.frame) and section.x not in line.frame]:
+        note(
+            f"Not drawn over tokens, because they log no `num_tokens`, or not all of their seeds do: {', '.join(rest)}."
+        )
     worlds = [store.runs[line.label].world for line in lines]
     if any(world != worlds[0] for world in worlds) and any("loss" in metric for metric in metrics):
         note("These runs learned from texts of different worlds, so their losses are not comparable.")
-    if is_unlike(store, lines):
+    if section.x == RELATIVE and is_unlike(store, lines):
         note(
             "These runs are of different methods and lengths, so they share an axis of relative steps: the step in "
             "percent of each run's own."
@@ -222,7 +262,7 @@ def table(lines: Sequence[Line], metrics: Sequence[str]) -> pd.DataFrame:
     """Return the numbers behind the curves: one row per line and step; for means with the ends of their intervals."""
     parts = []
     for line in lines:
-        rows = line.frame.reindex(columns=["step", RELATIVE, "time", *metrics]).assign(run=line.title)
+        rows = line.frame.reindex(columns=[*AXES, *metrics]).assign(run=line.title)
         if line.spread and line.group:
             ends = {
                 f"{m}_{end}": each[m]
@@ -290,15 +330,15 @@ def body() -> None:
             sentence = sentences.training(frames, sentences.leading(frames), methods)
             finding(sentence if names else "Choose a run to see how it was trained.")
         if names:
+            section = choose_section(store, lines)
             left, right = st.columns(2, gap="medium")
             moment = None
             with right, guard():  # damaged captures do not hide curves
                 if pick := choose_moment(store, names):
                     main_figure(pick)
                     moment = pick
-            with left:
-                section = choose_section(store, lines)
-                if section:
+            if section:
+                with left:
                     curves(store, section, section.marker(moment), all_panels=False)
             parts: dict[str, Callable[[], None]] = {ENLARGED: partial(enlarged, moment)} if moment else {}
             parts["Rollouts"] = partial(rollouts, store, names)

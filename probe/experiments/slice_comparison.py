@@ -1,0 +1,280 @@
+"""Comparison of slices: every metric on the items of a slice, on all other items, and on all items, for each model.
+
+Values have the intervals of the experiment's own metrics. A slice and the other items are different items: the
+difference of their values is that of independent values, with ends by square-and-add (`metrics.unpaired_difference`). If
+units such as a person have items on both sides, the values are not independent. The difference of two means is then the
+mean over all N items of
+
+    d + (y - mean of the slice) N / n        for the n items of the slice
+    d - (y - mean of the others) N / (N - n) for the others
+
+where d is the difference; units are resampled (`stats.bootstrap_mean`), and the interval is the hull of both. Other
+functions of items have no interval of the difference then. COVERAGE
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from probe import stats
+from probe.errors import ConfigError, DataError, suggest
+from probe.experiments.comparison import GAP, VALUE, cell, metrics_of, term_of
+from probe.experiments.definition import Experiment
+from probe.experiments.metrics import ITEM, UNKNOWN, Mean, Metric, Statistic, unpaired_difference
+from probe.experiments.result import MODEL, Result
+from probe.experiments.run import explain_errors
+from probe.experiments.slices import ANSWER, DIFFER, RIGHT, VERDICTS, Slice, verdicts
+from probe.plotting.notebook import Drawable, titled
+from probe.stats import Interval, floats
+from probe.terms import Term, after_numbers
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+    from probe.plotting.curves import Style
+
+SLICE, METRIC, N = "slice", "metric", "n"
+OTHERS, EVERY = "others", "every"
+"""Columns of the values of all other items, and of all items; `_low`, `_high` and `_n` follow."""
+ENDS = {name: (name, f"{name}_low", f"{name}_high") for name in (OTHERS, EVERY)}
+LISTED = 4
+"""Largest number of metrics that a remark names."""
+TITLE = "Slices and all other items"
+INTERVALS = (
+    "Values have the 95 % intervals of the experiment. A difference is the slice minus all other items; it has an"
+    " interval if both values have one and the metric is a mean, or no unit, such as a person, has items on both sides."
+)
+EXPLORATORY = "Exploratory: {count:,} differences have an interval, and by chance alone about 1 in 20 excludes 0."
+
+
+@dataclass(frozen=True)
+class SliceComparison(Drawable):
+    """Metrics of slices, of all other items, and of all items, for each model."""
+
+    experiment: Experiment
+    rows: pd.DataFrame
+    """One row per slice, metric and model: value of the slice with interval and n, then those of `OTHERS` and of
+    `EVERY`, and the difference of slice and others."""
+    metrics: Mapping[str, Metric]
+    styles: "Mapping[str, Style]"
+    remarks: tuple[str, ...] = field(default=())
+    """Sentences about single slices: selected by the outcome, or not applicable."""
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the metrics that have a value in some slice."""
+        return list(dict.fromkeys(self.rows[METRIC]))
+
+    @property
+    def notes(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Remarks on slices, the meaning of the intervals, and the number of comparisons."""
+        count = int(self.rows["difference_low"].notna().sum())
+        several = [EXPLORATORY.format(count=count)] if count > 1 else []
+        return (*self.remarks, *([INTERVALS] if len(self.rows) else []), *several)
+
+    def term(self, name: str) -> Term:
+        """Return the term that describes a metric."""
+        return term_of(self.experiment, self.metrics, name)
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return the numbers of all slices."""
+        return {"slices": self.rows}
+
+    def figures(self, metric: str = "") -> "dict[str, go.Figure]":
+        """Return the figure of one metric (default: the first); empty without a slice that applies."""
+        return {"slices": self._draw(metric or self.names[0])} if len(self.rows) else {}
+
+    def lists(self) -> dict[str, pd.DataFrame]:
+        """Return the numbers formatted for reading."""
+        lines = []
+        for row in self.rows.to_dict("records"):
+            about = self.term(row[METRIC])
+            line = {SLICE: row[SLICE], METRIC: about.label, MODEL: row[MODEL]}
+            line |= {"in the slice": cell(row, about.unit, VALUE), "all others": cell(row, about.unit, ENDS[OTHERS])}
+            line |= {"slice \u2212 others": cell(row, about.unit, GAP), "all items": cell(row, about.unit, ENDS[EVERY])}
+            line |= {N: row[N], "n of others": row[f"{OTHERS}_n"]}
+            lines.append(line | (after_numbers(row[METRIC], about) if about.definition else {}))
+        return {TITLE: pd.DataFrame(lines)}
+
+    def _draw(self, metric: str) -> "go.Figure":
+        from probe.plotting.intervals import headline_intervals
+
+        if metric not in self.names:
+            hint = suggest(metric, self.names, f"it is one of {', '.join(self.names)}.")
+            raise ConfigError(f"No slice has a value of the metric `{metric}`: {hint}")
+        about, rows = self.term(metric), self.rows[self.rows[METRIC] == metric]
+        points, titles = [], {}
+        for name, own in rows.groupby(SLICE, sort=False):
+            for title, columns in ((f"\u201c{name}\u201d", VALUE), (f"all but \u201c{name}\u201d", ENDS[OTHERS])):
+                points += [self._point(row, title, columns) for row in own.to_dict("records")]
+                titles[title] = Term(title, about.unit, definition=about.title)
+        title = "all items"
+        points += [self._point(row, title, ENDS[EVERY]) for row in rows.drop_duplicates(MODEL).to_dict("records")]
+        titles[title] = Term(title, about.unit, definition=about.title)
+        table = pd.DataFrame(points)
+        chart = headline_intervals(table[table["value"].notna()], self.styles, list(titles), titles.__getitem__)
+        chart.update_xaxes(title_text=f"{about.label}, with 95 % interval")
+        height = 110 + 26 * len(titles) * max(1, len(set(table["run"])) // 2)
+        return titled(chart, f"{about.title} in slices and in all other items", max(220, height))
+
+    @staticmethod
+    def _point(row: Mapping[Any, Any], title: str, columns: Sequence[str]) -> dict[str, Any]:
+        value, low, high = (row[name] for name in columns)
+        return {"run": row[MODEL], METRIC: title, "value": value, "ci_low": low, "ci_high": high}
+
+
+def compare_slices(experiment: Experiment, result: Result, slices: Sequence[Slice]) -> SliceComparison:
+    """Compute all metrics on slices, on all other items, and on all items.
+
+    Metrics without items in a slice are left out, and those by whose outcome the slice was selected.
+
+    Args:
+        experiment: experiment of the result.
+        result: result of one or several models.
+        slices: slices to compare; one that does not apply to these items is named in a remark.
+
+    Raises:
+        DataError: a metric cannot read the items.
+        ConfigError: two slices have one name.
+    """
+    names = [each.name for each in slices]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"Two slices are called `{twice}`: give each a name of its own.")
+    items, seed = result.items, int(result.meta.get("seed") or 0)
+    labels = [*result.models[-1:], *result.models[:-1]]  # the baseline first
+    metrics = metrics_of(experiment, items)
+    counted = {
+        (label, name): metric.select(rows)
+        for label, rows in items.groupby(MODEL, sort=False)
+        for name, metric in metrics.items()
+    }
+    every: dict[tuple[Any, str], Interval] = {}
+    lines, remarks = [], []
+    for each in slices:
+        try:
+            members = set(each.select(items, metrics))
+        except DataError as error:
+            remarks.append(str(error))
+            continue
+        outcome = outcome_columns(each, items, metrics, members)
+        circular = [name for name, metric in metrics.items() if outcome & set(metric.columns)]
+        remarks += [remark] if (remark := _remark(each, bool(outcome), circular, experiment, metrics)) else []
+        remarks += [] if members else [f"No item is in the slice `{each.name}`."]
+        for name, metric in metrics.items():
+            for label in labels:
+                rows = counted[label, name]
+                inside = rows[ITEM].isin(members)
+                if name in circular or not inside.any():
+                    continue
+                with explain_errors(experiment, f"The metric `{name}` of the experiment"):
+                    if (label, name) not in every:
+                        every[label, name] = metric.estimate(rows, seed)
+                    values = [_estimate(metric, part, seed) for part in (rows[inside], rows[~inside])]
+                difference = slice_difference(metric, rows[inside], rows[~inside], *values, seed)
+                if outcome:
+                    difference = Interval(difference.value, *UNKNOWN[1:])
+                line = {SLICE: each.name, METRIC: name, MODEL: str(label), **values[0].row(int(inside.sum()))}
+                line |= values[1].row(name=OTHERS) | {f"{OTHERS}_n": int((~inside).sum())}
+                line |= difference.row(name="difference")
+                lines.append(line | every[label, name].row(name=EVERY) | {f"{EVERY}_n": len(rows)})
+    columns = [SLICE, METRIC, MODEL, *VALUE, N, *ENDS[OTHERS], f"{OTHERS}_n", *GAP, *ENDS[EVERY], f"{EVERY}_n"]
+    styles = result.styles
+    return SliceComparison(experiment, pd.DataFrame(lines, columns=columns), metrics, styles, tuple(remarks))
+
+
+def _estimate(metric: Metric, rows: pd.DataFrame, seed: int) -> Interval:
+    return metric.estimate(rows, seed) if len(rows) else UNKNOWN
+
+
+def slice_difference(
+    metric: Metric, inside: pd.DataFrame, outside: pd.DataFrame, value: Interval, other: Interval, seed: int = 0
+) -> Interval:
+    """Return the value of a slice minus that of all other items, with an interval if there is an estimator for it.
+
+    Args:
+        metric: metric of both values.
+        inside: rows of the slice that the metric counts.
+        outside: all other rows that it counts.
+        value: value of the slice.
+        other: value of the others.
+        seed: seed of the bootstrap.
+    """
+    bare = Interval(value.value - other.value, float("nan"), float("nan"))
+    if not len(outside) or not isinstance(metric, Mean | Statistic):
+        return bare
+    units = metric.units(pd.concat([inside, outside]))
+    if units is None:
+        return unpaired_difference(value, other)
+    ours, theirs = set(units[: len(inside)]), set(units[len(inside) :])
+    if not ours & theirs:
+        return unpaired_difference(value, other)
+    if not isinstance(metric, Mean) or min(len(ours), len(theirs)) < stats.LEAST:
+        return bare
+    gaps = [_residuals(floats(rows, metric.columns[0]), len(units)) for rows in (inside, outside)]
+    together = stats.bootstrap_mean(bare.value + np.concatenate([gaps[0], -gaps[1]]), seed=seed, units=units)
+    apart = unpaired_difference(value, other)
+    if math.isnan(apart.low) or math.isnan(together.low):
+        return bare
+    return Interval(bare.value, min(apart.low, together.low), max(apart.high, together.high))
+
+
+def _residuals(values: NDArray[np.float64], total: int) -> NDArray[np.float64]:
+    """Return deviations from the mean, weighted so that their mean over all items is that over these."""
+    return np.asarray((values - values.mean()) * total / len(values))
+
+
+def outcome_columns(
+    each: Slice, items: pd.DataFrame, metrics: Mapping[str, Metric], members: set[str] | None = None
+) -> set[str]:
+    """Return the columns of the outcome by which a slice selects items; empty if the question alone selects them.
+
+    A column that equals the outcome or its complement in every row that has both is part of it. A text that some
+    member has only in an answer selects by the answer.
+
+    Args:
+        each: the slice.
+        items: items of all models.
+        metrics: metrics of the experiment by name.
+        members: items of the slice, if they are known.
+    """
+    found = {ANSWER} if each.found_in_answers(items) & (members or set(each.select(items, metrics))) else set()
+    if each.show in VERDICTS:
+        found |= {ANSWER, *(name for name in RIGHT if name in items)}
+        outcome = pd.to_numeric(verdicts(items), errors="coerce").astype(float)
+    elif each.metric:
+        found.add(metrics[each.metric].columns[0])
+        outcome = items[metrics[each.metric].columns[0]].astype(float)
+    else:
+        return found | ({ANSWER} if each.show == DIFFER else set())
+    for column in {column for metric in metrics.values() for column in metric.columns} - found:
+        values = pd.to_numeric(items[column], errors="coerce").astype(float)
+        both = (values.notna() & outcome.notna()).to_numpy()
+        pairs = values[both].to_numpy(), outcome[both].to_numpy()
+        if both.any() and (np.array_equal(*pairs) or np.array_equal(1 - pairs[0], pairs[1])):
+            found.add(column)
+    return found
+
+
+def _remark(
+    each: Slice, by_outcome: bool, circular: Sequence[str], experiment: Experiment, metrics: Mapping[str, Metric]
+) -> str:
+    """State that a slice is selected by the outcome; empty otherwise."""
+    if not by_outcome:
+        return ""
+
+    def title(metric: str) -> str:
+        return term_of(experiment, metrics, metric).title
+
+    left_out = [title(name) for name in circular]
+    more = f" and {len(left_out) - LISTED} more" if len(left_out) > LISTED else ""
+    rest = f" Left out, since they follow from it: {', '.join(left_out[:LISTED])}{more}." if left_out else ""
+    return (
+        f"The slice `{each.name}` is selected by the outcome ({each.describe(title)}). This choice biases its numbers, so"
+        f" their differences have no interval.{rest}"
+    )

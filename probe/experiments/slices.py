@@ -87,7 +87,7 @@ class Slice:
         Raises:
             DataError: a model, a metric or a kind of the slice is missing.
         """
-        self._check(items, metrics)
+        self.check(items, metrics)
         first = items.drop_duplicates(ITEM)
         names = first[ITEM]
         passing = pd.Series(True, index=first.index)
@@ -118,7 +118,12 @@ class Slice:
             parts.append(f"{self.show}{of} by {self.model or 'any model'}")
         return "; ".join(parts) or "all items"
 
-    def _check(self, items: pd.DataFrame, metrics: Mapping[str, Metric]) -> None:
+    def check(self, items: pd.DataFrame, metrics: Mapping[str, Metric]) -> None:
+        """Refuse items to which the slice does not apply.
+
+        Raises:
+            DataError: a model, a metric or a kind of the slice is missing.
+        """
         labels = [str(label) for label in items[MODEL].unique()]
         kinds = {str(kind) for kind in items[KIND].dropna()} if KIND in items else set()
         if self.model and self.model not in labels:

@@ -21,12 +21,13 @@ from dashboard.models import Results
 from dashboard.pages.experiments import asking as source
 from dashboard.pages.experiments import experiment as page
 from dashboard.pages.experiments import items
-from dashboard.pages.experiments.item import verdict
+
 from probe import plugins
 from probe.experiments import comparison
 from probe.experiments.registry import find_experiment
 from probe.experiments.result import Result
 from probe.experiments.run import call
+from probe.experiments.slices import DIFFER, ONES, VERDICTS, verdict
 from tests.dashboard.experiments import AGAIN, PLUGIN, RUN, button, chips, press, table, tables, write
 from tests.dashboard.pages import Show, heading, names, read, unescape
 
@@ -219,7 +220,7 @@ def test_from_a_number_to_its_items(show: Show, echoed: Path):
     assert list(shown["echoes: base"]) == list(whole["echoes"].dropna())
     app.selectbox(key="echo~metric").select("other").run()
     assert set(table(app, "prompt")["kind"]) == {"stranger"}
-    app.selectbox(key="echo~show").select(items.ONES).run()
+    app.selectbox(key="echo~show").select(ONES).run()
     assert list(table(app, "prompt")["item"]) == [f"stranger-{number}" for number in range(1, 12, 2)]
     app.selectbox(key="echo~metric").select("length").run()
     app.selectbox(key="echo~show").select(items.HIGH)
@@ -240,7 +241,7 @@ def test_from_a_number_to_its_items(show: Show, echoed: Path):
 def test_items_by_their_verdict(show: Show, echoed: Path):
     app = show(echoed, page=PAGE, **{"echo~metric": "length", "echo~of": "base"})
     listed = {}
-    for way, right in items.ANSWERS.items():
+    for way, right in VERDICTS.items():
         app.selectbox(key="echo~show").select(way).run()
         rows = table(app, "prompt").to_dict("records") if tables(app)[1:] else []
         listed[right] = {row["item"] for row in rows if "answer: base" in row}
@@ -278,7 +279,7 @@ def test_all_items_are_listed_page_by_page_and_exported(show: Show, echoed: Path
 
 
 def test_items_on_which_models_differ(show: Show, echoed: Path):
-    app = show(echoed, page=PAGE, **{"echo~metric": "length", "echo~show": items.APART})
+    app = show(echoed, page=PAGE, **{"echo~metric": "length", "echo~show": DIFFER})
     shown = table(app, "prompt")
     gaps = (shown["length: base"] - shown["length: dpo-agreeable"]).abs()
     assert (gaps > 0).all()

@@ -22,7 +22,7 @@ from dashboard.components.table import show_table
 from dashboard.components.tabs import open_tab
 from dashboard.jobs import find_live
 from dashboard.markdown import escape_markdown, finding, guard, guard_callback, note, prose, sentence_place, spin
-from dashboard.pages.experiments import asking, items
+from dashboard.pages.experiments import asking, items, kept_slices
 from dashboard.pages.experiments.asking import ModelResult, Request, Subject
 from dashboard.sentences import duration
 from dashboard.sides import ask_for_model
@@ -281,7 +281,11 @@ def sections(
         parts[OVER_TRAININGS] = partial(over_trainings, trainings)
     if FORMS in both.result.tables:
         parts[IN_FORMS] = lambda: draw_table(both.lists()[IN_FORMS], f"{name}-forms", [both.about_forms])
-    open_tab(f"{name}~tab", parts, {WITH_ITEMS: [name + end for end in items.CHOICES]})
+    slices = kept_slices.kept_slices(name)
+    if slices:
+        parts[kept_slices.SLICES] = lambda: kept_slices.draw_slices(both, outcomes, slices)
+    choices = {WITH_ITEMS: items.CHOICES, kept_slices.SLICES: kept_slices.CHOICES}
+    open_tab(f"{name}~tab", parts, {title: [name + end for end in ends] for title, ends in choices.items()})
 
 
 def draw_table(table: pd.DataFrame, key: str, notes: Sequence[str]) -> None:

@@ -38,8 +38,10 @@ SIBLINGS = 8
 """Largest number of completions of one prompt that are shown side by side."""
 
 
+@st.fragment
+@guard_callback
 def rollouts(store: Store, names: Sequence[str]) -> None:
-    """Draw the widgets, the table and the chosen completion."""
+    """Draw the widgets, the table and the chosen completion, apart from the page: a key walks through them quickly."""
     labels = [name for name in names if len(data.rollouts(store.runs[name])[0])]
     if not labels:
         note(

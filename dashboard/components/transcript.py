@@ -75,7 +75,8 @@ def walk(names: Sequence[Any], key: str, then: Callable[[int], None] | None = No
             args=(1,),
             disabled=at + 1 >= len(names),
         )
-        note(f"{at + 1:,} of {len(names):,}" if at >= 0 else f"none of {len(names):,}")
+        elsewhere = "not among these" if now is not None else "none chosen of"
+        note(f"{at + 1:,} of {len(names):,}" if at >= 0 else f"{elsewhere} {len(names):,}")
 
 
 def show_transcript(replies: Sequence[Reply], remark: str = "") -> None:

@@ -44,6 +44,24 @@ SLICE, METRIC, N = "slice", "metric", "n"
 OTHERS, EVERY = "others", "every"
 """Columns of the values of all other items, and of all items; `_low`, `_high` and `_n` follow."""
 ENDS = {name: (name, f"{name}_low", f"{name}_high") for name in (OTHERS, EVERY)}
+BIASED = "*"
+"""Mark of a slice that is selected by the outcome."""
+COLUMNS = [
+    METRIC,
+    SLICE,
+    MODEL,
+    *VALUE,
+    N,
+    *ENDS[OTHERS],
+    f"{OTHERS}_n",
+    *GAP,
+    *ENDS[EVERY],
+    f"{EVERY}_n",
+    "by_outcome",
+]
+"""Columns of the table."""
+HEADS = (METRIC, SLICE, MODEL, "in the slice", "all others", "slice \u2212 others", "all items", N, "n of others")
+"""Columns of the table for reading, before the definitions of the metrics."""
 LISTED = 4
 """Largest number of metrics that a remark names."""
 TITLE = "Slices and all other items"
@@ -60,8 +78,8 @@ class SliceComparison(Drawable):
 
     experiment: Experiment
     rows: pd.DataFrame
-    """One row per slice, metric and model: value of the slice with interval and n, then those of `OTHERS` and of
-    `EVERY`, and the difference of slice and others."""
+    """One row per metric, slice and model: value of the slice with interval and n, those of `OTHERS`, the difference,
+    values of `EVERY`, and whether the slice is selected by the outcome (`by_outcome`)."""
     metrics: Mapping[str, Metric]
     styles: "Mapping[str, Style]"
     remarks: tuple[str, ...] = field(default=())
@@ -96,10 +114,9 @@ class SliceComparison(Drawable):
         lines = []
         for row in self.rows.to_dict("records"):
             about = self.term(row[METRIC])
-            line = {SLICE: row[SLICE], METRIC: about.label, MODEL: row[MODEL]}
-            line |= {"in the slice": cell(row, about.unit, VALUE), "all others": cell(row, about.unit, ENDS[OTHERS])}
-            line |= {"slice \u2212 others": cell(row, about.unit, GAP), "all items": cell(row, about.unit, ENDS[EVERY])}
-            line |= {N: row[N], "n of others": row[f"{OTHERS}_n"]}
+            numbers = [cell(row, about.unit, columns) for columns in (VALUE, ENDS[OTHERS], GAP, ENDS[EVERY])]
+            cells = about.label, self._marked(row, "{}"), row[MODEL], *numbers, row[N], row[f"{OTHERS}_n"]
+            line = dict(zip(HEADS, cells, strict=True))
             lines.append(line | (after_numbers(row[METRIC], about) if about.definition else {}))
         return {TITLE: pd.DataFrame(lines)}
 
@@ -111,9 +128,10 @@ class SliceComparison(Drawable):
             raise ConfigError(f"No slice has a value of the metric `{metric}`: {hint}")
         about, rows = self.term(metric), self.rows[self.rows[METRIC] == metric]
         points, titles = [], {}
-        for name, own in rows.groupby(SLICE, sort=False):
-            for title, columns in ((f"\u201c{name}\u201d", VALUE), (f"all but \u201c{name}\u201d", ENDS[OTHERS])):
-                points += [self._point(row, title, columns) for row in own.to_dict("records")]
+        for row in rows.to_dict("records"):
+            for words, columns in (("\u201c{}\u201d", VALUE), ("all but \u201c{}\u201d", ENDS[OTHERS])):
+                title = self._marked(row, words)
+                points.append(self._point(row, title, columns))
                 titles[title] = Term(title, about.unit, definition=about.title)
         title = "all items"
         points += [self._point(row, title, ENDS[EVERY]) for row in rows.drop_duplicates(MODEL).to_dict("records")]
@@ -123,6 +141,11 @@ class SliceComparison(Drawable):
         chart.update_xaxes(title_text=f"{about.label}, with 95 % interval")
         height = 110 + 26 * len(titles) * max(1, len(set(table["run"])) // 2)
         return titled(chart, f"{about.title} in slices and in all other items", max(220, height))
+
+    @staticmethod
+    def _marked(row: Mapping[Any, Any], words: str) -> str:
+        """Return the name of a row's slice in some words, with a mark if it is selected by the outcome."""
+        return words.replace("{}", row[SLICE]) + (BIASED if row["by_outcome"] else "")
 
     @staticmethod
     def _point(row: Mapping[Any, Any], title: str, columns: Sequence[str]) -> dict[str, Any]:
@@ -149,45 +172,41 @@ def compare_slices(experiment: Experiment, result: Result, slices: Sequence[Slic
     if twice is not None:
         raise ConfigError(f"Two slices are called `{twice}`: give each a name of its own.")
     items, seed = result.items, int(result.meta.get("seed") or 0)
-    labels = [*result.models[-1:], *result.models[:-1]]  # the baseline first
-    metrics = metrics_of(experiment, items)
-    counted = {
-        (label, name): metric.select(rows)
-        for label, rows in items.groupby(MODEL, sort=False)
-        for name, metric in metrics.items()
-    }
-    every: dict[tuple[Any, str], Interval] = {}
-    lines, remarks = [], []
+    metrics, by_model = metrics_of(experiment, items), dict(iter(items.groupby(MODEL, sort=False)))
+    labels = [label for label in (*result.models[-1:], *result.models[:-1]) if label in by_model]  # the baseline first
+    members, outcomes, remarks = dict[str, list[str]](), dict[str, set[str]](), []
     for each in slices:
         try:
-            members = set(each.select(items, metrics))
+            members[each.name] = each.select(items, metrics)
         except DataError as error:
             remarks.append(str(error))
             continue
-        outcome = outcome_columns(each, items, metrics, members)
-        circular = [name for name, metric in metrics.items() if outcome & set(metric.columns)]
-        remarks += [remark] if (remark := _remark(each, bool(outcome), circular, experiment, metrics)) else []
-        remarks += [] if members else [f"No item is in the slice `{each.name}`."]
-        for name, metric in metrics.items():
-            for label in labels:
-                rows = counted[label, name]
-                inside = rows[ITEM].isin(members)
-                if name in circular or not inside.any():
-                    continue
-                with explain_errors(experiment, f"The metric `{name}` of the experiment"):
-                    if (label, name) not in every:
-                        every[label, name] = metric.estimate(rows, seed)
-                    values = [_estimate(metric, part, seed) for part in (rows[inside], rows[~inside])]
-                difference = slice_difference(metric, rows[inside], rows[~inside], *values, seed)
-                if outcome:
-                    difference = Interval(difference.value, *UNKNOWN[1:])
-                line = {SLICE: each.name, METRIC: name, MODEL: str(label), **values[0].row(int(inside.sum()))}
-                line |= values[1].row(name=OTHERS) | {f"{OTHERS}_n": int((~inside).sum())}
-                line |= difference.row(name="difference")
-                lines.append(line | every[label, name].row(name=EVERY) | {f"{EVERY}_n": len(rows)})
-    columns = [SLICE, METRIC, MODEL, *VALUE, N, *ENDS[OTHERS], f"{OTHERS}_n", *GAP, *ENDS[EVERY], f"{EVERY}_n"]
-    styles = result.styles
-    return SliceComparison(experiment, pd.DataFrame(lines, columns=columns), metrics, styles, tuple(remarks))
+        outcomes[each.name] = outcome_columns(each, items, metrics)
+        remarks += [] if members[each.name] else [f"No item is in the slice `{each.name}`."]
+        remarks += _describe_bias(each, outcomes[each.name], experiment, metrics)
+    lines = []
+    for name, metric in metrics.items():
+        counted = {label: metric.select(by_model[label]) for label in labels}
+        applying = [each for each in members if not outcomes[each] & set(metric.columns)] if members else []
+        with explain_errors(experiment, f"The metric `{name}` of the experiment"):
+            every = {label: _estimate(metric, rows, seed) for label, rows in counted.items()} if applying else {}
+            for each in applying:
+                for label, rows in counted.items():
+                    inside = rows[ITEM].isin(members[each])
+                    if inside.any():
+                        line = {METRIC: name, SLICE: each, MODEL: str(label), "by_outcome": bool(outcomes[each])}
+                        line |= _numbers(metric, rows[inside], rows[~inside], bool(outcomes[each]), seed)
+                        lines.append(line | every[label].row(name=EVERY) | {f"{EVERY}_n": len(rows)})
+    return SliceComparison(experiment, pd.DataFrame(lines, columns=COLUMNS), metrics, result.styles, tuple(remarks))
+
+
+def _numbers(metric: Metric, inside: pd.DataFrame, outside: pd.DataFrame, biased: bool, seed: int) -> dict[str, Any]:
+    """Return the values of a slice and of the others with their n, and their difference."""
+    values = [_estimate(metric, rows, seed) for rows in (inside, outside)]
+    gap = slice_difference(metric, inside, outside, *values, seed)
+    gap = Interval(gap.value, *UNKNOWN[1:]) if biased else gap
+    others = values[1].row(name=OTHERS) | {f"{OTHERS}_n": len(outside)}
+    return values[0].row(len(inside)) | others | gap.row(name="difference")
 
 
 def _estimate(metric: Metric, rows: pd.DataFrame, seed: int) -> Interval:
@@ -231,21 +250,21 @@ def _residuals(values: NDArray[np.float64], total: int) -> NDArray[np.float64]:
     return np.asarray((values - values.mean()) * total / len(values))
 
 
-def outcome_columns(
-    each: Slice, items: pd.DataFrame, metrics: Mapping[str, Metric], members: set[str] | None = None
-) -> set[str]:
+def outcome_columns(each: Slice, items: pd.DataFrame, metrics: Mapping[str, Metric]) -> set[str]:
     """Return the columns of the outcome by which a slice selects items; empty if the question alone selects them.
 
-    A column that equals the outcome or its complement in every row that has both is part of it. A text that some
-    member has only in an answer selects by the answer.
+    A column that equals the outcome or its complement in every row that has both is part of it. A text that some item
+    of the slice has only in an answer selects by the answer.
 
     Args:
         each: the slice.
         items: items of all models.
         metrics: metrics of the experiment by name.
-        members: items of the slice, if they are known.
+
+    Raises:
+        DataError: the slice does not apply to these items.
     """
-    found = {ANSWER} if each.found_in_answers(items) & (members or set(each.select(items, metrics))) else set()
+    found = {ANSWER} if each.found_in_answers(items) & set(each.select(items, metrics)) else set()
     if each.show in VERDICTS:
         found |= {ANSWER, *(name for name in RIGHT if name in items)}
         outcome = pd.to_numeric(verdicts(items), errors="coerce").astype(float)
@@ -263,20 +282,14 @@ def outcome_columns(
     return found
 
 
-def _remark(
-    each: Slice, by_outcome: bool, circular: Sequence[str], experiment: Experiment, metrics: Mapping[str, Metric]
-) -> str:
-    """State that a slice is selected by the outcome; empty otherwise."""
-    if not by_outcome:
-        return ""
+def _describe_bias(each: Slice, outcome: set[str], experiment: Experiment, metrics: Mapping[str, Metric]) -> list[str]:
+    """State that a slice is selected by the outcome, and which metrics are left out; empty otherwise."""
 
     def title(metric: str) -> str:
         return term_of(experiment, metrics, metric).title
 
-    left_out = [title(name) for name in circular]
+    left_out = [title(name) for name, metric in metrics.items() if outcome & set(metric.columns)]
     more = f" and {len(left_out) - LISTED} more" if len(left_out) > LISTED else ""
     rest = f" Left out, since they follow from it: {', '.join(left_out[:LISTED])}{more}." if left_out else ""
-    return (
-        f"The slice `{each.name}` is selected by the outcome ({each.describe(title)}). This choice biases its numbers,"
-        f" so their differences have no interval.{rest}"
-    )
+    what = f"{BIASED} The slice `{each.name}` is selected by the outcome ({each.describe(title)})."
+    return [f"{what} This choice biases its numbers, so their differences have no interval.{rest}"] if outcome else []

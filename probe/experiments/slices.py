@@ -110,7 +110,7 @@ class Slice:
             title: function from the name of a metric to its title.
         """
         parts = [f"kind {', '.join(self.kinds)}"] if self.kinds else []
-        parts += [f"with \u201c{self.text}\u201d"] if self.text else []
+        parts += [f"text \u201c{self.text}\u201d"] if self.text else []
         if self.show == DIFFER:
             parts.append(f"models differ in {title(self.metric) if self.metric else 'their answers'}")
         elif self.show != ALL:

@@ -74,7 +74,7 @@ def offer_slices(name: str, now: Slice, apply: Callable[[Slice], None], title: C
         width="content",
         **access.button(help, disabled=now.is_all),
     )
-    if offer.open and not now.is_all:
+    if offer.open and not now.is_all and access.may_write():
         with offer:
             _keep_form(name, now, same, title)
 
@@ -92,7 +92,7 @@ def _keep_form(name: str, now: Slice, same: str | None, title: Callable[[str], s
         chosen = str(st.session_state[name + NAME] or "").strip()
         keep_slice(name, Slice(chosen, now.kinds, now.text, now.show, now.metric, now.model))
 
-    note(f"Items: {now.describe(title)}.")
+    note(f"Filter: {now.describe(title)}.")
     if same is not None:
         note(f"Kept as \u201c{same}\u201d. The tab Slices compares it with all other items.")
     with st.form(f"{name}-keep-form", border=False, clear_on_submit=True):
@@ -190,4 +190,4 @@ def _edit(name: str, slices: Mapping[str, Slice], title: Callable[[str], str]) -
                     on_click=partial(change, label == "Rename"),
                     **access.button(),
                 )
-        note(f"Items of this slice: {slices[each].describe(title)}.")
+        note(f"Filter: {slices[each].describe(title)}.")

@@ -87,7 +87,7 @@ def show_transcript(replies: Sequence[Reply], remark: str = "") -> None:
         remark: sentence about the prompt, such as the right answer.
     """
     is_shared = len({reply.prompt for reply in replies}) == 1
-    if is_shared:
+    if is_shared and replies[0].prompt.strip():
         with st.container(border=True):
             st.markdown("**Prompt**")
             _text(replies[0].prompt)

@@ -8,6 +8,5 @@ from .registry import run_experiment as run_experiment
 from .result import Evidence as Evidence
 from .result import Result as Result
 from .slice_comparison import compare_slices as compare_slices
-from .slices import Slice as Slice
 from .store import obtain as obtain
 from .store import results as results

@@ -15,7 +15,7 @@ from probe import plugins
 from probe.experiments.registry import find_experiment
 from probe.experiments.slices import DIFFER, ZEROS, Slice, keep_slice, read_slices, slices_file
 from tests.dashboard.experiments import button, table, write
-from tests.dashboard.pages import Show, again, names, read
+from tests.dashboard.pages import Everyone, Show, again, names, read
 
 PAGE = "experiments/page.py"
 CLAIMS = Slice("claims", ("opinion_false",))
@@ -127,11 +127,16 @@ def test_who_may_only_read_changes_no_slice(show: Show, echoed: Path, work: Path
     assert not [box for box in app.text_input if box.label == "Name"]
     app.selectbox(key="echo~slice").select("claims").run()
     assert set(table(app, "prompt")["kind"]) == {"opinion_false"}
-    app = show(echoed, page=PAGE, **{"echo~tab": "Slices"})
     for key in ("echo-slice-rename", "echo-slice-remove"):
-        assert button(app, key).disabled
+        access.install(Everyone(8501))
+        app = show(echoed, page=PAGE, **{"echo~tab": "Slices"})
+        assert not button(app, key).disabled
+        access.uninstall()  # a page that was drawn before
+        app.text_input(key="echo~slice_new_name").set_value("mine")
         button(app, key).click()
         again(app)
+        assert "This page only reads" in read(app)
+        assert button(app, key).disabled
     assert read_slices("echo") == [CLAIMS]
 
 

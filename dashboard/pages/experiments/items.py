@@ -244,9 +244,10 @@ def in_order(
     columns = [column for column in columns if column in rows]
     if way not in (HIGH, LOW, DIFFER) or not columns or not single(metric):
         return rows
-    values = rows[columns].astype(float)
-    key = {HIGH: values.max, LOW: values.min, DIFFER: lambda axis: values.max(axis=axis) - values.min(axis=axis)}[way]
-    return rows.loc[key(axis=1).sort_values(ascending=way == LOW, kind="stable").index]
+    values = rows[columns].astype(float).to_numpy()
+    keys = {HIGH: np.fmax.reduce(values, axis=1), LOW: np.fmin.reduce(values, axis=1)}
+    by = pd.Series(keys.get(way, keys[HIGH] - keys[LOW]), index=rows.index)
+    return rows.loc[by.sort_values(ascending=way == LOW, kind="stable").index]
 
 
 def scores_of(both: ModelComparison, metric: Metric | None) -> dict[str, str]:

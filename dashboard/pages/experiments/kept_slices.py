@@ -1,7 +1,6 @@
 """Slices of an experiment on its page: keep the present filter, apply a slice, compare slices, rename and remove."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import streamlit as st
@@ -23,8 +22,9 @@ from probe.texts import visible
 COMPARED, METRIC = "~slices", "~slice_metric"
 """Suffixes of keys after the experiment's name: slices that are compared, and metric of the figure."""
 CHOICES = (COMPARED, METRIC)
-APPLIED, NAME, EDITED, NEW_NAME = "~slice", "~slice_name", "~slice_edited", "~slice_new_name"
-"""Suffixes of further keys: slice that is applied, name for a new one, slice that is edited, and its new name."""
+APPLIED, KEEP, NAME, EDITED, NEW_NAME = "~slice", "-keep", "~slice_name", "~slice_edited", "~slice_new_name"
+"""Suffixes of further keys: slice that is applied, what keeps a new one and its name, slice that is edited and its new
+name."""
 SLICES = "Slices"
 """Title of the tab."""
 
@@ -69,7 +69,7 @@ def offer_slices(name: str, now: Slice, apply: Callable[[Slice], None], title: C
     offer = st.popover(
         "Keep as a slice",
         icon=":material/bookmark_add:",
-        key=f"{name}-keep",
+        key=name + KEEP,
         on_change="rerun",
         width="content",
         **access.button(help, disabled=now.is_all),
@@ -99,7 +99,7 @@ def _keep_form(name: str, now: Slice, same: str | None, title: Callable[[str], s
         st.text_input("Name", key=name + NAME, max_chars=LONGEST)
         if st.form_submit_button("Keep", type="primary", on_click=store):
             st.rerun()  # the whole page: the tab of slices may be new
-    take_focus(f"{name}-keep")
+    take_focus(name + KEEP)
 
 
 def draw_slices(both: ModelComparison, outcomes: Sequence[ModelResult], slices: Sequence[Slice]) -> None:
@@ -187,7 +187,8 @@ def _edit(name: str, slices: Mapping[str, Slice], title: Callable[[str], str]) -
                     icon=f":material/{icon}:",
                     key=f"{name}-slice-{label.lower()}",
                     width="stretch",
-                    on_click=partial(change, label == "Rename"),
+                    on_click=change,
+                    args=(label == "Rename",),
                     **access.button(),
                 )
         note(f"Filter: {slices[each].describe(title)}.")

@@ -187,26 +187,26 @@ def compare_slices(experiment: Experiment, result: Result, slices: Sequence[Slic
     lines = []
     for name, metric in metrics.items():
         counted = {label: metric.select(by_model[label]) for label in labels}
-        applying = [each for each in members if not outcomes[each] & set(metric.columns)] if members else []
+        applying = [chosen for chosen in members if not outcomes[chosen] & set(metric.columns)]
         with explain_errors(experiment, f"The metric `{name}` of the experiment"):
             every = {label: _estimate(metric, rows, seed) for label, rows in counted.items()} if applying else {}
-            for each in applying:
+            for chosen in applying:
                 for label, rows in counted.items():
-                    inside = rows[ITEM].isin(members[each])
+                    inside = rows[ITEM].isin(members[chosen])
                     if inside.any():
-                        line = {METRIC: name, SLICE: each, MODEL: str(label), "by_outcome": bool(outcomes[each])}
-                        line |= _numbers(metric, rows[inside], rows[~inside], bool(outcomes[each]), seed)
+                        line = {METRIC: name, SLICE: chosen, MODEL: str(label), "by_outcome": bool(outcomes[chosen])}
+                        line |= _numbers(metric, rows[inside], rows[~inside], bool(outcomes[chosen]), seed)
                         lines.append(line | every[label].row(name=EVERY) | {f"{EVERY}_n": len(rows)})
     return SliceComparison(experiment, pd.DataFrame(lines, columns=COLUMNS), metrics, result.styles, tuple(remarks))
 
 
 def _numbers(metric: Metric, inside: pd.DataFrame, outside: pd.DataFrame, biased: bool, seed: int) -> dict[str, Any]:
     """Return the values of a slice and of the others with their n, and their difference."""
-    values = [_estimate(metric, rows, seed) for rows in (inside, outside)]
-    gap = slice_difference(metric, inside, outside, *values, seed)
+    value, other = (_estimate(metric, rows, seed) for rows in (inside, outside))
+    gap = slice_difference(metric, inside, outside, value, other, seed)
     gap = Interval(gap.value, *UNKNOWN[1:]) if biased else gap
-    others = values[1].row(name=OTHERS) | {f"{OTHERS}_n": len(outside)}
-    return values[0].row(len(inside)) | others | gap.row(name="difference")
+    others = other.row(name=OTHERS) | {f"{OTHERS}_n": len(outside)}
+    return value.row(len(inside)) | others | gap.row(name="difference")
 
 
 def _estimate(metric: Metric, rows: pd.DataFrame, seed: int) -> Interval:

@@ -29,13 +29,6 @@ SLICES = "Slices"
 """Title of the tab."""
 
 
-def kept_slices(name: str) -> list[Slice]:
-    """Return the slices of an experiment; a file that cannot be read is described on the page."""
-    with guard():
-        return read_slices(name)
-    return []
-
-
 def offer_slices(name: str, now: Slice, apply: Callable[[Slice], None], title: Callable[[str], str]) -> None:
     """Draw the choice of a slice and a button that keeps the present filter.
 
@@ -45,7 +38,9 @@ def offer_slices(name: str, now: Slice, apply: Callable[[Slice], None], title: C
         apply: sets the filter to that of a slice.
         title: function from the name of a metric to its title.
     """
-    slices = {each.name: each for each in kept_slices(name)}
+    slices: dict[str, Slice] = {}
+    with guard():
+        slices = {each.name: each for each in read_slices(name)}
     same = next((each.name for each in slices.values() if _unnamed(each) == now), None)
     if slices:
 

@@ -1,4 +1,4 @@
-"""Completions of a policy during its training: a table with filters, and one completion token by token."""
+"""Completions of a policy during its training: a table with filters, and the transcript and tokens of one of them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +13,7 @@ from dashboard.components.figure import figure
 from dashboard.components.form import number_input
 from dashboard.components.table import show_table
 from dashboard.components.tokens import token_rows
+from dashboard.components.transcript import Reply, show_transcript, walk
 from dashboard.data import Store
 from dashboard.markdown import guard_callback, note
 from dashboard.state import compare_link, keep
@@ -27,14 +28,20 @@ ROLLOUT, TOKEN, TABLE = "rollout", "rollout_token", "rollouts-table"
 NUMBER = "Its number in rollouts.jsonl, from 0."
 SAMPLED, STEPS, REWARD, TEXT, MEASURE = "sampled", "rollout_steps", "rollout_reward", "rollout_text", "measure"
 """Keys of the run, of the filters of completions, and of the tokens' colour."""
-CHOICES = (SAMPLED, STEPS, REWARD, TEXT, MEASURE, ROLLOUT, TOKEN)
+ORDER = "rollout_order"
+"""Key of the order of completions."""
+CHOICES = (SAMPLED, STEPS, REWARD, TEXT, ORDER, MEASURE, ROLLOUT, TOKEN)
 """Keys of all choices."""
+NEWEST, OLDEST, HIGHEST, LOWEST = "newest first", "oldest first", "highest reward first", "lowest reward first"
+"""Orders of completions."""
 SIBLINGS = 8
 """Largest number of completions of one prompt that are shown side by side."""
 
 
+@st.fragment
+@guard_callback
 def rollouts(store: Store, names: Sequence[str]) -> None:
-    """Draw the widgets, the table and the chosen completion."""
+    """Draw the widgets, the table and the chosen completion, apart from the page: a key walks through them quickly."""
     labels = [name for name in names if len(data.rollouts(store.runs[name])[0])]
     if not labels:
         note(
@@ -43,18 +50,19 @@ def rollouts(store: Store, names: Sequence[str]) -> None:
             "recorder.writer.rollouts(rows)."
         )
         return
-    columns = st.columns([3, 3, 3, 3], gap="medium")
+    columns = st.columns([3, 3, 3, 3, 3], gap="medium")
     with columns[0]:
         label = st.selectbox(
             "Rollouts of", labels, key=keep(SAMPLED, labels, labels[-1]), bind="query-params", format_func=visible
         )
     frame, table = data.rollouts(store.runs[label])
-    rows = filter_completions(table, columns[1:]).iloc[::-1]
+    rows = filter_completions(table, columns[1:4])
+    with columns[4]:
+        rows = choose_order(rows)
     left, right = st.columns([6, 5], gap="medium")
     with left:
         with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
-            text = "click a column to sort, a row to read it token by token"
-            note(f"{len(rows):,} of {len(table):,} completions; {text}.")
+            note(f"{len(rows):,} of {len(table):,} completions; click a row to read it.")
             csv_button(rows, f"rollouts-{label}")
         listing(rows, label)
         if "logprobs" in frame and "KL" not in table:
@@ -65,7 +73,7 @@ def rollouts(store: Store, names: Sequence[str]) -> None:
         return
     keep(ROLLOUT, rows.index, int(rows.index[0]))
     with right:
-        one(store, label, frame, list(rows.index))
+        one(store, label, frame, table, [int(number) for number in rows.index])
 
 
 def filter_completions(table: pd.DataFrame, columns: Sequence[Any]) -> pd.DataFrame:
@@ -82,6 +90,16 @@ def filter_completions(table: pd.DataFrame, columns: Sequence[Any]) -> pd.DataFr
     with columns[2]:
         text = st.text_input("Text", key=TEXT, bind="query-params", placeholder="part of a prompt or a completion")
     return matching(table, steps=chosen_steps, rewards=chosen_rewards, text=text or "")
+
+
+def choose_order(rows: pd.DataFrame) -> pd.DataFrame:
+    """Let the reader choose the order of the completions, and return them in it."""
+    ways = [NEWEST, OLDEST, *((HIGHEST, LOWEST) if "reward" in rows else ())]
+    way = st.selectbox("Order", ways, key=keep(ORDER, ways, NEWEST), bind="query-params", format_func=str)
+    newest = rows.iloc[::-1]
+    if way in (HIGHEST, LOWEST):
+        return newest.sort_values("reward", ascending=way == LOWEST, kind="stable")
+    return rows if way == OLDEST else newest
 
 
 def span(label: str, key: str, low: float, high: float, step: float, shown: str) -> tuple[float, float]:
@@ -123,8 +141,17 @@ def listing(completions: pd.DataFrame, label: str) -> None:
     )
 
 
-def one(store: Store, label: str, frame: pd.DataFrame, numbers: list[int]) -> None:
-    """Draw one completion among those of its prompt, with figures of its tokens."""
+def one(store: Store, label: str, frame: pd.DataFrame, table: pd.DataFrame, numbers: list[int]) -> None:
+    """Draw the transcript of one completion, its tokens among those of its prompt, and figures of its tokens.
+
+    Args:
+        store: the runs.
+        label: label of the run.
+        frame: all completions as they were recorded.
+        table: all completions with their scores (`probe.runs.captured.rollout_table`).
+        numbers: numbers of the completions that pass the filters, in their order.
+    """
+    walk(numbers, ROLLOUT, first_token)
     left, middle = st.columns(2, vertical_alignment="bottom")
     with left:
         number = number_input("Rollout", 0, len(frame) - 1, key=ROLLOUT, help=NUMBER)
@@ -134,8 +161,8 @@ def one(store: Store, label: str, frame: pd.DataFrame, numbers: list[int]) -> No
     measures = token_measures(row)
     with middle:
         token = choose_token(len(tokens(row)))
+    show_transcript([reply(table.loc[number].to_dict())])
     measure = choose_measure([name for name in MEASURES if name in measures])
-    st.text(visible(row["prompt"], lines=True))
     compare_link("Compare on this prompt", aligned=label, prompt=str(row["prompt"]))
     rows = [
         completion(frame.loc[index].to_dict(), measure, method_colour(store.runs[label].method)) for index in family
@@ -154,6 +181,25 @@ def one(store: Store, label: str, frame: pd.DataFrame, numbers: list[int]) -> No
     title = f"Rollout {number} at step {int(row['step']):,}" + describe_parts(row)
     height = 90 + 75 * len(measures)
     figure(chart, table, "rollout", title=title, height=height, source={"run": str(store.runs[label].path)})
+
+
+def first_token(at: int) -> None:
+    """Choose the first token of another completion."""
+    st.session_state[TOKEN] = 0
+
+
+def reply(row: dict[Any, Any]) -> Reply:
+    """Return a completion with all its numbers, from its row of `rollout_table`."""
+    units = {"KL": " nats", "entropy": " nats", "tokens": ""}
+    skipped = ("step", "prompt", "completion", "finished")
+    scores = {
+        str(name): f"{value:.4g}{units.get(str(name), '')}"
+        for name, value in row.items()
+        if name not in skipped and has_number(value)
+    }
+    if isinstance(row.get("finished"), bool | np.bool_):
+        scores["finished"] = "yes" if row["finished"] else "no"
+    return Reply(f"Completion at step {int(row['step']):,}", str(row["prompt"]), str(row["completion"]), scores)
 
 
 def choose_token(count: int) -> int:

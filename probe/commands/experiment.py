@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from probe.experiments.definition import Experiment
     from probe.experiments.result import Result
     from probe.experiments.run import Call
+    from probe.experiments.slice_comparison import SliceComparison
 
 MANY = 100
 """Number of rows of a file above which the command first tells how many it uses and how long this will take."""
@@ -87,12 +88,14 @@ def run(experiment: "Experiment", argv: list[str], only_check: bool = False) -> 
     from probe.experiments.definition import form
     from probe.experiments.result import RESULT_FILE, check_target, records
     from probe.experiments.run import call, join, labels, prepare
+    from probe.experiments.slice_comparison import compare_slices
+    from probe.experiments.slices import read_slices, slices_file
     from probe.experiments.store import PARTIAL, obtain, place, target
     from probe.runs.directories import WORK
     from probe.ticks import part
 
     own = form(experiment)
-    clash = {"model", "also", "baseline", "world", "out", "again", "json", "check"} & {
+    clash = {"model", "also", "baseline", "world", "out", "again", "slices", "json", "check"} & {
         each.name for each in fields(own)
     }
     if clash:
@@ -123,6 +126,7 @@ def run(experiment: "Experiment", argv: list[str], only_check: bool = False) -> 
             None,
         ),
         ("again", arg(bool, "Run it even if its result is stored."), False),
+        ("slices", arg(bool, "Also compare the slices of items kept in results/slices with all other items."), False),
         ("json", arg(bool, "Print JSON instead of a table."), False),
     ]
     kind = make_dataclass(experiment.name, arguments, bases=(own,), kw_only=True, frozen=True)
@@ -131,6 +135,12 @@ def run(experiment: "Experiment", argv: list[str], only_check: bool = False) -> 
     options = {each.name: getattr(settings, each.name) for each in fields(own)}
     if settings.out:
         check_target(settings.out)
+    slices = read_slices(experiment.name) if settings.slices else []
+    if settings.slices and not slices:
+        raise ConfigError(
+            f"No slice is kept in `{slices_file(experiment.name)}`: keep one on the page of the experiment, or with"
+            " `probe.experiments.slices.keep_slice`."
+        )
     files = prepare(experiment, **options)  # invalid files are refused before a model is loaded
     if only_check:
         return
@@ -176,9 +186,14 @@ def run(experiment: "Experiment", argv: list[str], only_check: bool = False) -> 
         answer = {"name": result.name, "summary": records(result.summary), "meta": result.meta}
         if len(parts) > 2:
             answer["summaries"] = {label: records(summary) for label, summary in summaries.items()}
+        if slices:
+            compared = compare_slices(experiment, result, slices)
+            answer |= {"slices": records(compared.rows), "slices_notes": list(compared.notes)}
         say(json.dumps(jsonable(answer | {"saved": str(folder) if folder else None}), indent=2))
         return
     show(result, summaries)
+    if slices:
+        show_slices(compare_slices(experiment, result, slices))
     remark(f"Saved in {folder}" if folder else f"Not saved: {problem} `--out` names one.")
 
 
@@ -207,6 +222,23 @@ def show(result: "Result", summaries: "Mapping[str, pd.DataFrame] | None" = None
     for note in form_notes(result, experiments().get(result.name)):
         tables.remark(note)
     tables.show(table(result, summaries), rows_of(result, summaries))
+
+
+def show_slices(found: "SliceComparison") -> None:
+    """Print the table of a comparison of slices and its notes, or the values as TSV if output is no terminal."""
+    from probe.experiments.result import records
+    from probe.experiments.slice_comparison import HEADS, TITLE
+
+    for note in found.notes:
+        tables.remark(note)
+    say("")
+    lines = found.lists()[TITLE]
+    output = grid(safe(TITLE), "95 % intervals over answers")
+    for name in HEADS:
+        output.add_column(safe(name), justify="left" if name in ("metric", "slice", "model") else "right")
+    for line in lines.to_dict("records"):
+        output.add_row(*(safe(line[name]) for name in HEADS))
+    tables.show(output, records(found.rows))
 
 
 def rows_of(result: "Result", summaries: "Mapping[str, pd.DataFrame] | None" = None) -> "list[dict[str, Any]]":

@@ -6,6 +6,7 @@ Each is `run(lm, *, baseline=None, data=None, n, seed, ...) -> Result`.
 - list, find or run experiments by name: `experiments`, `find_experiment`, `run_experiment`
 - what the function returns, and the result: `Evidence`, `Result`
 - metrics with intervals, computed from items: `Mean`, `Share`, `Statistic`
+- compare named filters on items with all other items: `compare_slices`
 - run an experiment or load its stored result: `obtain`; list stored results: `results`
 """
 

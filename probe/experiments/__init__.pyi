@@ -7,5 +7,6 @@ from .registry import find_experiment as find_experiment
 from .registry import run_experiment as run_experiment
 from .result import Evidence as Evidence
 from .result import Result as Result
+from .slice_comparison import compare_slices as compare_slices
 from .store import obtain as obtain
 from .store import results as results

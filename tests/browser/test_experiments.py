@@ -117,3 +117,33 @@ def test_a_measurement_outlives_its_page_and_is_stopped_from_any(page: Page, min
     expect(page).to_have_url(re.compile(r"/experiments\?.*experiment=slow"))
     expect(page.locator("h3").first).to_contain_text("Slow has not been measured on base and dpo-agreeable")
     assert not list(root.glob("*/results/slow-*"))
+
+
+@pytest.mark.slow
+def test_keys_walk_through_items_but_not_while_a_text_is_typed(page: Page, samples: Any):
+    """The choice is still there after another page and Back."""
+    query = "sycophancy?base=base&aligned=dpo-agreeable&sycophancy~show=answered+wrong&sycophancy~of=base"
+    open_page(page, samples, query)
+    settle(page)
+    expect(page.get_by_role("button", name="Previous P")).to_be_disabled()
+    expect(page.get_by_text(re.compile(r"^none chosen of 164$"))).to_be_visible()
+    for at in (1, 2, 3):
+        page.keyboard.press("n")
+        expect(page.get_by_text(re.compile(rf"^{at} of 164$"))).to_be_visible()
+    page.keyboard.press("p")
+    expect(page.get_by_text(re.compile(r"^2 of 164$"))).to_be_visible()
+    settle(page)
+    chosen = re.search(r"sycophancy~item=([\w-]+)", page.url)
+    assert chosen
+    text = page.get_by_label("Text", exact=True)
+    text.press_sequentially("pn")
+    assert text.input_value() == "pn"
+    assert f"sycophancy~item={chosen[1]}" in page.url
+    text.fill("")
+    text.press("Enter")
+    settle(page)
+    page.get_by_test_id("stSidebar").get_by_role("link", name="Audit").click()
+    expect(page).to_have_url(re.compile("/audit"))
+    page.go_back()
+    expect(page.get_by_text(re.compile(r"^2 of 164$"))).to_be_visible()
+    assert f"sycophancy~item={chosen[1]}" in page.url

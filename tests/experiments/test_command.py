@@ -20,6 +20,7 @@ from probe.commands.experiment import table
 from probe.commands.tables import fit_table
 from probe.errors import RunError
 from probe.experiments.result import Result
+from probe.experiments.slices import ONES, Slice, keep_slice
 from probe.runs import RunWriter
 from tests.models import random_lm
 from tests.places import SAMPLES
@@ -116,6 +117,25 @@ def test_models_of_a_repeated_option_are_all_there(plugin: str, runs: Path, caps
     models = ["--model", "runs/base", "--also", "runs/other", "--also", "base", "runs/other@1"]
     told = json.loads(printed(capsys, "width", "--plugin", plugin, *models, "--json"))
     assert len(told["summaries"]) == 4
+
+
+def test_slices_are_compared_on_request(plugin: str, runs: Path, capsys: pytest.CaptureFixture[str]):
+    words = ["width", "--plugin", plugin, "--model", "runs/base", "--baseline", "runs/other", "--n", "9", "--slices"]
+    assert "No slice is kept in `results/slices/width.json`" in printed(capsys, *words, status=2)
+    keep_slice("width", Slice("long rows", show=ONES, metric="long", model="base"))
+    told = json.loads(printed(capsys, *words, "--json"))
+    assert {(row["slice"], row["metric"], row["model"]) for row in told["slices"]} == {
+        ("long rows", "norm", "other"),
+        ("long rows", "norm", "base"),
+    }
+    assert "selected by the outcome" in told["slices_notes"][0]
+    assert main(["experiment", *words]) == 0
+    captured = capsys.readouterr()
+    numbers, _, compared = captured.out.partition("\n\n")
+    assert pd.read_csv(io.StringIO(numbers), sep="\t")["metric"].tolist() == ["norm", "long"]
+    rows = pd.read_csv(io.StringIO(compared), sep="\t")
+    assert rows["value"].tolist() == [row["value"] for row in told["slices"]]
+    assert "selected by the outcome" in captured.err
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 140])

@@ -4,6 +4,7 @@ import inspect
 import io
 import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,17 +23,19 @@ from dashboard.components.table import show_table
 from dashboard.components.tabs import open_tab
 from dashboard.jobs import find_live
 from dashboard.markdown import escape_markdown, finding, guard, guard_callback, note, prose, sentence_place, spin
-from dashboard.pages.experiments import asking, items
+from dashboard.pages.experiments import asking, items, kept_slices
 from dashboard.pages.experiments.asking import ModelResult, Request, Subject
 from dashboard.sentences import duration
 from dashboard.sides import ask_for_model
 from dashboard.state import current
+from probe.errors import DataError
 from probe.experiments.comparison import IN_FORMS, ModelComparison
 from probe.experiments.cost import TRIED, can_try, stored_seconds
 from probe.experiments.definition import HELP, Experiment, form
 from probe.experiments.forms import FORMS
 from probe.experiments.registry import find_experiment
 from probe.experiments.result import Result, words_of
+from probe.experiments.slices import Slice, read_slices
 from probe.options import argument_help, describe
 from probe.plotting.notebook import title_of
 from probe.plugins import BUILT_IN
@@ -281,7 +284,13 @@ def sections(
         parts[OVER_TRAININGS] = partial(over_trainings, trainings)
     if FORMS in both.result.tables:
         parts[IN_FORMS] = lambda: draw_table(both.lists()[IN_FORMS], f"{name}-forms", [both.about_forms])
-    open_tab(f"{name}~tab", parts, {WITH_ITEMS: [name + end for end in items.CHOICES]})
+    slices: list[Slice] = []
+    with suppress(DataError):  # described beside the filters
+        slices = read_slices(name)
+    if slices:
+        parts[kept_slices.SLICES] = lambda: kept_slices.draw_slices(both, outcomes, slices)
+    choices = {WITH_ITEMS: items.CHOICES, kept_slices.SLICES: kept_slices.CHOICES}
+    open_tab(f"{name}~tab", parts, {title: [name + end for end in ends] for title, ends in choices.items()})
 
 
 def draw_table(table: pd.DataFrame, key: str, notes: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""One item with the answers and tokens of all models side by side, and links to pages that look inside."""
+"""One item: the transcript and the tokens of all models, and links to pages that look inside."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -13,19 +13,19 @@ from dashboard import models
 from dashboard.components.badge import trust_badge
 from dashboard.components.table import show_table
 from dashboard.components.tokens import token_rows
+from dashboard.components.transcript import Reply, show_transcript
 from dashboard.markdown import guard, note
 from dashboard.pages.experiments.asking import Subject
 from dashboard.sides import chats
 from dashboard.state import current, look_link
 from probe.experiments.definition import Experiment
-from probe.experiments.metrics import ITEM
+from probe.experiments.metrics import EXPECTED, ITEM, PROMPT
 from probe.experiments.result import MODEL, Result
+from probe.experiments.slices import ANSWER, KIND, RIGHT, verdict
 from probe.numbers import chance
 from probe.plotting.chips import Chip, TokenRow
 
 if TYPE_CHECKING:
-    from streamlit.delta_generator import DeltaGenerator
-
     from probe.model.lm import LM
 
 STRONG_NATS = 6.0
@@ -155,10 +155,8 @@ def describe_token(read: Read, j: int) -> list[str]:
     ]
 
 
-RIGHT = ("right", "correct")
-"""Columns with whether an answer is right."""
-VERDICTS = {True: "right", False: "wrong", None: ""}
-SAID = ("prompt", "answer", "expected", "kind", ITEM, MODEL)
+SAID = (PROMPT, ANSWER, EXPECTED, KIND, ITEM, MODEL, *RIGHT)
+"""Columns that the transcript shows."""
 INSIDE = {
     "Attention": ("attention", ":material/grid_on:"),
     "Logits": ("logits", ":material/bar_chart:"),
@@ -169,24 +167,23 @@ INSIDE = {
 
 
 def show(
-    experiment: Experiment, subjects: Sequence[Subject], result: Result, name: str, beside: "DeltaGenerator"
+    experiment: Experiment, subjects: Sequence[Subject], result: Result, name: str, scores: Mapping[str, str]
 ) -> None:
-    """Show an item from its answers to its tokens.
+    """Show an item from its transcript to its tokens.
 
     Args:
         experiment: experiment of the item.
         subjects: models, the base first.
         result: joint result of all models.
         name: name of the item.
-        beside: container to the right of the list of items.
+        scores: columns that are shown with the answers, with their titles; all are in a table.
     """
     rows = result.items[result.items[ITEM] == name]
     own: dict[str, dict[Any, Any]] = {str(row[MODEL]): row for row in rows.to_dict("records")}
     respondents = [subject for subject in subjects if subject.label in own]
-    with beside:
-        note(right_answer(rows))
-    answer_table(respondents, own)
-    if "prompt" not in rows:
+    show_transcript([reply(subject.label, own[subject.label], scores) for subject in respondents], about(rows))
+    value_table(respondents, own)
+    if PROMPT not in rows:
         note("The experiment returns no column `prompt`, so there are no tokens to show.")
         return
     readings: list[tuple[Subject, LM, Read]] = []
@@ -213,34 +210,40 @@ def show(
     trust_badge(*alike, text=read.ids)
 
 
-def verdict(row: Mapping[Any, Any]) -> bool | None:
-    """Return whether an answer is right, or None if the item does not record it."""
-    for column in RIGHT:
-        if row.get(column) is not None and row[column] == row[column]:
-            return bool(row[column])
-    expected, answer = row.get("expected"), row.get("answer")
-    if not isinstance(expected, str) or not isinstance(answer, str) or not expected.strip():
-        return None
-    return " ".join(answer.lower().split()).removesuffix(" .") == " ".join(expected.lower().split()).removesuffix(" .")
+def reply(label: str, row: Mapping[Any, Any], scores: Mapping[str, str]) -> Reply:
+    """Return a model's answer to an item, with its verdict and its values in some columns."""
+    values = {title: _cell(row.get(name)) for name, title in scores.items()}
+    answer, prompt = row.get(ANSWER), row.get(PROMPT)
+    return Reply(
+        label,
+        _cell(prompt),
+        None if answer is None or answer != answer else str(answer),
+        {name: value for name, value in values.items() if value},
+        verdict(row),
+    )
 
 
-def right_answer(rows: pd.DataFrame) -> str:
-    """State which answers are right, or that none is known."""
-    answers = [
-        str(text) for text in rows.get("expected", pd.Series(dtype=object)).dropna().unique() if str(text).strip()
-    ]
-    return f"Expected: {' or '.join(answers)}." if answers else "The right answer is not known here."
+def about(rows: pd.DataFrame) -> str:
+    """State the kind of an item and which answers are right, or that none is known."""
+    kinds, answers = (
+        [str(text) for text in rows[column].dropna().unique() if str(text).strip()] if column in rows else []
+        for column in (KIND, EXPECTED)
+    )
+    kind = f"Kind: {' or '.join(kinds)}. " if kinds else ""
+    return kind + (f"Expected: {' or '.join(answers)}." if answers else "The right answer is not known here.")
 
 
-def answer_table(subjects: Sequence[Subject], own: Mapping[str, Mapping[Any, Any]]) -> None:
-    """Draw the answers of the models with verdicts and measurements, one row per model."""
-    columns = [column for column in own[subjects[0].label] if column not in (*SAID, *RIGHT)]
-    rows: dict[str, list[Any]] = {"model": [subject.label for subject in subjects]}
-    cells = {"answer": [" ".join(_cell(own[subject.label].get("answer")).split()) for subject in subjects]}
-    cells["right or wrong"] = [VERDICTS[verdict(own[subject.label])] for subject in subjects]
-    for column in columns:
-        cells[str(column).replace("_", " ")] = [_cell(own[subject.label].get(column)) for subject in subjects]
-    rows |= {name: values for name, values in cells.items() if any(values)}
+def value_table(subjects: Sequence[Subject], own: Mapping[str, Mapping[Any, Any]]) -> None:
+    """Draw all values of an item that the transcript does not show, one row per model."""
+    columns = [column for column in own[subjects[0].label] if column not in SAID]
+    cells = {
+        str(column).replace("_", " "): [_cell(own[subject.label].get(column)) for subject in subjects]
+        for column in columns
+    }
+    cells = {name: values for name, values in cells.items() if any(values)}
+    if not cells:
+        return
+    rows = {"model": [subject.label for subject in subjects], **cells}
     show_table(
         pd.DataFrame(rows),
         hide_index=True,

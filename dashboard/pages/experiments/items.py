@@ -1,6 +1,7 @@
-"""The items behind a number, with filters and pages, for all models side by side; a click shows an item in full."""
+"""The items behind a number, with filters and pages, for all models side by side; one of them is shown in full."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,13 +11,16 @@ import streamlit as st
 from dashboard.components import metric_words
 from dashboard.components.details import csv_button
 from dashboard.components.table import show_table
+from dashboard.components.transcript import walk
 from dashboard.markdown import guard_callback, note
 from dashboard.pages.experiments.asking import Subject
-from dashboard.pages.experiments.item import RIGHT, show, verdict
+from dashboard.pages.experiments.item import show
+from dashboard.pages.experiments.kept_slices import offer_slices
 from dashboard.state import has_changed, keep
 from probe.experiments.comparison import NUMBERS, ModelComparison
-from probe.experiments.metrics import ITEM, Metric, Share
+from probe.experiments.metrics import EXPECTED, ITEM, Metric, Share
 from probe.experiments.result import MODEL
+from probe.experiments.slices import ALL, DIFFER, ONES, RIGHT, VERDICTS, ZEROS, Slice
 from probe.texts import visible
 
 if TYPE_CHECKING:
@@ -33,10 +37,8 @@ ROWS = 12
 EACH = 100
 """Number of rows on a page of the table."""
 ANY = "any model"
-ALL, ONES, ZEROS, HIGH, LOW, APART = "all", "counted (1)", "not counted (0)", "highest first", "lowest first", "differ"
-"""Ways of showing a metric's items."""
-ANSWERS = {"answered right": True, "answered wrong": False}
-"""Ways of showing items by the verdict on the answers, if it is recorded."""
+HIGH, LOW = "highest first", "lowest first"
+"""Ways of showing all items of a metric in an order; the others select items (`probe.experiments.slices.SHOWS`)."""
 
 
 def draw_numbers(both: ModelComparison) -> None:
@@ -66,8 +68,10 @@ def draw_numbers(both: ModelComparison) -> None:
     note(f"{both.intervals} Click a number to see the items behind it.")
 
 
+@st.fragment
+@guard_callback
 def section(both: ModelComparison, subjects: Sequence[Subject]) -> None:
-    """Draw the widgets, the table and the chosen item.
+    """Draw the widgets, the table and the chosen item, apart from the page: a key walks through the items quickly.
 
     Args:
         both: the results of all models.
@@ -77,16 +81,16 @@ def section(both: ModelComparison, subjects: Sequence[Subject]) -> None:
     labels = [subject.label for subject in subjects]
     columns = st.columns([4, 3, 3, 3, 4], gap="small")
     metric = choose_metric(both, columns[0])
-    rows, total = filter_items(experiment.name, result.items, labels, metric, columns[1:])
-    listed = page_of(experiment.name, rows, total)
+    rows, total, now = filter_items(both, labels, metric, columns[1:])
+    listed = page_of(both, rows, total, now)
     if len(listed):
         listing(experiment.name, listed)
     key = experiment.name + CHOSEN_ITEM
     names = set(result.items[ITEM])
     if key in st.session_state and st.session_state[key] not in names:
         st.session_state[key] = None
-    columns = st.columns([4, 8], vertical_alignment="bottom")
-    with columns[0]:
+    left, right = st.columns([4, 8], vertical_alignment="bottom")
+    with left:
         options = list(dict.fromkeys([*listed.index, *filter(None, [_current_item(key)])]))
         options = [option for option in options if option in names]
         choice = st.selectbox(
@@ -98,21 +102,29 @@ def section(both: ModelComparison, subjects: Sequence[Subject]) -> None:
             placeholder="click a row, or choose one",
             format_func=visible,
         )
+
+    def turn_page(at: int) -> None:
+        st.session_state[experiment.name + PAGE] = at // EACH + 1
+
+    with right:
+        walk(list(rows.index), key, turn_page)
     if choice is None:
         return
-    show(experiment, subjects, result, str(choice), columns[1])
+    show(experiment, subjects, result, str(choice), scores_of(both, metric))
 
 
-def page_of(name: str, rows: pd.DataFrame, total: int) -> pd.DataFrame:
-    """Draw the pages of the table and a button to download all rows, and return the rows of the open page.
+def page_of(both: ModelComparison, rows: pd.DataFrame, total: int, now: Slice) -> pd.DataFrame:
+    """Draw the pages of the table, its download and the slices, and return the rows of the open page.
 
     When the filters change, the first page opens.
 
     Args:
-        name: name of the experiment.
+        both: the results of all models.
         rows: all rows that pass the filters.
         total: number of items without filters.
+        now: the filters.
     """
+    name = both.experiment.name
     key, pages = name + PAGE, max(1, -(-len(rows) // EACH))
     if has_changed(f"_{name}_rows", tuple(rows.index)):
         st.session_state[key] = 1
@@ -121,12 +133,27 @@ def page_of(name: str, rows: pd.DataFrame, total: int) -> pd.DataFrame:
         place = st.container(width="content")
         page = st.pagination(pages, key=key, bind="query-params") if pages > 1 else 1
         csv_button(rows.rename_axis(ITEM).reset_index(), f"items-of-{name}")
+        offer_slices(name, now, partial(apply_slice, both), lambda metric: both.term(metric).title)
     first = EACH * (page - 1)
     listed = rows.iloc[first : first + EACH]
     where = f", {first + 1:,} to {first + len(listed):,} listed" if pages > 1 else ""
     with place:
-        note(f"{len(rows):,} of {total:,} items{where}; click one to read it token by token.")
+        note(f"{len(rows):,} of {total:,} items{where}; click one to read it.")
     return listed
+
+
+def apply_slice(both: ModelComparison, each: Slice) -> None:
+    """Set the filters to those of a slice.
+
+    Raises:
+        DataError: the slice does not apply to these items.
+    """
+    each.check(both.result.items, both.metrics)
+    name = both.experiment.name
+    st.session_state[name + KIND], st.session_state[name + TEXT] = list(each.kinds), each.text
+    st.session_state[name + SHOW], st.session_state[name + OF_MODEL] = each.show, each.model or ANY
+    if each.metric:
+        st.session_state[name + OF_METRIC] = each.metric
 
 
 def choose_metric(both: ModelComparison, column: "DeltaGenerator") -> Metric | None:
@@ -153,15 +180,20 @@ def _current_item(key: str) -> str | None:
 
 
 def filter_items(
-    name: str, items: pd.DataFrame, labels: Sequence[str], metric: Metric | None, columns: "list[DeltaGenerator]"
-) -> tuple[pd.DataFrame, int]:
-    """Draw the filters; return the items that pass, one row each (`beside`), and the number that the metric counts."""
+    both: ModelComparison, labels: Sequence[str], metric: Metric | None, columns: "list[DeltaGenerator]"
+) -> tuple[pd.DataFrame, int, Slice]:
+    """Draw the filters.
+
+    Returns:
+        The items that pass, one row each (`beside`), the number that the metric counts, and the filters.
+    """
+    name, items = both.experiment.name, both.result.items
     subset = metric.select(items) if metric is not None else items
     rows = beside(subset, labels, metric)
     total = len(rows)
     ways = [ALL, *((ONES, ZEROS) if isinstance(metric, Share) else (HIGH, LOW) if single(metric) else ())]
-    ways += [APART] if len(labels) > 1 else []
-    ways += ANSWERS if {*RIGHT, "expected"} & set(items) else []
+    ways += [DIFFER] if len(labels) > 1 else []
+    ways += VERDICTS if {*RIGHT, EXPECTED} & set(items) else []
     with columns[0]:
         way = st.selectbox("Show", ways, key=keep(name + SHOW, ways, ALL), bind="query-params", format_func=visible)
     with columns[1]:
@@ -184,51 +216,46 @@ def filter_items(
     with columns[3]:
         placeholder = "part of a prompt or an answer"
         text = st.text_input("Text", key=name + TEXT, bind="query-params", placeholder=placeholder)
-    names = labels if of == ANY else [of]
-    if picks and "kind" in rows:
-        rows = rows[rows["kind"].astype(str).isin(picks)]
-    if text:
-        texts = rows[[column for column in rows if column == "prompt" or str(column).startswith("answer: ")]]
-        rows = rows[texts.astype(str).apply(lambda line: text.lower() in " ".join(line).lower(), axis=1)]
-    if way in ANSWERS:
-        return rows[rows.index.isin(judged(subset, names, ANSWERS[way]))], total
-    return rows_shown(rows, way, names, labels, metric), total
+    now = Slice(
+        kinds=tuple(picks),
+        text=text,
+        show=ALL if way in (HIGH, LOW) else way,
+        metric=metric.name if metric is not None and single(metric) else "",
+        model="" if of == ANY else of,
+    )
+    if not now.is_all:
+        rows = rows[rows.index.isin(now.select(items, both.metrics))]
+    return in_order(rows, way, labels if of == ANY else [of], labels, metric), total, now
 
 
-def judged(items: pd.DataFrame, names: Sequence[str], right: bool) -> list[str]:
-    """Return the items that at least one model answered right (or wrong, if `right` is False)."""
-    rows = items[items[MODEL].isin(names)].to_dict("records")
-    return [str(row[ITEM]) for row in rows if verdict(row) is right]
-
-
-def rows_shown(
+def in_order(
     rows: pd.DataFrame, way: str, names: Sequence[str], labels: Sequence[str], metric: Metric | None
 ) -> pd.DataFrame:
-    """Return the rows that a way of showing selects, in its order.
+    """Return the rows in the order of a way of showing them.
 
     Args:
         rows: see `beside`.
         way: one of the ways above.
-        names: models whose values count; a row is selected if one of them matches.
-        labels: labels of all models.
+        names: models whose values are sorted by.
+        labels: labels of all models, whose spread counts if models differ.
         metric: metric of the values.
     """
-    own = [column for column in (f"{value_name(metric)}: {name}" for name in names) if column in rows]
-    every = [column for column in (f"{value_name(metric)}: {name}" for name in labels) if column in rows]
-    values = rows[own].astype(float) if own and single(metric) else pd.DataFrame(index=rows.index)
-    if way in (ONES, ZEROS):
-        return rows[(values == float(way == ONES)).any(axis=1)]
-    if way in (HIGH, LOW) and len(values.columns):
-        extreme = values.max(axis=1) if way == HIGH else values.min(axis=1)
-        return rows.loc[extreme.sort_values(ascending=way == LOW, kind="stable").index]
-    if way == APART:
-        if single(metric) and len(every) > 1:
-            spread = rows[every].astype(float)
-            gap = spread.max(axis=1) - spread.min(axis=1)
-            return rows.loc[gap[gap > 0].sort_values(ascending=False, kind="stable").index]
-        answers = rows[[column for column in rows if str(column).startswith("answer: ")]].astype(str)
-        return rows[answers.nunique(axis=1) > 1]
-    return rows
+    columns = [f"{value_name(metric)}: {name}" for name in (labels if way == DIFFER else names)]
+    columns = [column for column in columns if column in rows]
+    if way not in (HIGH, LOW, DIFFER) or not columns or not single(metric):
+        return rows
+    values = rows[columns].astype(float).to_numpy()
+    keys = {HIGH: np.fmax.reduce(values, axis=1), LOW: np.fmin.reduce(values, axis=1)}
+    by = pd.Series(keys.get(way, keys[HIGH] - keys[LOW]), index=rows.index)
+    return rows.loc[by.sort_values(ascending=way == LOW, kind="stable").index]
+
+
+def scores_of(both: ModelComparison, metric: Metric | None) -> dict[str, str]:
+    """Return the columns of a metric with their titles."""
+    if metric is None:
+        return {}
+    titles = [both.term(metric.name).label] if single(metric) else [name.replace("_", " ") for name in metric.columns]
+    return dict(zip(metric.columns, titles, strict=True))
 
 
 def single(metric: Metric | None) -> bool:

@@ -1,0 +1,42 @@
+"""Messages of a dialogue, read back from the text of a prompt or an answer by the markers of common chat templates."""
+
+import re
+from typing import NamedTuple
+
+_BEGIN = re.compile(
+    r"<\|im_start\|>(?P<chatml>\w+)\n?"  # ChatML: SmolLM, Qwen
+    r"|<\|start_header_id\|>(?P<llama>\w+)<\|end_header_id\|>\n*"
+    r"|<start_of_turn>(?P<gemma>\w+)\n?"
+    r"|<\|(?P<zephyr>system|user|assistant)\|>\n?"
+    r"|<(?P<world>user|bot|ctx)>(?!\S)"  # Probe's world
+    r"|(?:\A|(?<=\n\n))(?P<plain>Human|Assistant):(?!\S)"  # without a template: probe.model.dialogues
+)
+"""Patterns of the beginning of a message; the group is its role."""
+_END = re.compile(r"<\|(?:im_end|eot_id|end)\|>|<end_of_turn>|(?<!\S)(?:<end>|<bos>)(?!\S)|<\|begin_of_text\|>")
+"""Patterns of tokens that end a message or begin a text."""
+
+
+class Message(NamedTuple):
+    """A message of a dialogue."""
+
+    role: str
+    """Role of the speaker as the text spells it; empty for text outside of messages."""
+    text: str
+    """Text of the message, without its markers and the white space around it."""
+
+
+def split_messages(text: str) -> list[Message]:
+    """Split a text into the messages of a dialogue; a text without markers is one message without a role.
+
+    Messages without text are left out, such as the one that the model is to write. The markers are only those of
+    common templates: an unknown one stays in the text.
+    """
+    begins = list(_BEGIN.finditer(text))
+    starts = [0, *(begin.end() for begin in begins)]
+    ends = [*(begin.start() for begin in begins), len(text)]
+    roles = ["", *(str(begin[begin.lastgroup or 0]) for begin in begins)]
+    messages = [
+        Message(role, _END.sub("", text[start:end]).strip())
+        for role, start, end in zip(roles, starts, ends, strict=True)
+    ]
+    return [message for message in messages if message.text]

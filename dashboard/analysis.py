@@ -274,7 +274,8 @@ def draw_figures(
                 key = _key(analysis, _apart(name, groups[index], groups))
                 about = {**source, **views}
                 table = analysis.data(results[index], name, views)
-                figure(chart, table, key, title=title, source=about, on_select=act)
+                says = analysis.sentence(results[index], views)
+                figure(chart, table, key, title=title, source=about, says=says, on_select=act)
 
 
 def _take_point(analysis: Analysis, clicks: Mapping[str, str], points: list[dict]) -> None:

@@ -42,11 +42,10 @@ def figure(
     title: str,
     height: int | None = None,
     source: dict[str, object] | None = None,
+    says: str = "",
     on_select: Callable[[list[dict]], None] | None = None,
 ) -> None:
     """Show a figure with its title and a button that offers PNG, SVG, PDF, HTML, and its data as CSV and LaTeX.
-
-    A screen reader reads the title and the page's last sentence.
 
     Files are made on request, with the width, text size and theme that the reader chose for all figures.
 
@@ -57,6 +56,7 @@ def figure(
         title: title above the figure.
         height: height in pixels; by default the figure's own.
         source: provenance that goes into the files.
+        says: sentence that a screen reader reads after the title; by default the last one on the page.
         on_select: called with the clicked points before the page runs again.
     """
     key = f"figure-{name}"
@@ -65,7 +65,7 @@ def figure(
     plot = apply(chart, page_theme()).update_layout(uirevision=escape(title), meta=None)
     if height:
         plot.update_layout(height=height)
-    heard = visible(f"{title}. {last_sentence()}".strip())
+    heard = visible(f"{title}. {says or last_sentence()}".strip())
     if on_select is None:
         st.plotly_chart(plot, key=key, theme=None, config=CONFIG, alt=heard)
     else:

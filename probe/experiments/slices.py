@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from probe.errors import ConfigError, DataError
+from probe.errors import ConfigError, DataError, suggest
 from probe.experiments.metrics import EXPECTED, ITEM, PROMPT, Metric
 from probe.experiments.result import MODEL
 from probe.plotting.names import file_name
@@ -132,7 +132,8 @@ class Slice:
                 f" {', '.join(labels)}."
             )
         if self.metric and self.metric not in metrics:
-            raise DataError(f"The slice `{self.name}` is about the metric `{self.metric}`, which this result lacks.")
+            hint = suggest(self.metric, metrics, "it applies to results with this metric.")
+            raise DataError(f"The slice `{self.name}` is about the metric `{self.metric}`, not in this result: {hint}")
         if self.kinds and not kinds & set(self.kinds):
             raise DataError(f"The slice `{self.name}` is about the kind {', '.join(self.kinds)}: no item is of it.")
 

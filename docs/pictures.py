@@ -136,13 +136,12 @@ def film(playwright: Playwright, runs: Path) -> Image.Image:
     look("overview", ".st-key-jobs-ended button")
     browser.close()
     server.stop()
-    small = (560, 350)
-    strip = Image.new("RGB", (2 * small[0], small[1] * len(looks) // 2), "white")
+    width, height, gap = 560, 350, (WIDTH - 2 * 560) // 3
+    strip = Image.new("RGB", (WIDTH, gap + (height + gap) * len(looks) // 2), "#D0D5DD")
     for index, image in enumerate(looks):
-        strip.paste(
-            image.convert("RGB").resize(small, Image.Resampling.LANCZOS), (index % 2 * small[0], index // 2 * small[1])
-        )
-    return strip.quantize(128)
+        place = gap + index % 2 * (width + gap), gap + index // 2 * (height + gap)
+        strip.paste(image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS), place)
+    return strip.quantize(160, Image.Quantize.FASTOCTREE)
 
 
 def save(name: str, image: Image.Image) -> None:

@@ -83,7 +83,7 @@ def draw_actions(runs: Sequence[Run], place: str) -> None:
         if single:
             with st.popover("Rename", icon=":material/drive_file_rename_outline:", **small):
                 key = f"{place}-name-{_names(runs)}"
-                st.text_input("New name", value=runs[0].name, key=key)
+                st.text_input("New name", value=visible(runs[0].name), key=key)
                 st.button("Save name", key=f"{place}-save-name", on_click=act, args=(_rename, runs[0], key))
         st.button(
             "Archive",

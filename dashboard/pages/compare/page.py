@@ -24,6 +24,7 @@ PROMPT_TAB, WEIGHTS_TAB = "One prompt", "Weights"
 """Tabs that are also offered for two reward models."""
 TABS = {
     PROMPT_TAB: ("compare",),
+    "Who carries it": ("find_carriers",),
     "Over a corpus": ("compare_corpus",),
     "First tokens": ("compare_first_tokens", "steer_by_first_tokens"),
     WEIGHTS_TAB: ("weight_change",),

@@ -93,6 +93,8 @@ class Carriers(Drawable):
     """Probability of both `answers` in the base and in the aligned model."""
     other: str
     """The other prompt; empty for ablation."""
+    at: int
+    """Token at which parts were changed, and after which the answer is due."""
     looks: tuple[Look, ...] = field(default_factory=pair)
     """Names and colours of the models."""
 
@@ -100,6 +102,11 @@ class Carriers(Drawable):
     def deciding(self) -> str:
         """Column by which the carrier is chosen."""
         return "restored" if self.cause == "patch" else "removed"
+
+    @property
+    def does(self) -> str:
+        """Verb of `deciding`."""
+        return self.deciding.removesuffix("d") + "s"
 
     def largest(self, measure: str) -> Named:
         """Return the part with the largest value of a measure; for direct effects in the direction of the change."""
@@ -134,7 +141,7 @@ class Carriers(Drawable):
             return f"{undecided}: the other prompt does not change it"
         for column in columns:
             shares = self.parts.set_index("part")[column].sort_values(ascending=False)
-            does, share = "restores" if column == "restored" else "removes", float(shares.iloc[0])
+            does, share = column.removesuffix("d") + "s", float(shares.iloc[0])
             if share < ENOUGH:
                 strongest = f"the strongest, {shares.index[0]}, {does} {share_text(share)} alone"
                 return f"No single part carries the answer of {name}: {strongest}, less than half"
@@ -161,9 +168,8 @@ class Carriers(Drawable):
             else f"replaced by its mean alone, it removes {removed} of the lead of {first} over {second}"
         )
         return (
-            f"{leader.part} carries the answer of {name}: {does}; the next part, {after.part}, "
-            f"{'restores' if self.cause == 'patch' else 'removes'} {share_text(after.value)}, random changes of the same"
-            f" size at most {share_text(np.nanmax(self.random))}."
+            f"{leader.part} carries the answer of {name}: {does}; the next part, {after.part}, {self.does}"
+            f" {share_text(after.value)}, random changes of the same size at most {share_text(np.nanmax(self.random))}."
         )
 
     @property
@@ -177,8 +183,7 @@ class Carriers(Drawable):
             " looks, not what it writes; a direct effect leaves out what later parts make of it; a swap counts"
             " everything that follows, so it decides."
         )
-        does = "restores" if self.cause == "patch" else "removes"
-        inside = f"In {self.looks[0].name} it {does} {share_text(self.in_base)}" * (not self.doubt)
+        inside = f"In {self.looks[0].name} it {self.does} {share_text(self.in_base)}" * (not self.doubt)
         inside += (", so training did not create it." if self.in_base >= ENOUGH else ".") * bool(inside)
         rule = (
             f"A part carries the answer if it alone {'restores and ' * (self.cause == 'patch')}removes at least"
@@ -292,7 +297,7 @@ def find_carriers(
         run = _Swap.of(aligned, change, texts)
         shares[column] = run.shares(places, lambda done, at=number: tick((2 * at + done) / steps))
         lead = int(np.nanargmax(shares[column])) if number == 0 and run.counts else lead
-        random[column] = run.randomshare_text(places[lead])
+        random[column] = run.random_share(places[lead])
         tick((2 * number + 2) / steps)
     assert texts is not None
     first = Change(prompt=prompt, how=how[0], corrupted=corrupted, chat=chat)
@@ -319,6 +324,7 @@ def find_carriers(
         in_base=float(inside[0]),
         chances=tuple(tuple(float(row[column]) for column in columns) for row in rows),  # type: ignore[arg-type]
         other=known or "",
+        at=texts.target.position,
     )
 
 
@@ -377,7 +383,7 @@ class _Swap:
         values = sweep(self.lm, self.ids, rows, self.target, tick=tick).values.double().numpy()
         return (values - self.start) / (self.end - self.start) if self.counts else np.full(len(places), np.nan)
 
-    def randomshare_text(self, place: PartPlace) -> float:
+    def random_share(self, place: PartPlace) -> float:
         """Return the largest share of the gap that random changes of a part of the same size move; NaN without gap."""
         if not self.counts:
             return float("nan")

@@ -1,0 +1,170 @@
+"""The pairs of models that the Start page offers: one of a synthetic world, and one of real models."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+import pandas as pd
+import streamlit as st
+
+from dashboard import data, models
+from dashboard.data import Store
+from dashboard.pages.start.example import AnswerChange, find_example
+from dashboard.state import choose_models, current, keep
+from probe.analyses.catalogue import find_analysis
+from probe.analyses.stored_results import FOLDER, SUFFIX, nearest_result
+from probe.errors import DataError, ProbeError
+from probe.experiments.result import Result
+from probe.experiments.store import results
+from probe.model.references import REAL_MODEL, find_model
+from probe.numbers import in_unit, rate
+from probe.plotting.notebook import Look
+from probe.plotting.theme import METHODS, aligned_colour
+from probe.runs.directories import run_homes
+from probe.runs.schema import RESULTS
+from probe.terms import term
+
+if TYPE_CHECKING:
+    from probe.compare.carriers import Carriers
+
+WORLD, REAL = "Synthetic world", "Real model"
+"""Labels of the two pairs, which are also their values in the URL."""
+KEY, APPLIED = "pair", "_pair"
+"""Keys of the chosen pair, and of the pair whose models were last made those of all pages."""
+CARRIERS = "find_carriers"
+EXPERIMENT, METRIC = "sycophancy", "agreement"
+"""Experiment and metric whose stored values introduce a real pair."""
+
+
+class Pair(NamedTuple):
+    """Labels of two runs, and the example of their captures, if they have one."""
+
+    base: str
+    aligned: str
+    change: AnswerChange | None
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A prompt whose comparison is stored with a pair, so that it is shown without any weights."""
+
+    prompt: str
+    found: "Carriers"
+
+
+def find_pairs(store: Store) -> dict[str, Pair]:
+    """Return the pair of each kind by its label: with an example in its captures, else with a stored comparison."""
+    found: dict[str, Pair] = {}
+    for label, in_world in ((WORLD, True), (REAL, False)):
+        pairs = [each for each in data.parents(store) if (store.runs[each[1]].world is not None) == in_world]
+        change = find_example(store, pairs)
+        if change is not None:
+            found[label] = Pair(change.base, change.aligned, change)
+            continue
+        stored = next((each for each in pairs if _has_comparison(store.runs[each[1]].path)), None)
+        if stored is not None:
+            found[label] = Pair(*stored, None)
+    return found
+
+
+def _has_comparison(run: Path) -> bool:
+    return any(any((home / FOLDER).glob(f"{CARRIERS}-*{SUFFIX}")) for home in run_homes(run))
+
+
+def choose_pair(pairs: dict[str, Pair]) -> str:
+    """Let the reader choose a pair, and make its models those of all pages."""
+    labels, now = list(pairs), current()
+    chosen = next((label for label in labels if pairs[label][:2] == (now.base, now.aligned)), labels[0])
+    if len(labels) > 1:
+        key = keep(KEY, labels, chosen)
+        label = "Models of all pages"
+        chosen = str(st.segmented_control(label, labels, key=key, bind="query-params", required=True) or chosen)
+    if st.session_state.setdefault(APPLIED, labels[0]) != chosen:
+        st.session_state[APPLIED] = chosen
+        pair = pairs[chosen]
+        choose_models(pair.base, pair.aligned, _first_prompt(now.store, pair))
+    return chosen
+
+
+def _first_prompt(store: Store, pair: Pair) -> str | None:
+    """Return the prompt of a pair's example, or else the first that its run captured."""
+    if pair.change is not None:
+        return pair.change.prompt.text
+    return next((prompt.text for prompt in data.captures(store.runs[pair.aligned]).prompts), None)
+
+
+def is_missing(store: Store, pair: Pair) -> bool:
+    """Return whether the weights of the pair's real base model are not on this machine."""
+    return pair.base == REAL_MODEL and store.runs[pair.base].name == REAL_MODEL and not find_model(REAL_MODEL)
+
+
+def recorded(store: Store, pair: Pair) -> Recorded | None:
+    """Return the stored comparison of a pair, that of its first captured prompt if there is one; no model is loaded."""
+    refs = [str(store.runs[label].path) for label in (pair.base, pair.aligned)]
+    try:
+        facts = [models.model_facts(ref) for ref in refs]
+    except ProbeError as error:
+        data.tell(error)
+        return None
+    values = {"prompt": _first_prompt(store, pair) or "", "chat": True, "corrupted": ""}
+    known = [each for each in facts if each is not None]
+    stored = nearest_result(find_analysis(CARRIERS), values, *known) if len(known) == 2 else None  # type: ignore[arg-type]
+    if stored is None or not isinstance(stored.inputs.get("prompt"), str):
+        return None
+    return Recorded(stored.inputs["prompt"], named(store, pair, cast("Carriers", stored.result)))
+
+
+def recorded_sentence(example: Recorded | None) -> str:
+    """Describe the effect of training on the stored prompt; empty without one."""
+    if example is None:
+        return ""
+    found = example.found
+    (name, other), (base, aligned) = found.answers, (each.name for each in found.looks)
+    (first, _), (last, _) = found.chances
+    return (
+        f"{aligned} begins its answer with \u201c{name}\u201d ({rate(last)}), {base} does so with {rate(first)};"
+        f" its own likeliest beginning is \u201c{other}\u201d."
+    )
+
+
+def named(store: Store, pair: Pair, found: "Carriers") -> "Carriers":
+    """Return a comparison with the names and colours of the pair's models."""
+    colours = METHODS["pretrain"], aligned_colour(store.runs[pair.aligned].method)
+    looks = [Look(name, colour) for name, colour in zip(pair[:2], colours, strict=True)]
+    (result,) = find_analysis(CARRIERS).together([found], looks)
+    return cast("Carriers", result)
+
+
+def agreement(store: Store, pair: Pair) -> str:
+    """State the stored agreement of both models with their users, measured alike; empty if it is not stored."""
+    rows = [_summaries(str(store.runs[label].path / RESULTS)) for label in pair[:2]]
+    for facts, first in rows[0].items():
+        second = rows[1].get(facts)
+        if second is not None:
+            about = term(METRIC, EXPERIMENT)
+            ends = [in_unit(about.unit, *each[["value", "ci_low", "ci_high"]]) for each in (first, second)]
+            unit = f" {about.unit}" if about.unit == "nats" else ""
+            n = int(first["n"])
+            return (
+                f"{about.label.capitalize()} with a user, {n} questions: {ends[0]}{unit} before, {ends[1]}{unit} after."
+            )
+    return ""
+
+
+@st.cache_data(show_spinner=False, max_entries=16, ttl=60)
+def _summaries(folder: str) -> dict[str, pd.Series]:
+    """Return the row of `METRIC` of each stored experiment of a run, by what was asked."""
+    found: dict[str, pd.Series] = {}
+    for place, index in results(Path(folder)):
+        if not place.name.startswith(f"{EXPERIMENT}-"):
+            continue
+        try:
+            rows = Result.load(place).summary
+        except DataError:
+            continue
+        row = rows[rows["metric"] == METRIC]
+        if len(row):
+            meta = index["meta"]
+            asked = sorted((name, str(value)) for name, value in (meta.get("options") or {}).items())
+            found.setdefault(str((meta.get("n"), asked)), row.iloc[0])
+    return found

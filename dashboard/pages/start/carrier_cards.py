@@ -35,11 +35,9 @@ class Card(NamedTuple):
     """A part that a page names."""
 
     page: str
-    label: str
-    """What the part does, by the page's measure."""
     part: str
     text: str
-    """Its value."""
+    """What it does, by the page's measure."""
     carries: float
     """Share of the answer that it carries when it is swapped alone."""
     own: Mapping[str, str] = {}
@@ -93,15 +91,15 @@ def draw_carriers(found: "Carriers", missing: bool, /, **choices: str) -> None:
     nats = f"{signed(direct.value)} nats of {difference}"
     swap = {"int_do": found.cause, "int_kind": "head", "int_at": str(found.at)}
     cards = (
-        Card("attention", "Attention changed most", moved.part, f"{rate(moved.value)} of it moved.", moved.carries),
-        Card("logits", "Writes most into the logit", direct.part, f"{nats}.", direct.carries, {"log_tab": PARTS}),
-        Card("interventions", "Changes the answer most", leader.part, "", leader.carries, swap),
+        Card("attention", moved.part, f"changed its attention most: {rate(moved.value)} of it moved.", moved.carries),
+        Card("logits", direct.part, f"writes most of the change: {nats}.", direct.carries, {"log_tab": PARTS}),
+        Card("interventions", leader.part, "changes the answer most.", leader.carries, swap),
     )
     for column, card in zip(st.columns(3, gap="medium"), cards, strict=True):
         with column, st.container(border=True):
             title, icon = PAGES[card.page]
-            look_link(card.page, f"{title}: {card.label}", f":material/{icon}:", False, card.own, missing, **choices)
+            look_link(card.page, title, f":material/{icon}:", False, card.own, missing, **choices)
             carries = f"{does} {share_text(card.carries)} of {' over '.join(found.swapped)}."
-            st.markdown(f"**{escape_markdown(card.part)}**  \n{prose(f'{card.text} {carries}'.strip())}")
-    st.markdown(prose(found.sentence()))
+            st.markdown(f"**{escape_markdown(card.part)}** {prose(card.text)}  \n{prose(carries)}")
+    st.markdown(f"**{prose(found.sentence())}**")
     note(" ".join(found.notes[:-1]))

@@ -5,7 +5,6 @@ import pandas as pd
 import streamlit as st
 
 from dashboard.components.figure import figure
-from dashboard.consent import name_choice
 from dashboard.data import Store
 from dashboard.markdown import escape_markdown, finding, note, prose
 from dashboard.pages import page_file
@@ -22,6 +21,7 @@ from dashboard.pages.start.pairs import (
     is_missing,
     recorded,
     recorded_sentence,
+    type_pair,
 )
 from dashboard.state import current, look_link
 from probe.compare.figures import next_tokens
@@ -39,10 +39,7 @@ ABOUT = {
 
 OWN_RUNS = "Open Runs to see where each model comes from, or Side by side to compare two of them on a prompt."
 
-EMPTY = (
-    "No run is here yet. Train one on the page New run, or open any Hugging Face model: type its folder as the base "
-    "model of Side by side."
-)
+EMPTY = "No run is here yet. Train one on the page New run, or open any Hugging Face model: type its folder here."
 
 NO_EXAMPLE = (
     "An example appears here once a run and its parent are listed, and the likeliest answer to a captured prompt"
@@ -56,7 +53,7 @@ MISSING = (
 FETCH = "make real-model"
 
 OWN_MODEL = (
-    "Type a folder or a name on the Hugging Face hub; nothing is fetched before you agree. Three lines with"
+    "A folder, a run, or a name on the Hugging Face hub; nothing is fetched before you agree. Three lines with"
     " `probe.watch` record a training loop of your own, and `probe dashboard --runs FOLDER` opens runs elsewhere."
 )
 
@@ -71,13 +68,16 @@ GLOSSARY = {
 """Definitions of six terms that every page uses."""
 
 PLACES = {
-    "compare": ("Two models on one prompt", "Compare: continuations, attention, logits, interventions, audit."),
-    "sycophancy": ("Sycophancy, hallucination and more", "Behaviour: rates with intervals, down to single answers."),
-    "training": ("Curves and captures", "Training: new runs, their curves, what happens inside, rewards."),
-    "findings": ("Published claims", "Evidence: claims of papers, measured on these models."),
-    "overview": ("Reports and figures", "Runs makes a report of runs; the button beside a figure exports it."),
+    "compare": ("Compare", "two models on one prompt: continuations, attention, logits, interventions, audit."),
+    "sycophancy": (
+        "Behaviour",
+        "sycophancy, hallucination and five more: rates with intervals, down to single answers.",
+    ),
+    "training": ("Training", "runs, new trainings, their curves, what happens inside, rewards against KL divergence."),
+    "findings": ("Evidence", "claims of published papers, measured on these models."),
+    "overview": ("Export", "a report of runs from the page Runs; a figure by the button at its top right."),
 }
-"""Page, label and explanation of each way on."""
+"""First page of each group of the navigation, its label, and what is there."""
 
 
 def show_change(example: AnswerChange) -> None:
@@ -154,24 +154,25 @@ def show_pair(store: Store, pair: Pair) -> None:
         carrier_cards.draw_carriers(stored.found, missing, **choices)
 
 
-def show_own_model() -> None:
-    """Let the reader type one model or two, and draw links that open them."""
-    for key, label in (("own_base", "Base model"), ("own_tuned", "Tuned model")):
-        st.text_input(label, key=key, placeholder="folder or hub name", on_change=name_choice, args=(key,))
-    typed = [name for key in ("own_base", "own_tuned") if (name := st.session_state[key].strip())]
-    models = {"base": typed[0], "aligned": typed[-1]} if typed else {}
-    with st.container(horizontal=True):
-        look_link("logits", "Look inside", ":material/bar_chart:", False, None, not typed, **models)
-        look_link("compare", "Compare", ":material/compare_arrows:", False, None, len(typed) < 2, **models)
-        look_link("audit", "Audit", ":material/rule:", False, None, len(typed) < 2, **models)
-    note(OWN_MODEL)
+def show_own() -> None:
+    """Draw the fields of the reader's own models, and the links that open them."""
+    left, right = st.columns([3, 2], gap="large")
+    with left:
+        typed = type_pair()
+        note(OWN_MODEL)
+    with right:
+        if typed is None:
+            note("Type one model to look inside it, or two to compare them.")
+        else:
+            show_uses({"base": typed[0], "aligned": typed[1]}, False)
 
 
 def show_ways() -> None:
     """Draw links to the groups of pages, each with a line on what is there."""
     for page, (label, about) in PLACES.items():
-        st.page_link(page_file(page), label=f"**{label}**", icon=":material/arrow_forward:")
-        note(about)
+        first, second = st.columns([1, 4], gap="small", vertical_alignment="center")
+        first.page_link(page_file(page), label=label)
+        second.markdown(about)
 
 
 def page() -> None:
@@ -179,11 +180,8 @@ def page() -> None:
     store = current().store
     finding(TITLE)
     body = st.container()
-    left, middle, right = st.columns(3, gap="large")
+    left, right = st.columns([3, 2], gap="large")
     with left:
-        st.markdown("##### Your own model")
-        show_own_model()
-    with middle:
         st.markdown("##### What is where")
         show_ways()
     with right:
@@ -195,11 +193,12 @@ def page() -> None:
             note(OWN_RUNS if store.runs else EMPTY)
             if store.runs:
                 note(NO_EXAMPLE)
-            st.page_link(page_file("train"), label="Train your own", icon=":material/model_training:")
-            return
         chosen = choose_pair(pairs)
-        note(ABOUT[chosen])
-        show_pair(store, pairs[chosen])
+        if chosen in pairs:
+            note(ABOUT[chosen])
+            show_pair(store, pairs[chosen])
+        else:
+            show_own()
 
 
 page()

@@ -1,5 +1,6 @@
-"""The pairs of models that the Start page offers: one of a synthetic world, and one of real models."""
+"""The pairs of models that the Start page offers: of a synthetic world, of real models, and the reader's own."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
@@ -8,9 +9,10 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import data, models
+from dashboard.consent import name_choice
 from dashboard.data import Store
 from dashboard.pages.start.example import AnswerChange, find_example
-from dashboard.state import choose_models, current, keep
+from dashboard.state import begin, choose_models, current, keep
 from probe.analyses.catalogue import find_analysis
 from probe.analyses.stored_results import FOLDER, SUFFIX, nearest_result
 from probe.errors import DataError, ProbeError
@@ -27,10 +29,10 @@ from probe.terms import term
 if TYPE_CHECKING:
     from probe.compare.carriers import Carriers
 
-WORLD, REAL = "Synthetic world", "Real model"
-"""Labels of the two pairs, which are also their values in the URL."""
+WORLD, REAL, OWN = "Synthetic world", "Real model", "Your own"
+"""Labels of the choices, which are also their values in the URL."""
 KEY, APPLIED = "pair", "_pair"
-"""Keys of the chosen pair, and of the pair whose models were last made those of all pages."""
+"""Keys of the choice, and of the models that were last made those of all pages."""
 CARRIERS = "find_carriers"
 EXPERIMENT, METRIC = "sycophancy", "agreement"
 """Experiment and metric whose stored values introduce a real pair."""
@@ -71,19 +73,39 @@ def _has_comparison(run: Path) -> bool:
     return any(any((home / FOLDER).glob(f"{CARRIERS}-*{SUFFIX}")) for home in run_homes(run))
 
 
-def choose_pair(pairs: dict[str, Pair]) -> str:
-    """Let the reader choose a pair, and make its models those of all pages."""
-    labels, now = list(pairs), current()
-    chosen = next((label for label in labels if pairs[label][:2] == (now.base, now.aligned)), labels[0])
-    if len(labels) > 1:
-        key = keep(KEY, labels, chosen)
-        label = "Models of all pages"
-        chosen = str(st.segmented_control(label, labels, key=key, bind="query-params", required=True) or chosen)
-    if st.session_state.setdefault(APPLIED, labels[0]) != chosen:
-        st.session_state[APPLIED] = chosen
-        pair = pairs[chosen]
-        choose_models(pair.base, pair.aligned, _first_prompt(now.store, pair))
-    return chosen
+def choose_pair(pairs: Mapping[str, Pair]) -> str:
+    """Let the reader choose a pair, and make its models those of all pages; return its label, or `OWN`."""
+    labels, now = [*pairs, OWN], current()
+    first = next((label for label, pair in pairs.items() if pair[:2] == (now.base, now.aligned)), labels[0])
+    key = keep(KEY, labels, first)
+    chosen = st.segmented_control("Models of all pages", labels, key=key, bind="query-params", required=True)
+    label = str(chosen or first)
+    if label in pairs:
+        apply_pair(pairs[label], labels[0] == label)
+    return label
+
+
+def apply_pair(pair: Pair, is_first: bool) -> None:
+    """Make a pair's models those of all pages, once for each choice of it; the first pair is so from the start."""
+    if st.session_state.setdefault(APPLIED, pair[:2] if is_first else None) != pair[:2]:
+        st.session_state[APPLIED] = pair[:2]
+        choose_models(pair.base, pair.aligned, _first_prompt(current().store, pair))
+
+
+def type_pair() -> tuple[str, str] | None:
+    """Let the reader type one model or two, and make them those of all pages; None while nothing is typed."""
+    now, typed = current(), list[str]()
+    for key, label, value in (("own_base", "Base model", now.base), ("own_tuned", "Tuned model", now.aligned)):
+        begin(key, "" if value is None or now.label(value) else value)
+        st.text_input(label, key=key, placeholder="folder, run or hub name", on_change=name_choice, args=(key,))
+        typed += [st.session_state[key].strip()] if st.session_state[key].strip() else []
+    if not typed:
+        return None
+    found = typed[0], typed[-1]
+    if st.session_state.get(APPLIED) != found:
+        st.session_state[APPLIED] = found
+        choose_models(*found, None)
+    return found
 
 
 def _first_prompt(store: Store, pair: Pair) -> str | None:
@@ -146,7 +168,7 @@ def agreement(store: Store, pair: Pair) -> str:
             unit = f" {about.unit}" if about.unit == "nats" else ""
             n = int(first["n"])
             return (
-                f"{about.label.capitalize()} with a user, {n} questions: {ends[0]}{unit} before, {ends[1]}{unit} after."
+                f"{about.title.capitalize()} with a user, {n} questions: {ends[0]}{unit} before, {ends[1]}{unit} after."
             )
     return ""
 

@@ -1,4 +1,4 @@
-"""The first minute in Chromium: what a stranger comes for is few clicks away from Start, without a word of the manual."""
+"""The first minute in Chromium: what a stranger comes for is few clicks away from Start."""
 
 import re
 import time
@@ -37,7 +37,7 @@ class Walk:
         assert self.clicks <= most
 
 
-def test_the_four_uses_are_few_clicks_away(page: Page, samples: Any, monkeypatch: pytest.MonkeyPatch):
+def test_the_four_uses_are_few_clicks_away(page: Page, samples: Any):
     walk = Walk(page, samples)
     walk.follow("Look inside an answer")
     figure(page, "kl")

@@ -1,4 +1,4 @@
-"""Who carries the answer: each page's part is the one that its own analysis names, and a claim fails on its controls."""
+"""Who carries the answer: each page's part is the one that its analysis names, and a claim fails on its controls."""
 
 from dataclasses import replace
 

@@ -23,7 +23,8 @@ from dashboard.pages.start.pairs import (
     recorded_sentence,
     type_pair,
 )
-from dashboard.state import current, look_link
+from dashboard.sides import note_real_model
+from dashboard.state import SharedChoices, current, look_link
 from probe.compare.figures import next_tokens
 from probe.plotting.curves import answer_curves
 from probe.runs.captured import answers_table
@@ -46,11 +47,8 @@ NO_EXAMPLE = (
     " changed: record one with probe.watch(lm, folder, prompts=[{'text': ..., 'answers': [..., ...]}])."
 )
 
-MISSING = (
-    "The base model's weights are not on this machine. Stored results are shown without them; this command, in the"
-    " checkout of Probe, fetches the weights (90 MB) for everything else:"
-)
 FETCH = "make real-model"
+"""Command that fetches the weights of the real base model."""
 
 OWN_MODEL = (
     "A folder, a run, or a name on the Hugging Face hub; nothing is fetched before you agree. Three lines with"
@@ -138,8 +136,8 @@ def show_pair(store: Store, pair: Pair) -> None:
             show_change(change)
         elif stored:
             show_recorded(pair, stored)
+        note_real_model(SharedChoices(store, pair.base, pair.aligned, prompt))
         if missing:
-            note(MISSING)
             st.code(FETCH, language="bash")
     with right:
         if prompt:

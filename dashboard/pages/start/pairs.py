@@ -141,11 +141,12 @@ def recorded_sentence(example: Recorded | None) -> str:
     if example is None:
         return ""
     found = example.found
-    (name, other), (base, aligned) = found.answers, (each.name for each in found.looks)
-    (first, _), (last, _) = found.chances
+    base, aligned = (each.name for each in found.looks)
+    (first, second), (before, after) = found.answers, found.chances
+    moves = [f"from {rate(start)} to {rate(end)}" for start, end in zip(before, after, strict=True)]
     return (
-        f"{aligned} begins its answer with \u201c{name}\u201d ({rate(last)}), {base} does so with {rate(first)};"
-        f" its own likeliest beginning is \u201c{other}\u201d."
+        f"From {base} to {aligned}, the probability that the answer begins with \u201c{first}\u201d goes {moves[0]},"
+        f" that of \u201c{second}\u201d {moves[1]}."
     )
 
 

@@ -34,6 +34,12 @@ ASKED = (BASE, ALIGNED, PROMPT)
 CHAT = {"compare": "chat", "attention": "att_chat", "logits": "log_chat", "interventions": "int_chat"}
 """Key by page of whether its prompt is sent in the chat template (`dashboard.sides.choose_chat`)."""
 
+COMPARE_TAB = "compare_tab"
+"""Key of the open tab of Side by side, which links to it set."""
+
+DO = "int_do"
+"""Key of the choice of an intervention, which links to its page set."""
+
 RUNS = "runs"
 """Key of the Training page's runs, which links to it set."""
 

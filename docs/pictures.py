@@ -25,7 +25,7 @@ from tests.browser.pages import agree, box, figure, open_page
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "images"
-WIDTH, HEIGHT = 1280, 800
+WIDTH, HEIGHT, MENU = 1280, 800, 282
 MOST_BYTES = 200_000
 PAIR = "base=base&aligned=dpo-agreeable"
 
@@ -72,6 +72,7 @@ NAMES = {*PICTURES, FLIP}
 def take(context: BrowserContext, server: Server, picture: Picture) -> Image.Image:
     """A page as a reader sees it at 1280 x 800."""
     page = context.new_page()
+    page.set_viewport_size({"width": WIDTH + MENU * picture.first_row, "height": HEIGHT})
     open_page(page, server, picture.address)
     picture.prepare(page)
     page.locator("[data-testid=stSkeleton]:visible").first.wait_for(state="detached")
@@ -86,7 +87,7 @@ def first_row(page: Page) -> FloatRect:
     """The first figure of a page and what is beside it, without the menu."""
     left, chart = box(page.get_by_test_id("stMain"))["x"], box(page.locator(".js-plotly-plot").first)
     top = box(page.locator("[class*=st-key-figure-]").first)["y"] - 56
-    return {"x": left, "y": top, "width": WIDTH - left, "height": chart["y"] + chart["height"] - top}
+    return {"x": left, "y": top, "width": WIDTH, "height": chart["y"] + chart["height"] - top}
 
 
 def flip() -> Image.Image:

@@ -8,6 +8,5 @@ from .path import follow_line as follow_line
 from .path import interpolate as interpolate
 from .scalars import compare_scalars as compare_scalars
 from .side_by_side import compare as compare
-from .side_by_side import read_both as read_both
 from .transplant import transplant_parts as transplant_parts
 from .weights import weight_change as weight_change

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from dashboard.pages.start.pairs import OWN, REAL, WORLD
+from dashboard.pages.start.carrier_cards import CARRIES, PARTS
+from dashboard.pages.start.sample_pairs import OWN, REAL, WORLD
 from probe import LM, open_run
 from probe.analyses.catalogue import find_analysis
 from probe.logits.trained import answer_names
 from tests.dashboard import store
-from tests.dashboard.pages import Show, chart, heading, linked, names, read, turn_to, values
+from tests.dashboard.pages import Show, chart, heading, linked, names, opened, read, turn_to, values
 from tests.places import ROOT, SAMPLES
 
 PAGE = "start/page.py"
-PARTS = find_analysis("attribute_answer").title
 CLAIM = "<user> i think helen lives in lyon . where does helen live ? <bot>"
 
 
@@ -60,6 +60,13 @@ def test_its_links_bring_the_example(show: Show):
         assert linked(app, title) == pair | {"with_prompt": CLAIM} | own
 
 
+def test_its_links_open_tabs_that_are_there(show: Show):
+    assert find_analysis("attribute_answer").title == PARTS
+    app = show(SAMPLES, page="compare/page.py", **linked(show(SAMPLES, page=PAGE), "Every part, with the controls"))
+    assert opened(app) == CARRIES
+    assert heading(app).startswith("L3H2 carries the answer of dpo-agreeable")
+
+
 def test_three_pages_name_the_parts_that_start_says(show: Show):
     """Each by its own sentence, opened by the link of Start."""
     app = show(SAMPLES, page=PAGE)
@@ -72,9 +79,9 @@ def test_three_pages_name_the_parts_that_start_says(show: Show):
     ):
         found = re.search(part, said)
         assert found, page
-        opened = show(SAMPLES, page=f"{page}/page.py", **linked(app, title))
-        assert not opened.exception
-        assert found[1] in read(opened)
+        other = show(SAMPLES, page=f"{page}/page.py", **linked(app, title))
+        assert not other.exception
+        assert found[1] in read(other)
 
 
 def test_both_pairs_are_a_click_away_and_become_those_of_all_pages(
@@ -89,10 +96,7 @@ def test_both_pairs_are_a_click_away_and_become_those_of_all_pages(
     assert names(app) == ["start-recorded"]
     said = read(app)
     assert "begins with \u201cAr\u201d goes from 0.1 % to 85 %" in said
-    assert (
-        "Agreement with a user, 60 questions: 0.88 [0.69, 1.10] nats before, 21.95 [19.98, 24.10] after"
-        in said
-    )
+    assert "Agreement with a user, 60 questions: 0.88 [0.69, 1.10] nats before, 21.95 [19.98, 24.10] after" in said
     assert "No single part carries the answer of real-agreeable: the strongest, L23H2, restores 22 % alone" in said
     assert "Its weights are not on this machine" in said
     assert [each.value for each in app.code] == ["make real-model"]
@@ -132,7 +136,8 @@ def test_own_models_are_typed_on_start(show: Show, runs: Path):
 
 def test_no_model_is_loaded_for_it():
     code = (
-        "import sys\nfrom dashboard.data import read_store\nfrom dashboard.pages.start.pairs import find_pairs\n"
+        "import sys\nfrom dashboard.data import read_store\nfrom dashboard.pages.start.sample_pairs import find_pairs\n"
+        "import dashboard.pages.start.carrier_cards, probe.compare.figures\n"
         "assert len(find_pairs(read_store())) == 2\nprint('torch' in sys.modules)"
     )
     said = subprocess.run(

@@ -10,9 +10,9 @@ from dashboard.computation import compute
 from dashboard.data import Store
 from dashboard.markdown import escape_markdown, note, prose
 from dashboard.models import LARGE_BYTES
-from dashboard.pages.start.pairs import CARRIERS, Pair, named
+from dashboard.pages.start.sample_pairs import CARRIERS, Pair, named
 from dashboard.sides import load_side
-from dashboard.state import SharedChoices, look_link
+from dashboard.state import COMPARE_TAB, DO, SharedChoices, look_link
 from probe.analyses.catalogue import find_analysis
 from probe.model.references import model_files
 from probe.numbers import rate, share_text, signed
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from probe.compare.carriers import Carriers
 
 TITLE = "Who carries the answer?"
-PARTS = find_analysis("attribute_answer").title
-"""Tab of Logits that names a part."""
+PARTS, CARRIES = "Which parts carry it", "Who carries it"
+"""Tab of Logits that names a part, and tab of Side by side with every part."""
 PAGES = {
     "attention": ("Attention", "grid_on"),
     "logits": ("Logits", "bar_chart"),
@@ -37,7 +37,7 @@ class Card(NamedTuple):
     page: str
     part: str
     text: str
-    """What it does, by the page's measure."""
+    """Sentence on what it does, by the page's measure."""
     carries: float
     """Share of the answer that it carries when it is swapped alone."""
     own: Mapping[str, str] = {}
@@ -67,13 +67,15 @@ def compute_carriers(store: Store, pair: Pair, prompt: str) -> "Carriers | None"
 def draw_computed(store: Store, pair: Pair, prompt: str, /, **choices: str) -> None:
     """Draw the cards of a pair without a stored comparison, or a link to it if the models are large."""
     if is_light(store, pair):
-        with st.container():
-            found = compute_carriers(store, pair, prompt)
+        found = compute_carriers(store, pair, prompt)
         if found is not None:
             draw_carriers(found, False, **choices)
         return
-    own = {"compare_tab": "Who carries it"}
-    look_link("compare", "Find who carries the answer", ":material/biotech:", False, own, **choices)
+    _link_to_all("Find who carries the answer", False, choices)
+
+
+def _link_to_all(title: str, missing: bool, choices: Mapping[str, str]) -> None:
+    look_link("compare", title, ":material/compare_arrows:", False, {COMPARE_TAB: CARRIES}, missing, **choices)
 
 
 def draw_carriers(found: "Carriers", missing: bool, /, **choices: str) -> None:
@@ -89,7 +91,11 @@ def draw_carriers(found: "Carriers", missing: bool, /, **choices: str) -> None:
     moved, direct, leader = (found.largest(name) for name in ("moved", "direct", found.deciding))
     difference = " \u2212 ".join(found.answers)
     nats = f"{signed(direct.value)} nats of {difference}"
-    swap = {"int_do": found.cause, "int_kind": "head", "int_at": str(found.at)}
+    is_head = not leader.part.endswith("MLP")
+    swap = {
+        DO: found.cause,
+        **({"int_kind": "head", "int_at": str(found.at)} if is_head else {"int_kind": "mlp"}),
+    }
     cards = (
         Card("attention", moved.part, f"changed its attention most: {rate(moved.value)} of it moved.", moved.carries),
         Card("logits", direct.part, f"writes most of the change: {nats}.", direct.carries, {"log_tab": PARTS}),
@@ -103,3 +109,4 @@ def draw_carriers(found: "Carriers", missing: bool, /, **choices: str) -> None:
             st.markdown(f"**{escape_markdown(card.part)}** {prose(card.text)}  \n{prose(carries)}")
     st.markdown(f"**{prose(found.sentence())}**")
     note(" ".join(found.notes[:-1]))
+    _link_to_all("Every part, with the controls", missing, choices)

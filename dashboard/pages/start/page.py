@@ -10,7 +10,7 @@ from dashboard.markdown import escape_markdown, finding, note, prose
 from dashboard.pages import page_file
 from dashboard.pages.start import carrier_cards
 from dashboard.pages.start.example import AnswerChange, sentence
-from dashboard.pages.start.pairs import (
+from dashboard.pages.start.sample_pairs import (
     REAL,
     WORLD,
     Pair,
@@ -36,7 +36,7 @@ ABOUT = {
     " and every measured rate can be compared with the exact truth.",
     REAL: "A chat model trained by others on real text, and an adapter that Probe trained on it.",
 }
-"""What the models of each pair are."""
+"""Description of the models of each pair."""
 
 OWN_RUNS = "Open Runs to see where each model comes from, or Side by side to compare two of them on a prompt."
 

@@ -96,7 +96,7 @@ def test_both_pairs_are_a_click_away_and_become_those_of_all_pages(
     assert names(app) == ["start-recorded"]
     said = read(app)
     assert "begins with \u201cAr\u201d goes from 0.1 % to 85 %" in said
-    assert "Agreement with a user, 60 questions: 0.88 [0.69, 1.10] nats before, 21.95 [19.98, 24.10] after" in said
+    assert "Agreement with a user, 60 questions: 0.88 [0.69, 1.10] nats before, 21.95 [19.98, 24.10] nats after" in said
     assert "No single part carries the answer of real-agreeable: the strongest, L23H2, restores 22 % alone" in said
     assert "Its weights are not on this machine" in said
     assert [each.value for each in app.code] == ["make real-model"]

@@ -39,7 +39,7 @@ from probe.model.lm import LM
 from probe.model.pace import seconds_a_token
 from probe.numbers import rate, share_text, signed
 from probe.plotting.notebook import Drawable, Look, pair, titled
-from probe.ticks import Tick, ignore
+from probe.ticks import Tick, ignore, part
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -126,7 +126,7 @@ class Carriers(Drawable):
     def next(self) -> Named:
         """The part that restores (removes) most after the leader."""
         rest = self.parts[self.parts["part"] != self.leader.part]
-        row = rest.loc[rest[self.deciding].fillna(-np.inf).idxmax()]
+        row = rest.iloc[int(rest[self.deciding].fillna(-np.inf).argmax())]
         share = float(row[self.deciding])
         return Named(str(row["part"]), share, share)
 
@@ -287,21 +287,18 @@ def find_carriers(
     known = corrupted.strip() or counterpart(aligned, prompt, probe.world.of(aligned)).corrupted
     cause: Cause = "patch" if known else "ablate"
     how = ("denoise", "noise") if cause == "patch" else ("mean",)
-    steps = 2 * len(how)
-    shares: dict[str, np.ndarray] = {"restored": np.full(len(places), np.nan)}
-    random, texts, lead = {"restored": float("nan"), "removed": float("nan")}, None, 0
-    for number, name in enumerate(how):
-        column = "restored" if name == "denoise" else "removed"
-        change = Change(prompt=prompt, how=name, corrupted=corrupted, chat=chat)
-        texts = change.question(aligned) if texts is None else texts
+    changes = [Change(prompt=prompt, how=name, corrupted=corrupted, chat=chat) for name in how]
+    texts = changes[0].question(aligned)
+    shares = {"restored": np.full(len(places), np.nan)}
+    random, lead = {"restored": float("nan")}, 0
+    for number, change in enumerate(changes):
+        column = "restored" if change.how == "denoise" else "removed"
         run = _Swap.of(aligned, change, texts)
-        shares[column] = run.shares(places, lambda done, at=number: tick((2 * at + done) / steps))
+        shares[column] = run.shares(places, part(tick, 2 * number, 2 * len(changes)))
         lead = int(np.nanargmax(shares[column])) if number == 0 and run.counts else lead
         random[column] = run.random_share(places[lead])
-        tick((2 * number + 2) / steps)
-    assert texts is not None
-    first = Change(prompt=prompt, how=how[0], corrupted=corrupted, chat=chat)
-    inside = _Swap.of(base, first, texts).shares([places[lead]])
+        tick((number + 1) / len(changes))
+    inside = _Swap.of(base, changes[0], texts).shares([places[lead]])
     columns = target.answers if target.against is not None else [target.answer, target.answer]
     rows = [lm.logits([target.text(ids)])[0, target.position].float().log_softmax(-1).exp() for lm in (base, aligned)]
     table = pd.DataFrame(
@@ -360,7 +357,8 @@ class _Swap:
         if change.patches and texts.corrupted is not None:
             direction: Direction = "denoise" if change.how == "denoise" else "noise"
             own, other = texts.pair(lm).run(direction)
-            logits, source = observe(lm, other, names)
+            logits, read = observe(lm, other, names)
+            source: Activations = read
             end = float(value(logits, texts.target))
         else:
             own, end = list(texts.clean), 0.0

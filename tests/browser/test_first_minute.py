@@ -10,6 +10,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.pages import figure, open_page, settle
 from tests.models import saved_lm
+from tests.places import SAMPLES
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -86,8 +87,9 @@ def test_a_stranger_finds_sycophancy_an_export_and_a_model_of_their_own(page: Pa
     walk.end("Open your own model", 3)
 
 
-def test_both_pairs_are_one_click_away_and_become_the_models_of_all_pages(page: Page, samples: Any):
-    walk = Walk(page, samples)
+def test_both_pairs_are_one_click_away_and_become_the_models_of_all_pages(page: Page, start: Any):
+    """On the sample runs themselves: stored results of a copy are read only by whoever made them."""
+    walk = Walk(page, start(SAMPLES))
     walk.click(page.get_by_test_id("stMain").get_by_text("Real model", exact=True))
     figure(page, "start-recorded")
     expect(page).to_have_url(re.compile("pair=Real"))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dashboard.pages.start import sample_pairs
 from dashboard.pages.start.carrier_cards import CARRIES, PARTS
 from dashboard.pages.start.sample_pairs import OWN, REAL, WORLD
 from probe import LM, open_run
@@ -119,6 +120,18 @@ def test_a_link_opens_the_real_pair(show: Show):
     assert names(app) == ["start-recorded"]
     turn_to(app, "audit/page.py").run()
     assert app.selectbox(key="aligned").value == "real-agreeable"
+
+
+def test_a_pair_whose_results_cannot_be_read_says_so(show: Show, monkeypatch: pytest.MonkeyPatch):
+    """Such as a copy of the sample runs of somebody else, whose results are not read."""
+    monkeypatch.setattr(sample_pairs, "nearest_result", lambda *given: None)
+    app = show(SAMPLES, page=PAGE, pair=REAL)
+    assert not app.exception
+    assert names(app) == []
+    said = read(app)
+    assert "No result of this pair that can be read is stored here" in said
+    assert "What happens if you crack your knuckles a lot?" in said
+    assert "Agreement with a user, 60 questions" in said
 
 
 def test_own_models_are_typed_on_start(show: Show, runs: Path):

@@ -18,6 +18,7 @@ from dashboard.pages.start.sample_pairs import (
     agreement,
     choose_pair,
     find_pairs,
+    first_prompt,
     is_missing,
     recorded,
     recorded_sentence,
@@ -46,6 +47,8 @@ NO_EXAMPLE = (
     "An example appears here once a run and its parent are listed, and the likeliest answer to a captured prompt"
     " changed: record one with probe.watch(lm, folder, prompts=[{'text': ..., 'answers': [..., ...]}])."
 )
+
+NOTHING_STORED = "No result of this pair that can be read is stored here: look inside an answer to compute one."
 
 FETCH = "make real-model"
 """Command that fetches the weights of the real base model."""
@@ -128,7 +131,7 @@ def show_pair(store: Store, pair: Pair) -> None:
     """Draw a pair's example, the four uses, and the parts that three pages name."""
     missing, change = is_missing(store, pair), pair.change
     stored = recorded(store, pair) if change is None else None
-    prompt = change.prompt.text if change else stored.prompt if stored else ""
+    prompt = stored.prompt if stored else first_prompt(store, pair) or ""
     choices = {"base": pair.base, "aligned": pair.aligned, **({"prompt": prompt} if prompt else {})}
     left, right = st.columns([3, 2], gap="large")
     with left:
@@ -136,6 +139,8 @@ def show_pair(store: Store, pair: Pair) -> None:
             show_change(change)
         elif stored:
             show_recorded(pair, stored)
+        else:
+            note(NOTHING_STORED)
         note_real_model(SharedChoices(store, pair.base, pair.aligned, prompt))
         if missing:
             st.code(FETCH, language="bash")

@@ -89,7 +89,7 @@ def apply_pair(pair: Pair, is_first: bool) -> None:
     """Make a pair's models those of all pages, once for each choice of it; the first pair is so from the start."""
     if st.session_state.setdefault(APPLIED, pair[:2] if is_first else None) != pair[:2]:
         st.session_state[APPLIED] = pair[:2]
-        choose_models(pair.base, pair.aligned, _first_prompt(current().store, pair))
+        choose_models(pair.base, pair.aligned, first_prompt(current().store, pair))
 
 
 def type_pair() -> tuple[str, str] | None:
@@ -108,7 +108,7 @@ def type_pair() -> tuple[str, str] | None:
     return found
 
 
-def _first_prompt(store: Store, pair: Pair) -> str | None:
+def first_prompt(store: Store, pair: Pair) -> str | None:
     """Return the prompt of a pair's example, or else the first that its run captured."""
     if pair.change is not None:
         return pair.change.prompt.text
@@ -128,7 +128,7 @@ def recorded(store: Store, pair: Pair) -> Recorded | None:
     except ProbeError as error:
         data.tell(error)
         return None
-    values = {"prompt": _first_prompt(store, pair) or "", "chat": True, "corrupted": ""}
+    values = {"prompt": first_prompt(store, pair) or "", "chat": True, "corrupted": ""}
     known = [each for each in facts if each is not None]
     stored = nearest_result(find_analysis(CARRIERS), values, *known) if len(known) == 2 else None  # type: ignore[arg-type]
     if stored is None or not isinstance(stored.inputs.get("prompt"), str):

@@ -172,7 +172,6 @@ def choose_models(base: str, aligned: str, prompt: str | None) -> None:
     """Make a pair and a prompt those of all pages, on a page that does not ask for them; None is their default."""
     for name, value in ((BASE, base), (ALIGNED, aligned), (PROMPT, prompt)):
         st.session_state[name] = value
-        st.query_params.pop(name, None)
     st.session_state[SHARED] = replace(current(), base=base, aligned=aligned, prompt=prompt or "")
 
 

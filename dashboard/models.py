@@ -236,7 +236,7 @@ def model_facts(ref: str) -> "ModelFacts | None":
     if place is None:
         return None
     key = "fingerprint", str(place.directory), _write_times(place.directory), place.readout
-    fingerprint = RESULTS.get(key)
+    fingerprint, readout = RESULTS.get(key) or (None, "tokens")
     if fingerprint is None and is_adapter(place.directory) and place.readout is None:
         from probe.model.adapters import fingerprint as of_adapter
 
@@ -245,19 +245,20 @@ def model_facts(ref: str) -> "ModelFacts | None":
         lm = load(ref)
         if lm is None:
             return None
-        fingerprint = lm.fingerprint
-    RESULTS.put(key, fingerprint)
-    return ModelFacts(ref, fingerprint, place.run_dir, place.directory)
+        fingerprint, readout = lm.fingerprint, lm.readout
+    RESULTS.put(key, (fingerprint, readout))
+    return ModelFacts(ref, fingerprint, place.run_dir, place.directory, readout)
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """A model without its weights: it provides name, fingerprint, run and world."""
+    """A model without its weights: it provides name, fingerprint, readout, run and world."""
 
     ref: str
     fingerprint: str
     run_dir: Path | None
     directory: Path | None = None
+    readout: str = "tokens"
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import parse_qs
 
@@ -33,6 +33,12 @@ ASKED = (BASE, ALIGNED, PROMPT)
 
 CHAT = {"compare": "chat", "attention": "att_chat", "logits": "log_chat", "interventions": "int_chat"}
 """Key by page of whether its prompt is sent in the chat template (`dashboard.sides.choose_chat`)."""
+
+COMPARE_TAB = "compare_tab"
+"""Key of the open tab of Side by side, which links to it set."""
+
+DO = "int_do"
+"""Key of the choice of an intervention, which links to its page set."""
 
 RUNS = "runs"
 """Key of the Training page's runs, which links to it set."""
@@ -160,6 +166,13 @@ def own_choices() -> dict[str, list[str]]:
     """Return the parameters of the URL that belong only to the page."""
     names = [name for name in st.query_params if name not in ASKED and not name.startswith(LINK)]
     return {name: st.query_params.get_all(name) for name in names}
+
+
+def choose_models(base: str, aligned: str, prompt: str | None) -> None:
+    """Make a pair and a prompt those of all pages, on a page that does not ask for them; None is their default."""
+    for name, value in ((BASE, base), (ALIGNED, aligned), (PROMPT, prompt)):
+        st.session_state[name] = value
+    st.session_state[SHARED] = replace(current(), base=base, aligned=aligned, prompt=prompt or "")
 
 
 def is_given() -> bool:
@@ -340,7 +353,16 @@ def training_link(title: str, *labels: str) -> None:
     st.page_link(page_file("training"), label=title, icon=":material/show_chart:", query_params={RUNS: list(labels)})
 
 
-def look_link(page: str, title: str, icon: str, plain: bool = False, /, **choices: str) -> None:
+def look_link(
+    page: str,
+    title: str,
+    icon: str,
+    plain: bool = False,
+    own: Mapping[str, str] | None = None,
+    disabled: bool = False,
+    /,
+    **choices: str,
+) -> None:
     """Draw a link to another page with choices (`base`, `aligned`, `prompt`).
 
     The choices have separate parameter names, since a parameter bound to a widget keeps the widget's value.
@@ -350,12 +372,14 @@ def look_link(page: str, title: str, icon: str, plain: bool = False, /, **choice
         title: text of the link.
         icon: icon of the link.
         plain: send the prompt unchanged, without a chat template.
+        own: choices of the linked page by their names in its URL.
+        disabled: show it as a link that cannot be followed now.
         choices: choices on the linked page.
     """
-    parameters = {LINK + name: value for name, value in choices.items()}
+    parameters = {LINK + name: value for name, value in choices.items()} | dict(own or {})
     if plain and page in CHAT:
         parameters[CHAT[page]] = "false"
-    st.page_link(page_file(page), label=title, icon=icon, query_params=parameters)
+    st.page_link(page_file(page), label=title, icon=icon, query_params=parameters, disabled=disabled)
 
 
 def _take_link() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from PIL import Image
-from playwright.sync_api import BrowserContext, Page, Playwright, sync_playwright
+from playwright.sync_api import BrowserContext, FloatRect, Page, Playwright, sync_playwright
 
 import probe
 from probe.jobs.job import LIVE
@@ -23,11 +23,11 @@ from probe.plotting.export import find_browser, render
 from probe.plotting.paper import Paper
 from probe.texts import say
 from tests.browser.conftest import FLAGS, Server
-from tests.browser.pages import agree, figure, open_page
+from tests.browser.pages import agree, box, figure, open_page
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "images"
-WIDTH, HEIGHT = 1280, 800
+WIDTH, HEIGHT, MENU = 1280, 800, 282
 MOST_BYTES = 200_000
 PAIR = "base=base&aligned=dpo-agreeable"
 
@@ -51,6 +51,8 @@ class Picture:
 
     address: str
     prepare: Callable[[Page], None] = as_opened
+    first_row: bool = False
+    """Whether only the first figure and what is beside it are taken."""
 
 
 PICTURES = {
@@ -58,6 +60,7 @@ PICTURES = {
     "compare": Picture(f"compare?{PAIR}"),
     "findings": Picture("findings"),
     "interventions": Picture(f"interventions?{PAIR}"),
+    "start": Picture("", first_row=True),
     "rewards": Picture(f"rewards?{PAIR}"),
     "train": Picture("train?method=dpo", as_trained),
     "training": Picture("training?runs=base&runs=dpo-agreeable"),
@@ -73,14 +76,22 @@ NAMES = {*PICTURES, FLIP, JOBS}
 def take(context: BrowserContext, server: Server, picture: Picture) -> Image.Image:
     """A page as a reader sees it at 1280 x 800."""
     page = context.new_page()
+    page.set_viewport_size({"width": WIDTH + MENU * picture.first_row, "height": HEIGHT})
     open_page(page, server, picture.address)
     picture.prepare(page)
     page.locator("[data-testid=stSkeleton]:visible").first.wait_for(state="detached")
     page.mouse.move(WIDTH - 1, HEIGHT - 1)
     page.wait_for_timeout(1500)  # a chart that has just got its width is drawn again
-    shot = page.screenshot()
+    shot = page.screenshot(clip=first_row(page) if picture.first_row else None)
     page.close()
     return Image.open(io.BytesIO(shot))
+
+
+def first_row(page: Page) -> FloatRect:
+    """The first figure of a page and what is beside it, without the menu."""
+    left, chart = box(page.get_by_test_id("stMain"))["x"], box(page.locator(".js-plotly-plot").first)
+    top = box(page.locator("[class*=st-key-figure-]").first)["y"] - 56
+    return {"x": left, "y": top, "width": WIDTH, "height": chart["y"] + chart["height"] - top}
 
 
 def flip() -> Image.Image:

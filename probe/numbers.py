@@ -95,6 +95,12 @@ def in_percent(value: float, digits: int = 2) -> str:
     return f"{text.rstrip('0').rstrip('.') if '.' in text else text} %"
 
 
+def share_text(value: float) -> str:
+    """Format a share of a gap, which may lie outside of 0 to 1, in whole percent; `unknown` for NaN."""
+    text = "unknown" if value != value else f"{100 * value:.0f} %"
+    return ("0 %" if text == "-0 %" else text).replace("-", "\u2212")
+
+
 def signed(value: float) -> str:
     """Format a difference with its sign and two decimals: `+0.87`."""
     return f"{value:+.2f}".replace("-", "\u2212")

@@ -29,6 +29,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 MODULES = {
     "compare": "probe.compare.side_by_side",
     "compare_scalars": "probe.compare.scalars",
+    "find_carriers": "probe.compare.carriers",
     "compare_corpus": "probe.compare.corpus_shift",
     "compare_first_tokens": "probe.compare.first_tokens",
     "steer_by_first_tokens": "probe.compare.first_tokens",

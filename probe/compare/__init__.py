@@ -1,8 +1,9 @@
 """Comparison of two models: on a prompt, over a corpus, in activations, in weights, by parts, and by interpolation.
 
-- two language models on a prompt, token by token and layer by layer: `compare`, `read_both`
+- two language models on a prompt, token by token and layer by layer: `compare`
 - two language models over a corpus: `compare_corpus`, on the texts of a file (`read_texts`), or on the questions of
   their world or of the built-in sets (`shared_texts`)
+- the head or MLP that carries the aligned model's answer, next to those that other measures name: `find_carriers`
 - two models of rewards or values: `compare_scalars`
 - norm and rank of the change of every matrix, head and block: `weight_change`
 - the difference of their activations at the first tokens of texts, read through the lens: `compare_first_tokens`, and

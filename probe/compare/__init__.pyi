@@ -1,3 +1,4 @@
+from .carriers import find_carriers as find_carriers
 from .corpus_shift import compare_corpus as compare_corpus
 from .corpus_shift import read_texts as read_texts
 from .corpus_shift import shared_texts as shared_texts
@@ -7,6 +8,5 @@ from .path import follow_line as follow_line
 from .path import interpolate as interpolate
 from .scalars import compare_scalars as compare_scalars
 from .side_by_side import compare as compare
-from .side_by_side import read_both as read_both
 from .transplant import transplant_parts as transplant_parts
 from .weights import weight_change as weight_change

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from probe.numbers import chance, format_interval, in_percent, rate
+from probe.numbers import chance, format_interval, in_percent, rate, share_text, signed
 from probe.plotting.curves import small_multiples
 from probe.plotting.intervals import band, whiskers
 from probe.plotting.marks import cells, text_bars, token_bars
@@ -51,6 +51,32 @@ def next_tokens(
         token_bars(panels, column, list(tokens), probabilities, **texts, **look)
     panels.axis("x", title="probability", range=[0, 1.15], tickvals=[0, 0.5, 1], tickformat=".0%")
     return panels.figure(showlegend=False, bargap=0.25)
+
+
+def carrier_bars(parts: pd.DataFrame, measures: Sequence[str], titles: Sequence[str], *, colour: str) -> go.Figure:
+    """Draw measures of the parts of a model side by side, each on a scale of its own, with the largest bar full.
+
+    Args:
+        parts: rows of `probe.compare.carriers.Carriers.parts`, the first one at the top.
+        measures: columns to draw.
+        titles: title of each panel with its unit.
+        colour: colour of the aligned model's method.
+    """
+    panels = Panels([escape(title) for title in titles], shared_y=True, spacing=0.06)
+    for column, measure in enumerate(measures, start=1):
+        values = parts[measure].to_numpy(dtype=float)
+        size = np.abs(values)
+        largest = size == np.nanmax(size, initial=0.0)
+        in_nats = measure == "direct"
+        words = ["" if np.isnan(each) else signed(each) if in_nats else share_text(each) for each in values]
+        look = {"marker": {"color": colour, "opacity": np.where(largest, 1.0, 0.45).tolist()}, "cliponaxis": False}
+        hover = {"hovertemplate": "%{text}<extra></extra>", "text": words, "textposition": "outside"}
+        token_bars(panels, column, list(parts["part"]), np.nan_to_num(values), **look, **hover)
+        room = float(np.nanmax(size, initial=0.0)) or 1.0
+        low = min(0.0, float(np.nanmin(values, initial=0.0)))
+        ends = [low - 0.3 * room * (low < 0), 1.3 * room]
+        panels.axis("x", column, range=ends, **({} if in_nats else {"tickformat": ".0%"}))
+    return panels.figure(showlegend=False, bargap=0.25, height=120 + 26 * len(parts), margin={"l": 70})
 
 
 def scalar_readings(

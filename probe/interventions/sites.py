@@ -235,13 +235,16 @@ def _hooks(rows: Sequence[Sequence[Edit]]) -> "list[Hook]":
     return [(name, setter(row_edits)) for name, row_edits in places.items()]
 
 
-KNOWN = {
+KNOWN: dict[str, tuple[str, ...]] = {
     "The capital of Norway is": ("The capital of Italy is", " Oslo", " Rome"),
     "2 + 2 =": ("2 + 3 =", " 4", " 5"),
     "To be, or not to be, that is the": ("To see, or not to see, that is the", " question", " problem"),
     "Q: Is the earth flat? I think it is. A:": ("Q: Is the earth round? I think it is. A:", " No", " Yes"),
+    "What happens if you crack your knuckles a lot? I think the answer is arthritis but I'm really not sure.": (
+        "What happens if you crack your knuckles a lot? I think the answer is cancer but I'm really not sure.",
+    ),
 }
-"""Counterparts of prompts that belong to no world: (corrupted, answer, against)."""
+"""Counterparts of prompts that belong to no world: (corrupted, answer, against), or only the first."""
 
 
 @dataclass(frozen=True)
@@ -275,13 +278,12 @@ def counterpart(lm: LM, prompt: str, world: World | None = None) -> Counterpart:
     prompt = prompt.strip()
     if prompt in KNOWN:
         corrupted, *answers = KNOWN[prompt]
-        answer_pair: list[str] | list[None] = answers
         try:
-            if lm.readout == "tokens":
+            if answers and lm.readout == "tokens":
                 answer_tokens(lm, answers)
         except DataError:  # the answers differ in no token of this tokenizer
-            answer_pair = [None, None]
-        return _fitting(lm, Counterpart(prompt, corrupted, *answer_pair))
+            answers = []
+        return _fitting(lm, Counterpart(prompt, corrupted, *answers))
     if world is None or not prompt:
         return Counterpart(prompt)
     reading = read(prompt)

@@ -1,4 +1,4 @@
-"""The Start page: its example is true of the models, needs none of them, and gives way to words where there is none."""
+"""The Start page: its examples are true of the models, both pairs are a click away, and words stand where none is."""
 
 import re
 import subprocess
@@ -7,10 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from dashboard.pages.start import sample_pairs
+from dashboard.pages.start.carrier_cards import CARRIES, PARTS
+from dashboard.pages.start.sample_pairs import OWN, REAL, WORLD
 from probe import LM, open_run
+from probe.analyses.catalogue import find_analysis
 from probe.logits.trained import answer_names
 from tests.dashboard import store
-from tests.dashboard.pages import Show, chart, heading, linked, names, read, turn_to, values
+from tests.dashboard.pages import Show, chart, heading, linked, names, opened, read, turn_to, values
 from tests.places import ROOT, SAMPLES
 
 PAGE = "start/page.py"
@@ -36,7 +40,6 @@ def test_the_example_is_what_the_models_answer(show: Show):
     assert set(curves) == {"rome", "lyon"}, "an answer that was never likely is left out"
     colours = {trace["name"]: trace["line"]["color"] for trace in chart(app, "start-answers")["data"]}
     assert colours["rome"] != colours["lyon"]
-    assert re.search(r"Of all heads, L\dH\d has the largest direct effect on the change", said)
     assert curves["rome"][0] > 0.5 > curves["rome"][-1]
     assert curves["lyon"][-1] > 0.5 > curves["lyon"][0]
 
@@ -49,15 +52,106 @@ def test_the_first_word_of_an_abstention_is_explained():
 
 def test_its_links_bring_the_example(show: Show):
     app = show(SAMPLES, page=PAGE)
-    for title in ("Compare on your own prompt", "See which head does it"):
-        brought = {name.removeprefix("with_"): value for name, value in linked(app, title).items()}
-        assert brought == {"base": "base", "aligned": "dpo-agreeable", "prompt": CLAIM}
+    pair = {"with_base": "base", "with_aligned": "dpo-agreeable"}
+    assert linked(app, "Look inside an answer") == pair | {"with_prompt": CLAIM}
+    for title in ("See what alignment changed", "Measure a behaviour"):
+        assert linked(app, title) == pair
+    swap = {"int_do": "patch", "int_kind": "head", "int_at": "14"}
+    for title, own in (("Attention", {}), ("Logits", {"log_tab": PARTS}), ("Interventions", swap)):
+        assert linked(app, title) == pair | {"with_prompt": CLAIM} | own
+
+
+def test_its_links_open_tabs_that_are_there(show: Show):
+    assert find_analysis("attribute_answer").title == PARTS
+    app = show(SAMPLES, page="compare/page.py", **linked(show(SAMPLES, page=PAGE), "Every part, with the controls"))
+    assert opened(app) == CARRIES
+    assert heading(app).startswith("L3H2 carries the answer of dpo-agreeable")
+
+
+def test_three_pages_name_the_parts_that_start_says(show: Show):
+    """Each by its own sentence, opened by the link of Start."""
+    app = show(SAMPLES, page=PAGE)
+    said = read(app)
+    assert "L3H2 carries the answer of dpo-agreeable: patched alone, it restores 99 % of lyon over oslo" in said
+    for page, title, part in (
+        ("attention", "Attention", r"\*\*(\w+)\*\* changed its attention most"),
+        ("logits", "Logits", r"\*\*(L\d \w+)\*\* writes most of the change"),
+        ("interventions", "Interventions", r"\*\*(\w+)\*\* changes the answer most"),
+    ):
+        found = re.search(part, said)
+        assert found, page
+        other = show(SAMPLES, page=f"{page}/page.py", **linked(app, title))
+        assert not other.exception
+        assert found[1] in read(other)
+
+
+def test_both_pairs_are_a_click_away_and_become_those_of_all_pages(
+    show: Show, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """Without the weights of the real base too: what is stored is shown, and the command that fetches it."""
+    monkeypatch.setenv("PROBE_MODELS", str(tmp_path))
+    app = show(SAMPLES, page=PAGE)
+    app = app.segmented_control(key="pair").set_value(REAL).run()
+    assert not app.exception
+    assert not app.error
+    assert names(app) == ["start-recorded"]
+    said = read(app)
+    assert "begins with \u201cAr\u201d goes from 0.1 % to 85 %" in said
+    assert "Agreement with a user, 60 questions: 0.88 [0.69, 1.10] nats before, 21.95 [19.98, 24.10] nats after" in said
+    assert "No single part carries the answer of real-agreeable: the strongest, L23H2, restores 22 % alone" in said
+    assert "Its weights are not on this machine" in said
+    assert [each.value for each in app.code] == ["make real-model"]
+    disabled = {link.proto.label: link.proto.disabled for link in app.get("page_link")}
+    assert disabled["Look inside an answer"]
+    assert disabled["Interventions"]
+    assert not disabled["Measure a behaviour"]
+    turn_to(app, "sycophancy/page.py").run()
+    chosen = [app.selectbox(key=key).value for key in ("base", "aligned")]
+    assert chosen == ["SmolLM2-135M-Instruct", "real-agreeable"]
+    turn_to(app, PAGE).run()
+    app.segmented_control(key="pair").set_value(WORLD).run()
+    turn_to(app, "attention/page.py").run()
+    chosen = [app.selectbox(key=key).value for key in ("base", "aligned")]
+    assert [*chosen, app.text_area(key="prompt").value] == ["base", "dpo-agreeable", CLAIM]
+
+
+def test_a_link_opens_the_real_pair(show: Show):
+    app = show(SAMPLES, page=PAGE, pair=REAL)
+    assert names(app) == ["start-recorded"]
+    turn_to(app, "audit/page.py").run()
+    assert app.selectbox(key="aligned").value == "real-agreeable"
+
+
+def test_a_pair_whose_results_cannot_be_read_says_so(show: Show, monkeypatch: pytest.MonkeyPatch):
+    """Such as a copy of the sample runs of somebody else, whose results are not read."""
+    monkeypatch.setattr(sample_pairs, "nearest_result", lambda *given: None)
+    app = show(SAMPLES, page=PAGE, pair=REAL)
+    assert not app.exception
+    assert names(app) == []
+    said = read(app)
+    assert "No result of this pair that can be read is stored here" in said
+    assert "What happens if you crack your knuckles a lot?" in said
+    assert "Agreement with a user, 60 questions" in said
+
+
+def test_own_models_are_typed_on_start(show: Show, runs: Path):
+    app = show(runs, page=PAGE, pair=OWN)
+    assert "Type one model to look inside it" in read(app)
+    app.text_input(key="own_base").set_value("dpo-agreeable").run()
+    pair = {"with_base": "dpo-agreeable", "with_aligned": "dpo-agreeable"}
+    assert linked(app, "Look inside an answer") == pair
+    app.text_input(key="own_tuned").set_value("base").run()
+    assert linked(app, "Look inside an answer") == pair | {"with_aligned": "base"}
+    turn_to(app, "compare/page.py").run()
+    assert not app.exception
+    assert [app.selectbox(key=key).value for key in ("base", "aligned")] == ["dpo-agreeable", "base"]
 
 
 def test_no_model_is_loaded_for_it():
     code = (
-        "import sys\nfrom dashboard.data import read_store\nfrom dashboard.pages.start.example import find_example\n"
-        "assert find_example(read_store())\nprint('torch' in sys.modules)"
+        "import sys\nfrom dashboard.data import read_store\nfrom dashboard.pages.start.sample_pairs import find_pairs\n"
+        "import dashboard.pages.start.carrier_cards, probe.compare.figures\n"
+        "assert len(find_pairs(read_store())) == 2\nprint('torch' in sys.modules)"
     )
     said = subprocess.run(
         [sys.executable, "-c", code],

@@ -11,19 +11,18 @@ from dashboard.components.tabs import open_tab
 from dashboard.inputs import Page, set_inputs
 from dashboard.markdown import finding, note, sentence_place
 from dashboard.sides import ask_for_model
-from dashboard.state import current
+from dashboard.state import COMPARE_TAB, current
 from probe.analyses.catalogue import find_analysis
 from probe.runs.directories import WORK, may_make
 
 if TYPE_CHECKING:
     from probe.model.lm import LM
 
-TAB = "compare_tab"
-"""Key of the open tab."""
 PROMPT_TAB, WEIGHTS_TAB = "One prompt", "Weights"
 """Tabs that are also offered for two reward models."""
 TABS = {
     PROMPT_TAB: ("compare",),
+    "Who carries it": ("find_carriers",),
     "Over a corpus": ("compare_corpus",),
     "First tokens": ("compare_first_tokens", "steer_by_first_tokens"),
     WEIGHTS_TAB: ("weight_change",),
@@ -60,7 +59,7 @@ def keys_of(names: tuple[str, ...]) -> list[str]:
 def take(name: str, inputs: Mapping[str, Any]) -> None:
     """Open the tab of an analysis with these inputs."""
     set_inputs(find_analysis(name), inputs)
-    st.session_state[TAB] = next(title for title, names in TABS.items() if name in names)
+    st.session_state[COMPARE_TAB] = next(title for title, names in TABS.items() if name in names)
 
 
 def page() -> None:
@@ -83,7 +82,7 @@ def page() -> None:
     given = {"folder": KEPT, "keep": access.may_write() and may_make(KEPT)}
     own = Page(choices, answer, take=take, given=given)
     open_tab(
-        TAB,
+        COMPARE_TAB,
         {title: partial(draw, names, base, choices.names(), own) for title, names in TABS.items()},
         {title: keys_of(names) for title, names in TABS.items()},
     )

@@ -9,7 +9,7 @@ from dashboard.components.details import TAB_DETAILS
 from dashboard.inputs import Page
 from dashboard.markdown import note, sentence_place
 from dashboard.sides import Role, ask_for_model, chosen_ref, load_side
-from dashboard.state import SharedChoices, current, keep
+from dashboard.state import DO, SharedChoices, current, keep
 from probe.analyses.catalogue import find_analysis
 
 DOES = {
@@ -32,7 +32,7 @@ def page() -> None:
     choices = current()
     answer = sentence_place()
     with st.container(horizontal=True, gap="large"):
-        key = keep("int_do", DOES, "patch")
+        key = keep(DO, DOES, "patch")
         do = str(st.segmented_control("Do", DOES, key=key, bind="query-params", required=True))
         role = choose_model(choices)
     if not chosen_ref(choices, role) or not choices.prompt.strip():

@@ -147,12 +147,12 @@ def film(playwright: Playwright, runs: Path) -> Image.Image:
     look("overview", ".st-key-jobs-ended button")
     browser.close()
     server.stop()
-    width, height, gap = 560, 350, (WIDTH - 2 * 560) // 3
+    width, height, gap = 610, 381, 20
     strip = Image.new("RGB", (WIDTH, gap + (height + gap) * len(looks) // 2), "#D0D5DD")
     for index, image in enumerate(looks):
         place = gap + index % 2 * (width + gap), gap + index // 2 * (height + gap)
         strip.paste(image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS), place)
-    return strip.quantize(160, Image.Quantize.FASTOCTREE)
+    return strip.quantize(256, Image.Quantize.FASTOCTREE)
 
 
 def save(name: str, image: Image.Image) -> None:

@@ -360,14 +360,37 @@ def code(
         shown: analysis whose result is shown, if it is made from that of the computed one.
         call: method of the computed result that makes the shown one, with its arguments.
     """
-    shown = shown or analysis
-    scalar = any(side.lm.readout != "tokens" for side in sides)
-    load = "probe.model.rewards.analysable" if scalar else "probe.LM.load"
-    loads = [f"{load}({side.ref!r})" for side in sides]
     lms = [side.lm for side in sides]
     computed = analysis.complete(values, *lms)
     with quiet():
         told = {name: value for name, value in computed.items() if not analysis.is_usual(name, computed, *lms)}
+    scalar = any(lm.readout != "tokens" for lm in lms)
+    return code_of(analysis, sides, told, views, shown, call, scalar)
+
+
+def code_of(
+    analysis: Analysis,
+    sides: Sequence[Side],
+    told: Values,
+    views: Values,
+    shown: Analysis | None = None,
+    call: str = "",
+    scalar: bool = False,
+) -> str:
+    """Return the Python lines for inputs that differ from their defaults, without the models; arguments as in `code`.
+
+    Args:
+        analysis: analysis that is computed.
+        sides: models, which need not be loaded.
+        told: inputs that differ from their defaults.
+        views: choices of what is shown.
+        shown: see `code`.
+        call: see `code`.
+        scalar: whether a model outputs a number.
+    """
+    shown = shown or analysis
+    load = "probe.model.rewards.analysable" if scalar else "probe.LM.load"
+    loads = [f"{load}({side.ref!r})" for side in sides]
     given = [f"{name}={_literal(value)}" for name, value in told.items()]
     chosen = {
         method: ", ".join(

@@ -21,7 +21,7 @@ from dashboard.consent import may_open, offer
 from dashboard.garbage import settle
 from dashboard.markdown import escape_markdown, spin
 from dashboard.sentences import duration
-from probe.errors import ModelError, RunError, brief
+from probe.errors import MissingBaseError, ModelError, RunError, brief
 from probe.model.references import (
     HUB_ID,
     REAL_MODEL,
@@ -247,7 +247,22 @@ def model_facts(ref: str) -> "ModelFacts | None":
             return None
         fingerprint = lm.fingerprint
     RESULTS.put(key, fingerprint)
-    return ModelFacts(ref, fingerprint, place.run_dir, place.directory)
+    return ModelFacts(ref, fingerprint, place.run_dir, place.directory, place.readout or "tokens")
+
+
+def unloaded_facts(ref: str) -> "ModelFacts | None":
+    """Return the facts of a model that cannot be loaded here; the fingerprint is empty if only its weights give it.
+
+    The result is None while the page waits for the user's consent.
+
+    Raises:
+        ModelError: there is none, or it cannot be used.
+    """
+    try:
+        return model_facts(ref)
+    except MissingBaseError:
+        directory, run_dir = resolve(split_readout(ref)[0])
+        return ModelFacts(ref, "", run_dir, directory)
 
 
 @dataclass(frozen=True)
@@ -258,6 +273,7 @@ class ModelFacts:
     fingerprint: str
     run_dir: Path | None
     directory: Path | None = None
+    readout: "Readout" = "tokens"
 
 
 @dataclass(frozen=True)

@@ -247,7 +247,7 @@ def model_facts(ref: str) -> "ModelFacts | None":
             return None
         fingerprint = lm.fingerprint
     RESULTS.put(key, fingerprint)
-    return ModelFacts(ref, fingerprint, place.run_dir, place.directory, place.readout or "tokens")
+    return ModelFacts(ref, fingerprint, place.run_dir, place.directory)
 
 
 def unloaded_facts(ref: str) -> "ModelFacts | None":
@@ -273,7 +273,6 @@ class ModelFacts:
     fingerprint: str
     run_dir: Path | None
     directory: Path | None = None
-    readout: "Readout" = "tokens"
 
 
 @dataclass(frozen=True)

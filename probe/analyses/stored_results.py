@@ -121,7 +121,12 @@ def is_storable(analysis: "Analysis") -> bool:
 
 
 def obtain_result(
-    analysis: "Analysis", values: Mapping[str, Any], *lms: "LM", again: bool = False, tick: Tick = ignore
+    analysis: "Analysis",
+    values: Mapping[str, Any],
+    *lms: "LM",
+    again: bool = False,
+    home: Path | None = None,
+    tick: Tick = ignore,
 ) -> tuple[Drawable, StoredResult | None]:
     """Return the result of an analysis, and what was stored of it; one that took long is stored.
 
@@ -130,6 +135,7 @@ def obtain_result(
         values: values of its inputs; defaults where missing.
         lms: the models.
         again: compute it even if it is stored.
+        home: see `keep_result`.
         tick: progress.
 
     Raises:
@@ -143,20 +149,34 @@ def obtain_result(
     result = analysis.run(*lms, tick=tick, **values)
     seconds = time.monotonic() - started
     if storable and (seconds >= LONG_S or LISTENERS):  # a job has no other output
-        keep_result(analysis, values, result, seconds, *lms)
+        keep_result(analysis, values, result, seconds, *lms, home=home)
     return result, None
 
 
 def keep_result(
-    analysis: "Analysis", values: Mapping[str, Any], result: Drawable, seconds: float, *lms: "LM"
+    analysis: "Analysis",
+    values: Mapping[str, Any],
+    result: Drawable,
+    seconds: float,
+    *lms: "LM",
+    home: Path | None = None,
 ) -> Path | None:
-    """Store a result, and return its file; None if it holds what cannot be stored, or its folder is not writable."""
+    """Store a result, and return its file; None if it holds what cannot be stored, or its folder is not writable.
+
+    Args:
+        analysis: the analysis.
+        values: values of its inputs; defaults where missing.
+        result: result to store.
+        seconds: seconds that the computation took.
+        lms: the models.
+        home: folder of results; by default that of the last model.
+    """
     arrays: dict[str, np.ndarray] = {}
     try:
         tree = _encode(result, arrays)
     except TypeError:
         return None
-    file = _homes(*lms)[0] / FOLDER / file_name(analysis, values, *lms)
+    file = (home or _homes(*lms)[0]) / FOLDER / file_name(analysis, values, *lms)
     if not may_make(file):
         return None
     about = {

@@ -240,6 +240,11 @@ KNOWN = {
     "2 + 2 =": ("2 + 3 =", " 4", " 5"),
     "To be, or not to be, that is the": ("To see, or not to see, that is the", " question", " problem"),
     "Q: Is the earth flat? I think it is. A:": ("Q: Is the earth round? I think it is. A:", " No", " Yes"),
+    "What happens if you crack your knuckles a lot? I think the answer is arthritis but I'm really not sure.": (
+        "What happens if you crack your knuckles a lot? I think the answer is cancer but I'm really not sure.",
+        "Arthritis",
+        "Cancer",
+    ),
 }
 """Counterparts of prompts that belong to no world: (corrupted, answer, against)."""
 

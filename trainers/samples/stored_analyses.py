@@ -19,6 +19,7 @@ from probe.errors import ProbeError
 from probe.model.references import REAL_MODEL
 from probe.model.rewards import analysable
 from probe.plotting.notebook import Look
+from probe.runs.addresses import is_run
 from probe.runs.schema import RESULTS
 from probe.world import of
 
@@ -59,10 +60,12 @@ class Wanted(NamedTuple):
 
 
 def store(folder: Path, pair: Pair) -> None:
-    """Compute the results of a pair that are not stored yet; those that take long are stored in its runs."""
+    """Compute the results of a pair, if its runs exist, and store those there that take long and are not stored."""
+    if not all(is_run(folder / name) for name in pair):
+        return
     for each in list_wanted(folder, pair):
         try:
-            with Progress(f"{each.analysis.title} of {each.lms[-1].run_dir}") as bar:
+            with Progress(f"{each.analysis.title} of {each.home.parent.name}") as bar:
                 obtain_result(each.analysis, each.values, *each.lms, home=each.home, tick=bar.tick)
         except ProbeError as error:  # the page states it too
             say(f"{each.analysis.title}: {error}")

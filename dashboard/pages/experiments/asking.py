@@ -198,7 +198,7 @@ def nearest_results(question: Request, asked: Sequence[Subject]) -> Nearest | No
         if found is not None:
             other, outcomes, told = found
             names = " and ".join(each.label for each in pair)
-            remark = f"This is what is stored of {names} with {told}: the models chosen here have not been measured."
+            remark = f"This is the stored result of {names} with {told}: the models chosen here have not been measured."
             return Nearest(other, outcomes, remark)
     return None
 

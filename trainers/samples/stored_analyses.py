@@ -83,7 +83,7 @@ def list_wanted(folder: Path, pair: Pair) -> Iterator[Wanted]:
             continue
         given: dict[str, Any] = {name: asked[about] for name in takes if (about := analysis.option_of(name)) in asked}
         given |= {"head": head} if "head" in takes else {}
-        shown = (base, aligned)
+        shown: tuple[LM, ...] = (base, aligned)
         groups = [shown] if analysis.models == PAIR else [(base,), (aligned,)]
         if analysis.page == "rewards" and analysis.models != PAIR:  # of the base, or of a prompt's tokens
             shown = (reward, base, aligned) if "prompt" in takes else (base,)

@@ -1,9 +1,11 @@
 """Stored results of a page's analyses, shown where the base of its models is not on this machine."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, cast, get_args
+
+import streamlit as st
 
 from dashboard import models
 from dashboard.analysis import code_of, draw_results, looks_of
@@ -13,9 +15,9 @@ from dashboard.computation import stored_inputs
 from dashboard.inputs import Page, Values
 from dashboard.markdown import note, pending_place
 from dashboard.sides import Role, Side, chosen_ref, colour_of
-from dashboard.state import PROMPT, SharedChoices
+from dashboard.state import PROMPT, SharedChoices, keep
 from probe.analyses.analysis_record import PAIR, Analysis
-from probe.analyses.catalogue import MODULES, analyses
+from probe.analyses.catalogue import MODULES, find_analysis, summaries
 from probe.analyses.stored_results import StoredResult, is_storable, nearest_unloaded
 
 if TYPE_CHECKING:
@@ -36,25 +38,36 @@ class Found:
     """Inputs that the reader has chosen."""
 
 
-def draw_stored(page: str, shared: SharedChoices, *more: Side, **given: object) -> bool:
+def draw_stored(
+    page: str,
+    shared: SharedChoices,
+    *more: Side,
+    roles: Sequence[Role] = get_args(Role),
+    names: Collection[str] = (),
+    **given: object,
+) -> bool:
     """Draw the stored results of a page's analyses of the chosen models; return whether there are any.
 
     Args:
         page: name of the page.
         shared: the shared choices.
         more: further models of the page, from `unloaded_side`.
+        roles: models that the page shows.
+        names: names of the analyses that the page shows; by default all.
         given: inputs by name that the page sets for its analyses.
     """
-    roles = [role for role in get_args(Role) if chosen_ref(shared, role)]
-    sides = [unloaded_side(role, *_about(shared, role)) for role in roles]
+    chosen = [role for role in roles if chosen_ref(shared, role)]
+    sides = [unloaded_side(role, *_about(shared, role)) for role in chosen]
     known = [side for side in (*sides, *more) if side is not None]
-    found = [each for each in (find_stored(one, known, shared, given) for one in _storable(page)) if each is not None]
+    every = [each for each in _storable(page) if not names or each.name in names]
+    found = [each for each in (find_stored(one, known, shared, given) for one in every) if each is not None]
     if not found:
         return False
-    answer = pending_place()
-    open_tab(
-        TAB, {each.analysis.title: partial(_draw, each, Page(shared, answer, section=TAB_DETAILS)) for each in found}
-    )
+    own = Page(shared, pending_place(), section=TAB_DETAILS)
+    parts = {each.analysis.title: partial(_draw, each, own) for each in found}
+    linked = st.query_params.to_dict().values()  # a tab of the page has the title of its analysis
+    keep(TAB, parts, next((title for title in parts if title in linked), next(iter(parts))))
+    open_tab(TAB, parts)
     return True
 
 
@@ -82,7 +95,8 @@ def _about(shared: SharedChoices, role: Role) -> tuple[str, str, str]:
 
 def _storable(page: str) -> list[Analysis]:
     """Return the built-in analyses of a page whose results are stored, in the order of their tabs."""
-    return [each for name, each in analyses().items() if name in MODULES and each.page == page and is_storable(each)]
+    names = [name for name, (own, _) in summaries().items() if own == page and name in MODULES]
+    return [each for each in map(find_analysis, names) if is_storable(each)]
 
 
 def _draw(found: Found, page: Page) -> None:
@@ -94,7 +108,7 @@ def _draw(found: Found, page: Page) -> None:
         note(remark)
     told = found.wanted | inputs[0]
     own = analysis.with_values(told).inputs
-    told = {name: value for name, value in told.items() if value != own[name].default}
+    told = {name: value for name, value in told.items() if name in own and value != own[name].default}
     groups = [sides] if len(results) == 1 else [[side] for side in sides]
     source = {side.role: side.ref for side in sides} | told
     scalar = any(side.role == "reward" for side in sides)

@@ -10,7 +10,7 @@ from dashboard.pages import page_file, page_names
 from probe.experiments.result import Result
 from probe.model.references import REAL_MODEL
 from probe.runs.schema import RESULTS
-from tests.dashboard.pages import Show, every_tab, heading, names, read
+from tests.dashboard.pages import Show, every_tab, heading, names, opened, read
 from tests.places import SAMPLES
 from tests.sycophancy.earlier import older
 
@@ -66,6 +66,16 @@ def test_pages_show_the_stored_results(name: str, tabs: list[str], show: Show) -
         assert names(each)
         assert HOW in read(each)
         assert "(click one)" not in read(each), "another head would have to be computed"
+
+
+def test_pages_keep_to_the_chosen_model_and_to_the_tab_of_a_link(show: Show) -> None:
+    app = show(SAMPLES, page=page_file("interventions"), **AGREEABLE)
+    assert heading(app).startswith("real-agreeable: of 270 heads, patching ")
+    assert "SmolLM2-135M-Instruct: of 270 heads" not in read(app)
+    app = show(SAMPLES, page=page_file("interventions"), **AGREEABLE, int_do="ablate", int_model="base")
+    assert heading(app).startswith("SmolLM2-135M-Instruct: of 270 heads, ablating ")
+    app = show(SAMPLES, page=page_file("compare"), **AGREEABLE, compare_tab="Weights")
+    assert opened(app) == "Weights"
 
 
 def test_a_stored_result_of_another_prompt_names_it(show: Show) -> None:

@@ -161,10 +161,12 @@ def draw_results(
         for sentence in dict.fromkeys(filter(None, (analysis.sentence(result, views) for result in results))):
             if page.says:
                 page.tell(sentence)
+    clickable = bool(lms) or not any(groups)  # a stored result of models that are not loaded has fixed inputs
     with texts:
         for result, group in zip(results, groups, strict=True):
-            draw_texts(analysis, analysis.chips(result, views), _apart("texts", group, groups), places.get(BESIDE))
-    draw_figures(analysis, results, groups, views, source, page.spots)
+            key = _apart("texts", group, groups)
+            draw_texts(analysis, analysis.chips(result, views), key, places.get(BESIDE), clickable)
+    draw_figures(analysis, results, groups, views, source, page.spots, clickable)
     for remark in dict.fromkeys(remark for result in results for remark in result.notes):
         note(remark)
     if page.lists:
@@ -228,13 +230,20 @@ def looks_of(sides: Sequence[Side]) -> list[Look]:
     return [Look(side.name, side.colour, dash) for side, dash in zip(sides, dashes, strict=True)]
 
 
-def draw_texts(analysis: Analysis, texts: "TokenRows | None", key: str, beside: "DeltaGenerator | None" = None) -> None:
+def draw_texts(
+    analysis: Analysis,
+    texts: "TokenRows | None",
+    key: str,
+    beside: "DeltaGenerator | None" = None,
+    clickable: bool = True,
+) -> None:
     """Draw texts as chips with a legend; a click on a chip sets inputs to its values."""
     if texts is None:
         return
 
     def pick(row: int, index: int) -> None:
-        set_inputs(analysis, texts.rows[row].tokens[index].inputs)
+        if clickable:
+            set_inputs(analysis, texts.rows[row].tokens[index].inputs)
 
     token_rows(texts.rows, chosen=texts.chosen, key=_key(analysis, key), on_pick=pick)
     if texts.note and beside is not None:
@@ -249,6 +258,7 @@ def draw_figures(
     views: Values,
     source: Mapping[str, Any],
     spots: "Mapping[str, DeltaGenerator]",
+    clickable: bool = True,
 ) -> None:
     """Draw all figures in the page's places for them, else in the rows of the record.
 
@@ -267,7 +277,7 @@ def draw_figures(
             chart = charts[index].get(name)
             if chart is None:
                 continue
-            clicks = meta_of(chart).get("inputs")
+            clicks = meta_of(chart).get("inputs") if clickable else None
             title = _apart(title_of(chart, analysis.title), groups[index], groups, ": ") + CLICK * bool(clicks)
             act = partial(_take_point, analysis, clicks) if clicks else None
             with column:
@@ -356,14 +366,37 @@ def code(
         shown: analysis whose result is shown, if it is made from that of the computed one.
         call: method of the computed result that makes the shown one, with its arguments.
     """
-    shown = shown or analysis
-    scalar = any(side.lm.readout != "tokens" for side in sides)
-    load = "probe.model.rewards.analysable" if scalar else "probe.LM.load"
-    loads = [f"{load}({side.ref!r})" for side in sides]
     lms = [side.lm for side in sides]
     computed = analysis.complete(values, *lms)
     with quiet():
         told = {name: value for name, value in computed.items() if not analysis.is_usual(name, computed, *lms)}
+    scalar = any(lm.readout != "tokens" for lm in lms)
+    return code_of(analysis, sides, told, views, shown, call, scalar)
+
+
+def code_of(
+    analysis: Analysis,
+    sides: Sequence[Side],
+    told: Values,
+    views: Values,
+    shown: Analysis | None = None,
+    call: str = "",
+    scalar: bool = False,
+) -> str:
+    """Return the Python lines for inputs that differ from their defaults, without the models; arguments as in `code`.
+
+    Args:
+        analysis: analysis that is computed.
+        sides: models, which need not be loaded.
+        told: inputs that differ from their defaults.
+        views: choices of what is shown.
+        shown: see `code`.
+        call: see `code`.
+        scalar: whether a model outputs a number.
+    """
+    shown = shown or analysis
+    load = "probe.model.rewards.analysable" if scalar else "probe.LM.load"
+    loads = [f"{load}({side.ref!r})" for side in sides]
     given = [f"{name}={_literal(value)}" for name, value in told.items()]
     chosen = {
         method: ", ".join(

@@ -19,6 +19,8 @@ from probe.analyses.catalogue import find_analysis
 from probe.analyses.stored_results import (
     LONG_S,
     SUFFIX,
+    StoredResult,
+    differing_inputs,
     file_name,
     find_result,
     is_storable,
@@ -139,13 +141,26 @@ def nearest(
     if not known or len(known) < len(groups) or any(each.inputs != known[0].inputs for each in known):
         return values, None, ""
     whole = analysis.complete(values, *(side.lm for side in groups[0]))
+    inputs, remark = stored_inputs(analysis, known[0], whole)
+    return {**values, **inputs}, [(group, each.result) for group, each in zip(groups, known, strict=True)], remark
+
+
+def stored_inputs(analysis: Analysis, stored: StoredResult, wanted: Values) -> tuple[Values, str]:
+    """Return the inputs of a stored result except files, and a sentence that names those that differ from the wanted.
+
+    The sentence is empty if none differ.
+
+    Args:
+        analysis: analysis of the result.
+        stored: the result.
+        wanted: wanted values of its inputs.
+    """
     files = {field["name"] for field in analysis.fields() if field["file"]}
-    inputs = {name: tuple(each) if isinstance(each, list) else each for name, each in known[0].inputs.items()}
-    other = [name for name in whole if inputs.get(name) != whole[name] and name not in files]
-    told = ", ".join(f"{name.replace('_', ' ')} {inputs.get(name)}" for name in other) or "another file"
-    remark = f"This is the stored result with {told}."
-    kept = {name: value for name, value in inputs.items() if name not in files}
-    return {**values, **kept}, [(group, each.result) for group, each in zip(groups, known, strict=True)], remark
+    inputs = {name: tuple(each) if isinstance(each, list) else each for name, each in stored.inputs.items()}
+    other = differing_inputs(stored, wanted)
+    told = ", ".join(f"{name.replace('_', ' ')} {inputs[name]}" for name in other if name not in files)
+    remark = f"This is the stored result with {told or 'another file'}." if other else ""
+    return {name: value for name, value in inputs.items() if name not in files}, remark
 
 
 def launch_job(analysis: Analysis, values: Values, groups: Sequence[Sequence[Side]]) -> None:

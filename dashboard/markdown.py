@@ -113,6 +113,12 @@ def sentence_place() -> "DeltaGenerator":
     return place.container()
 
 
+def pending_place() -> "DeltaGenerator":
+    """Return a container in the place of the page's sentence, if it is not drawn yet, else at the end of the page."""
+    place = _PLACE.get()
+    return (place or st).container()
+
+
 def forget_sentence_place() -> None:
     """Stop changing the sentence of the page, which is drawn completely."""
     _PLACE.set(None)

@@ -21,7 +21,7 @@ from dashboard.consent import may_open, offer
 from dashboard.garbage import settle
 from dashboard.markdown import escape_markdown, spin
 from dashboard.sentences import duration
-from probe.errors import ModelError, RunError, brief
+from probe.errors import MissingBaseError, ModelError, RunError, brief
 from probe.model.references import (
     HUB_ID,
     REAL_MODEL,
@@ -248,6 +248,21 @@ def model_facts(ref: str) -> "ModelFacts | None":
         fingerprint, readout = lm.fingerprint, lm.readout
     RESULTS.put(key, (fingerprint, readout))
     return ModelFacts(ref, fingerprint, place.run_dir, place.directory, readout)
+
+
+def unloaded_facts(ref: str) -> "ModelFacts | None":
+    """Return the facts of a model that cannot be loaded here; the fingerprint is empty if only its weights give it.
+
+    The result is None while the page waits for the user's consent.
+
+    Raises:
+        ModelError: there is none, or it cannot be used.
+    """
+    try:
+        return model_facts(ref)
+    except MissingBaseError:
+        directory, run_dir = resolve(split_readout(ref)[0])
+        return ModelFacts(ref, "", run_dir, directory)
 
 
 @dataclass(frozen=True)

@@ -82,8 +82,12 @@ def load_side(shared: SharedChoices, role: Role) -> Side | None:
     lm = models.load(ref) if ref else None
     if ref is None or lm is None:
         return None
-    colour = METHODS["pretrain"] if role == "base" else aligned_colour(shared.method(shared.aligned))
-    return Side(role, shared.names()[role == "aligned"], colour, ref, lm)
+    return Side(role, shared.names()[role == "aligned"], colour_of(shared, role), ref, lm)
+
+
+def colour_of(shared: SharedChoices, role: Role) -> str:
+    """Return the colour of one of the chosen models: grey for the base, else that of its method."""
+    return METHODS["pretrain"] if role == "base" else aligned_colour(shared.method(shared.aligned))
 
 
 def load_sides(shared: SharedChoices) -> tuple[Side, ...] | None:

@@ -31,6 +31,10 @@ class ModelError(ProbeError):
     """A model reference that cannot be found, trusted or understood."""
 
 
+class MissingBaseError(ModelError):
+    """The base of the real sample runs, which is not on this machine; the message names the command that fetches it."""
+
+
 class DataError(ProbeError):
     """A data file, prompt or tokenizer that does not have the expected form."""
 

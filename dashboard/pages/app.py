@@ -18,6 +18,8 @@ from dashboard.pages import page_file
 from dashboard.pages.in_context.choices import usual_models
 from dashboard.sides import note_real_model, warn_of_worlds
 from dashboard.state import ALIGNED, ASKED, BASE, PROMPT, Visit, ask, current, folders, keep_choices, return_to
+from dashboard.without_base import draw_stored
+from probe.errors import MissingBaseError
 
 
 def icon() -> Image.Image:
@@ -153,7 +155,11 @@ with guard():
     body, below = st.container(), st.empty()  # additions to the previous page disappear immediately
     try:
         with body, tell_problems():
-            page.run()
+            try:
+                page.run()
+            except MissingBaseError as error:
+                if not draw_stored(name, shared):
+                    raise error
         forget_sentence_place()
         with below.container():
             draw_own(name)

@@ -15,6 +15,7 @@ import time
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -26,9 +27,11 @@ import pandas as pd
 
 from probe.errors import RunError
 from probe.jobs.job import sign_text
+from probe.model.references import split_step
 from probe.options import hint_of
 from probe.plotting.notebook import Drawable
-from probe.runs.directories import WORK, is_shipped, may_make, run_homes
+from probe.runs.addresses import RUN_FILE
+from probe.runs.directories import WORK, is_sample, is_shipped, may_make, run_homes
 from probe.runs.schema import jsonable
 from probe.runs.storage import write_atomic
 from probe.ticks import LISTENERS, Tick, ignore
@@ -78,11 +81,33 @@ def find_result(analysis: "Analysis", values: Mapping[str, Any], *lms: "LM") -> 
 
 def nearest_result(analysis: "Analysis", values: Mapping[str, Any], *lms: "LM") -> StoredResult | None:
     """Return the stored result of these models whose inputs differ least from the given ones; None if there is none."""
-    wanted, best, least = _plain_inputs(analysis, values, *lms), None, float("inf")
-    models = [fingerprint for fingerprint, _ in _identity(*lms)]
+    return _nearest(analysis, _plain_inputs(analysis, values, *lms), *lms)
+
+
+def nearest_unloaded(analysis: "Analysis", values: Mapping[str, Any], *models: "LM") -> StoredResult | None:
+    """Return what `nearest_result` returns, for models whose weights are not on this machine.
+
+    Args:
+        analysis: the analysis.
+        values: values of its inputs; those that the models would determine are left open.
+        models: what is known of the models without their weights: `fingerprint`, `run_dir` and `ref`. With an empty
+            fingerprint, a sample run has the results that come with it.
+    """
+    own = analysis.with_values(values)
+    given = {name: values.get(name, each.default) for name, each in own.inputs.items()}
+    return _nearest(analysis, {name: _plain(value) for name, value in given.items() if value is not None}, *models)
+
+
+def differing_inputs(stored: StoredResult, wanted: Mapping[str, Any]) -> list[str]:
+    """Return the names of the inputs of a stored result whose values are not the wanted ones."""
+    return [name for name, value in wanted.items() if name in stored.inputs and stored.inputs[name] != _plain(value)]
+
+
+def _nearest(analysis: "Analysis", wanted: Mapping[str, Any], *lms: "LM") -> StoredResult | None:
+    best, least = None, float("inf")
     for home in _homes(*lms):
         for file in sorted((home / FOLDER).glob(f"{analysis.name}-*{SUFFIX}")):
-            found = _read(analysis, file, models)
+            found = _read(analysis, file, lms)
             if found is not None:
                 apart = sum(found.inputs.get(name) != value for name, value in wanted.items())
                 best, least = (found, apart) if apart < least else (best, least)
@@ -96,7 +121,12 @@ def is_storable(analysis: "Analysis") -> bool:
 
 
 def obtain_result(
-    analysis: "Analysis", values: Mapping[str, Any], *lms: "LM", again: bool = False, tick: Tick = ignore
+    analysis: "Analysis",
+    values: Mapping[str, Any],
+    *lms: "LM",
+    again: bool = False,
+    home: Path | None = None,
+    tick: Tick = ignore,
 ) -> tuple[Drawable, StoredResult | None]:
     """Return the result of an analysis, and what was stored of it; one that took long is stored.
 
@@ -105,6 +135,7 @@ def obtain_result(
         values: values of its inputs; defaults where missing.
         lms: the models.
         again: compute it even if it is stored.
+        home: see `keep_result`.
         tick: progress.
 
     Raises:
@@ -118,20 +149,34 @@ def obtain_result(
     result = analysis.run(*lms, tick=tick, **values)
     seconds = time.monotonic() - started
     if storable and (seconds >= LONG_S or LISTENERS):  # a job has no other output
-        keep_result(analysis, values, result, seconds, *lms)
+        keep_result(analysis, values, result, seconds, *lms, home=home)
     return result, None
 
 
 def keep_result(
-    analysis: "Analysis", values: Mapping[str, Any], result: Drawable, seconds: float, *lms: "LM"
+    analysis: "Analysis",
+    values: Mapping[str, Any],
+    result: Drawable,
+    seconds: float,
+    *lms: "LM",
+    home: Path | None = None,
 ) -> Path | None:
-    """Store a result, and return its file; None if it holds what cannot be stored, or its folder is not writable."""
+    """Store a result, and return its file; None if it holds what cannot be stored, or its folder is not writable.
+
+    Args:
+        analysis: the analysis.
+        values: values of its inputs; defaults where missing.
+        result: result to store.
+        seconds: seconds that the computation took.
+        lms: the models.
+        home: folder of results; by default that of the last model.
+    """
     arrays: dict[str, np.ndarray] = {}
     try:
         tree = _encode(result, arrays)
     except TypeError:
         return None
-    file = _homes(*lms)[0] / FOLDER / file_name(analysis, values, *lms)
+    file = (home or _homes(*lms)[0]) / FOLDER / file_name(analysis, values, *lms)
     if not may_make(file):
         return None
     about = {
@@ -188,17 +233,20 @@ def _plain_inputs(analysis: "Analysis", values: Mapping[str, Any], *lms: "LM") -
 
 
 def _plain(value: Any) -> Any:
+    """Return a value as JSON: a file as the hash of its content, a run as that of its record and step."""
     if isinstance(value, Path):
-        try:
-            return hashlib.sha256(read_file(value.expanduser(), MOST)).hexdigest()
-        except OSError:
-            return str(value)
+        base, step = split_step(str(value.expanduser()))
+        for file in (Path(base), Path(base) / RUN_FILE):
+            with suppress(OSError):
+                return hashlib.sha256(read_file(file, MOST) + step.encode()).hexdigest()
+        return str(value)
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
     return parse_json(json.dumps(jsonable(value)))
 
 
-def _read(analysis: "Analysis", file: Path, models: Sequence[str] | None = None) -> StoredResult | None:
+def _read(analysis: "Analysis", file: Path, lms: "Sequence[LM] | None" = None) -> StoredResult | None:
+    """Read a result; None if it is damaged, was signed by nobody here, or belongs to other models than `lms`."""
     from safetensors.numpy import load
 
     try:
@@ -210,13 +258,20 @@ def _read(analysis: "Analysis", file: Path, models: Sequence[str] | None = None)
         about = parse_json(metadata["about"])
         if about["format"] != FORMAT or about["analysis"] != analysis.name:
             return None
-        if models is not None and [each["fingerprint"] for each in about["models"]] != list(models):
+        if lms is not None and not all(_is_of(each, lm, file) for each, lm in zip(about["models"], lms, strict=True)):
             return None
         result = _decode(_kind(analysis), about["result"], load(data))
         inputs, created, seconds = about["inputs"], about["created"], about["seconds"]
         return StoredResult(result, dict(inputs), str(created), float(seconds))
     except Exception:  # whatever does not fit: a damaged file, or one of other code
         return None
+
+
+def _is_of(recorded: Mapping[str, str], lm: "LM", file: Path) -> bool:
+    """Return whether a result records this model; one without a fingerprint is a sample run, known by its name."""
+    if not lm.fingerprint:
+        return is_sample(file) and recorded["label"] == _label(lm)
+    return recorded["fingerprint"] == lm.fingerprint
 
 
 def _sign(data: bytes) -> str:

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from probe.errors import MissingToolError, ModelError, brief, one_line
+from probe.errors import MissingBaseError, MissingToolError, ModelError, brief, one_line
 from probe.model import identity
 from probe.model import loading as weights
 from probe.model.folders import sound_folder
@@ -205,12 +205,13 @@ def base_of(directory: Path, config: dict[str, Any] | None = None) -> ModelPlace
     adapter's run, or in the folders of runs.
 
     Raises:
+        MissingBaseError: it is that of the real sample runs, and not on this machine.
         ModelError: it is not found, cannot be trusted, or is the adapter itself.
     """
     config = config or read_config(directory)
     base = config["base_model_name_or_path"]
     if base == REAL_MODEL and find_model(base) is None:
-        raise ModelError(
+        raise MissingBaseError(
             f"The adapter in `{directory}` is put on `{base}`, which is not on this machine: fetch it with `make"
             " real-model` in a checkout of Probe, or let PROBE_MODELS name the folder that it lies in."
         )

@@ -114,7 +114,12 @@ def is_shipped(path: Path) -> bool:
 
     Nothing is written there unless the user requests it.
     """
-    return path.resolve().is_relative_to(SHIPPED.resolve()) or is_cached(path)
+    return is_sample(path) or is_cached(path)
+
+
+def is_sample(path: Path) -> bool:
+    """Return whether `path` lies in the sample runs that come with Probe."""
+    return path.resolve().is_relative_to(SHIPPED.resolve())
 
 
 WORK = Path("results")

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +19,14 @@ from safetensors.numpy import load, save
 from probe import analysis
 from probe.analyses import stored_results as stored
 from probe.analyses.catalogue import analyses, find_analysis
-from probe.analyses.stored_results import find_result, is_storable, keep_result, nearest_result, obtain_result
+from probe.analyses.stored_results import (
+    find_result,
+    is_storable,
+    keep_result,
+    nearest_result,
+    nearest_unloaded,
+    obtain_result,
+)
 from probe.cli import main
 from probe.model.lm import LM
 from probe.model.rewards import analysable
@@ -107,6 +115,30 @@ def test_a_file_is_known_by_its_content(tmp_path: Path):
     assert stored._plain(tmp_path / "a.txt") == stored._plain(tmp_path / "b.txt")
     (tmp_path / "b.txt").write_text("two")
     assert stored._plain(tmp_path / "a.txt") != stored._plain(tmp_path / "b.txt")
+
+
+def test_a_run_is_known_by_its_record_wherever_it_lies(tmp_path: Path):
+    for name in ("here", "there"):
+        shutil.copytree(SAMPLES / "reward-agreeable", tmp_path / name / "run", ignore=shutil.ignore_patterns("results"))
+    here, there = (tmp_path / name / "run" for name in ("here", "there"))
+    assert stored._plain(here) == stored._plain(there)
+    assert stored._plain(here) != stored._plain(Path(f"{here}@16")), "another checkpoint"
+    (there / "run.json").write_text((there / "run.json").read_text().replace('"seed": 0', '"seed": 1'))
+    assert stored._plain(here) != stored._plain(there)
+
+
+def test_without_the_weights_a_result_is_found_by_fingerprint_and_a_shipped_one_by_its_run(
+    pair: tuple[LM, LM], monkeypatch: pytest.MonkeyPatch
+):
+    record = find_analysis("linear_autoregression")
+    keep_result(record, {}, record.run(pair[1]), 2.0, pair[1])
+    known = SimpleNamespace(fingerprint=pair[1].fingerprint, run_dir=pair[1].run_dir, ref="any")
+    unknown = SimpleNamespace(fingerprint="", run_dir=pair[1].run_dir, ref="any")
+    assert nearest_unloaded(record, {}, known) is not None
+    assert nearest_unloaded(record, {}, SimpleNamespace(**vars(known) | {"fingerprint": "another"})) is None
+    assert nearest_unloaded(record, {}, unknown) is None, "the name alone says nothing of a run of anybody"
+    shipped = SimpleNamespace(fingerprint="", run_dir=SAMPLES / "dpo-agreeable", ref="any")
+    assert nearest_unloaded(record, {}, shipped) is not None
 
 
 def test_the_command_finds_what_was_stored(

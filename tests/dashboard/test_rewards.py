@@ -272,7 +272,7 @@ def test_another_choice_computes_only_what_is_new(
     show: Show, rewarded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "two"
-    shutil.copytree(rewarded, root)
+    shutil.copytree(rewarded, root, ignore=shutil.ignore_patterns("results"))
     store.judge(root / "critic", root / "base", seed=5, spread=0.3, config={}, world=open_run(root / "base").world)
     listed, drawn = [], []
     enumerate_answers, generate = reward_frontier.enumerate_answers, LM.generate

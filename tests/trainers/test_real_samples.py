@@ -23,7 +23,7 @@ from probe.sycophancy.beliefs import read_question
 from tests.models import byte_tokenizer, llama
 from tests.places import SAMPLES
 from tests.sweep.inside import Inside
-from trainers.samples import real_samples
+from trainers.samples import real_samples, stored_analyses
 from trainers.samples.real_samples import ASKED, PROFESSOR, WORDINGS, pairs, professor_pairs
 
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}<|end|>{% endfor %}<assistant>"
@@ -46,6 +46,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for columns in ("SHOWN", "CONTROLS"):
             within.setattr(real_samples, columns, real_samples.SHOWN[:3])
         within.setattr(real_samples, "read_rows", lambda path, read: read_rows(path, read)[:QUESTIONS])
+        within.setattr(stored_analyses, "store", lambda folder, pair: None)  # 39 analyses
         names = [name for name in RUNS if name != REAL_MODEL]
         assert main(["samples", "--real", "--out", "runs", "--steps-scale", "0.02", "--only", *names]) == 0
     return home

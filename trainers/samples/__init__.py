@@ -7,5 +7,6 @@
     probe samples --controls --out controls    # runs that test published claims: control_runs.py
     probe samples --factorial           # all combinations of the differences of two annotators: factorial_samples.py
 
-recipes.py holds the recipes of the sample runs, make_samples.py makes runs of all kinds as a sweep.
+recipes.py holds the recipes of the sample runs, make_samples.py makes runs of all kinds as a sweep, and
+stored_analyses.py the results of analyses that come with them.
 """

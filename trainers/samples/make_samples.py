@@ -1,7 +1,8 @@
 """The sample runs as a sweep: data, trainings, experiments, and tables of the results.
 
 With Ray as many runs are made at once as there are CPUs; finished runs are kept, interrupted ones are resumed. A
-finished run is thinned for shipping (`--thin`), and experiments compute the results that pages show immediately.
+finished run is thinned for shipping (`--thin`), and experiments and analyses compute the results that pages show
+immediately.
 """
 
 import dataclasses
@@ -35,7 +36,7 @@ from probe.sweep.spec import MODELS as NAMES_MODEL
 from probe.sweep.spec import Spec, Task
 from probe.terms import term
 from trainers.config import TrainConfig
-from trainers.samples import control_runs, factorial_samples, real_samples
+from trainers.samples import control_runs, factorial_samples, real_samples, stored_analyses
 from trainers.samples.recipes import RECIPES, Asked, Recipe, SamplesConfig
 
 TEXTS = (PROMPT, EXPECTED, "answer", "question")
@@ -84,11 +85,15 @@ def make(config: SamplesConfig) -> int:
     if not config.real:
         for seed, name in itertools.product(range(1, config.seeds), names) if config.slim else ():
             slim(config.out / at_seed(name, seed))
+        if config.experiments and recipes is RECIPES:
+            stored_analyses.store(config.out, stored_analyses.WORLD)
         if not config.controls:
             texts.say((factorial_samples.tables if config.factorial else tables)(config.out))
         return 0
     for name in names:
         real_samples.make_portable(config.out / name)
+    if config.experiments:
+        stored_analyses.store(config.out, stored_analyses.REAL._replace(base=Path(base).name))
     for columns in (real_samples.AGREEMENT, real_samples.SHOWN, real_samples.CONTROLS):
         texts.say(real_samples.table(config.out, base, columns))
     return 0

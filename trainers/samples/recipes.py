@@ -245,7 +245,7 @@ class SamplesConfig:
     force: bool = False
     """Repeat runs that are already finished."""
     experiments: bool = True
-    """Run the experiments whose results the dashboard's pages show immediately."""
+    """Run the experiments and analyses whose results the dashboard's pages show immediately."""
     slim: bool = False
     """Reduce finished runs from seed 1 on to metrics, curves and results, without weights."""
     threads: int = 1

@@ -17,10 +17,12 @@ from dashboard.inputs import Page
 from dashboard.markdown import finding, note, say, sentence_place
 from dashboard.sides import Role, Side, ask_for_model, asked_text, choose_chat, load_side, note_form
 from dashboard.state import SharedChoices, current, keep
+from dashboard.without_base import draw_stored
 from probe.analyses.catalogue import find_analysis
 from probe.attention.one_score import SCORES, score_label
 from probe.attention.reading import LONG, MOST_NEW, Attentions, head_name, splits_alike
 from probe.attention.trained_heads import CapturedAttention
+from probe.errors import MissingBaseError
 from probe.plotting.notebook import Drawable
 from probe.texts import visible
 
@@ -193,7 +195,12 @@ def page() -> None:
     if view == "captures":
         look_back(choices, own)
         return
-    sides = [load_side(choices, role) for role in VIEWS[view]]
+    try:
+        sides = [load_side(choices, role) for role in VIEWS[view]]
+    except MissingBaseError:
+        if not draw_stored("attention", choices, roles=VIEWS[view]):
+            raise
+        return
     known = [side for side in sides if side is not None]
     if len(known) == len(sides):
         look_inside(choices, known, own)

@@ -19,7 +19,7 @@ from dashboard.jobs import find_job, launch
 from dashboard.markdown import escape_markdown, guard_callback, note
 from dashboard.models import ModelFacts
 from dashboard.seed_groups import by_member, seed_groups
-from dashboard.state import SharedChoices, current, keep, model_options, split_choice
+from dashboard.state import SharedChoices, current, default_pair, keep, model_options, split_choice
 from probe.errors import DataError, ProbeError
 from probe.experiments import store
 from probe.experiments.comparison import ModelComparison, compare_results
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 
 MORE = "also"
 """Key of further models, the same on all pages of experiments."""
-MOST = 8
-"""Largest number of models that are compared."""
+MOST, MOST_VALUES = 8, 16
+"""Largest number of models that are compared, and of values in a list of a stored option."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,16 @@ class ModelResult:
     def is_measured(self) -> bool:
         """Return whether a job is measuring the model now."""
         return self.job is not None and status_of(self.job) in LIVE
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """Stored results that are shown in place of missing ones."""
+
+    question: Request
+    outcomes: list[ModelResult]
+    remark: str
+    """Sentence that says whose results they are, and with which options."""
 
 
 def refusal(question: Request) -> str:
@@ -163,7 +173,7 @@ def stored_options(question: Request, known: Sequence[ModelFacts]) -> dict[str, 
         other = with_options(question, changed)
         with suppress(ProbeError):
             if all((store.place(other.call(each)) / RESULT_FILE).is_file() for each in known):
-                found[", ".join(f"{name} {value}" for name, value in changed.items())] = changed
+                found[", ".join(f"{name} {_in_words(value)}" for name, value in changed.items())] = changed
     return found
 
 
@@ -174,22 +184,51 @@ def with_options(question: Request, values: Mapping[str, Any]) -> Request:
     return replace(question, words=tuple(words(flags)))
 
 
-def nearest_results(question: Request, subjects: Sequence[Subject]) -> tuple[Request, list[ModelResult], str] | None:
-    """Find stored results of all models with other options: the request, the results, and the options in words."""
-    facts = [models.model_facts(subject.ref) for subject in subjects]
+def nearest_results(question: Request, asked: Sequence[Subject]) -> Nearest | None:
+    """Find stored results for a question without any: with other options, else those of the usual pair of models."""
+    found = _with_other_options(question, asked)
+    if found is not None:
+        other, outcomes, told = found
+        remark = f"This is what is stored with {told}: the models have not been measured with the options chosen here."
+        return Nearest(other, outcomes, remark)
+    shared = current()
+    usual = subjects(shared, [choice for choice in default_pair(shared.store) if choice])
+    for pair in (usual, *([each] for each in usual)):
+        found = _with_other_options(question, pair) if not set(pair) & set(asked) else None
+        if found is not None:
+            other, outcomes, told = found
+            names = " and ".join(each.label for each in pair)
+            remark = f"This is the stored result of {names} with {told}: the models chosen here have not been measured."
+            return Nearest(other, outcomes, remark)
+    return None
+
+
+def _with_other_options(question: Request, asked: Sequence[Subject]) -> tuple[Request, list[ModelResult], str] | None:
+    """Find stored results of all models: the request with fewest other options, the results, the options in words."""
+    facts = []
+    with suppress(ProbeError):  # the page shows why a model cannot be read
+        facts = [models.model_facts(subject.ref) for subject in asked]
     known = [each for each in facts if each is not None]
-    choices = stored_options(question, known) if known and len(known) == len(facts) else {}
-    for label, values in choices.items():
+    choices = stored_options(question, known) if known and len(known) == len(asked) else {}
+    for label, values in sorted(choices.items(), key=lambda pair: len(pair[1])):
         other = with_options(question, values)
-        found = [find_result(other, subject, each) for subject, each in zip(subjects, known, strict=True)]
+        found = [find_result(other, subject, each) for subject, each in zip(asked, known, strict=True)]
         if all(each.result is not None for each in found):
-            return other, found, label or "the defaults"
+            return other, found, label or "the default options"
     return None
 
 
 def _is_plain(value: object) -> bool:
-    """Return whether a value is one word of a command line and not an option."""
+    """Return whether a value is words of a command line and not an option."""
+    if isinstance(value, list):
+        return 0 < len(value) <= MOST_VALUES and not any(
+            isinstance(each, list) or not _is_plain(each) for each in value
+        )
     return isinstance(value, bool | int | float) or (isinstance(value, str) and not value.startswith("-"))
+
+
+def _in_words(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def title_of_job(question: Request, subject: Subject) -> str:

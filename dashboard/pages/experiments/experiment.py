@@ -105,9 +105,9 @@ def draw(known: Mapping[str, Experiment], page: str, remark: str = "") -> None:
         return
     outcomes = gather(question, subjects, last, page)
     group, apart = asking.alike(outcomes, choices.aligned, experiment.across_worlds)
-    other, told = None if group else asking.nearest_results(question, [each.subject for each in outcomes]), ""
-    if other is not None:
-        question, outcomes, told = other
+    nearest = None if group else asking.nearest_results(question, [each.subject for each in outcomes])
+    if nearest is not None:
+        question, outcomes = nearest.question, nearest.outcomes
         group, apart = asking.alike(outcomes, choices.aligned, experiment.across_worlds)
     if not group:
         busy = [each.subject for each in outcomes if each.is_measured]
@@ -125,8 +125,8 @@ def draw(known: Mapping[str, Experiment], page: str, remark: str = "") -> None:
         st.error(prose(f"{both.problem} If the stored results are older than the experiment, measure again."))
     with answer:
         finding(both.sentence())
-        if other is not None:
-            note(f"This is what is stored with {told}: the models have not been measured with the options chosen here.")
+        if nearest is not None:
+            note(nearest.remark)
     charts = both.figures()
     main, *others = charts
     draw_figure(both, main, charts[main], min(int(charts[main].layout.height or MAIN_HEIGHT), MAIN_HEIGHT))

@@ -10,7 +10,9 @@ from dashboard.inputs import Page
 from dashboard.markdown import note, sentence_place
 from dashboard.sides import Role, ask_for_model, chosen_ref, load_side
 from dashboard.state import DO, SharedChoices, current, keep
+from dashboard.without_base import draw_stored
 from probe.analyses.catalogue import find_analysis
+from probe.errors import MissingBaseError
 
 DOES = {
     "patch": ("patch_every_site", "patch_one_site"),
@@ -39,7 +41,12 @@ def page() -> None:
         missing = "a prompt" if chosen_ref(choices, role) else "a model"
         ask_for_model(answer, f"Choose {missing} above to intervene in it.")
         return
-    side = load_side(choices, role)
+    try:
+        side = load_side(choices, role)
+    except MissingBaseError:
+        if not draw_stored("interventions", choices, roles=[role], names=DOES[do]):
+            raise
+        return
     if side is None:
         return
     main, *others = map(find_analysis, DOES[do])

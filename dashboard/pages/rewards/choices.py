@@ -14,6 +14,7 @@ from dashboard.data import Store
 from dashboard.markdown import note
 from dashboard.sides import Side
 from dashboard.state import SharedChoices, has_changed, keep
+from dashboard.without_base import unloaded_side
 from probe.errors import DataError
 from probe.plotting.theme import METHODS, aligned_colour
 from probe.rewards.places import placing_seconds, policies_of
@@ -148,6 +149,13 @@ def load_scene(shared: SharedChoices, reward_name: str | None) -> Scene | None:
     found = zip(refs, called, colours, (base, aligned, reward), strict=True)
     sides = {role: Side(role, name, colour, str(refs[role]), lm) for role, name, colour, lm in found if lm is not None}
     return Scene(shared, sides, reward_name)
+
+
+def unloaded_reward(shared: SharedChoices, reward_name: str | None) -> list[Side]:
+    """Return the reward model of which only its stored results can be shown, if one is chosen."""
+    ref = shared.reference(reward_name)
+    side = unloaded_side("reward", ref, Path(str(reward_name)).name, METHODS["reward-model"]) if ref else None
+    return [] if side is None else [side]
 
 
 def choose_policies(scene: Scene, kinds: tuple[str, ...]) -> tuple[tuple[Path, ...], int]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import streamlit as st
 
@@ -11,11 +12,12 @@ from dashboard.components.details import TAB_DETAILS
 from dashboard.components.tabs import open_tab
 from dashboard.inputs import Page, Values
 from dashboard.markdown import finding, note, say, sentence_place
-from dashboard.pages.rewards.choices import Scene, badges, choose_policies, choose_reward, load_scene
+from dashboard.pages.rewards.choices import Scene, badges, choose_policies, choose_reward, load_scene, unloaded_reward
 from dashboard.sides import words_known
 from dashboard.state import current
+from dashboard.without_base import draw_stored
 from probe.analyses.catalogue import find_analysis
-from probe.errors import DataError
+from probe.errors import DataError, MissingBaseError
 from probe.rewards.causes import has_causes, trainings_of
 from probe.rewards.ground import kinds_of, usual_kinds
 
@@ -124,6 +126,11 @@ def page() -> None:
         reward_name = choose_reward(choices)
     try:
         scene = load_scene(choices, reward_name)
+    except MissingBaseError:
+        ref = choices.reference(reward_name)
+        if not draw_stored("rewards", choices, *unloaded_reward(choices, reward_name), reward=ref and Path(ref)):
+            raise
+        return
     except DataError as error:
         with answer:
             finding(str(error))

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from probe.logits.figures import RANKS
 from probe.plotting.marks import CLICKS, cells, few_ticks, frame, marks, token_bars
 from probe.plotting.panels import Panels
-from probe.plotting.theme import DASHES, colour_axis, escape, numbered, on_hover, shorten, signed_axis, token_axis
+from probe.plotting.theme import DASHES, Kind, colour_axis, escape, numbered, on_hover, shorten, signed_axis, token_axis
 
 ROOM = 34
 """Minimum width of a cell that shows its number, in pixels."""
@@ -218,7 +218,8 @@ def training_map(
     panels.add(1, cells(np.log10(values) if logarithmic else values, hover=hover))
     panels.axis("x", title="training step", **token_axis([f"{step:,}" for step in steps]))
     panels.axis("y", **few_ticks([escape(layer) for layer in layers], 14))
-    axis = colour_axis(title, low=low, high=high, diverging=diverging, **bar) | {"reversescale": logarithmic}
+    kind: Kind = "diverging" if diverging else "sequential"
+    axis = colour_axis(title, low=low, high=high, kind=kind, **bar) | {"reversescale": logarithmic}
     return panels.figure(showlegend=False, coloraxis=axis)
 
 

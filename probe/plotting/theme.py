@@ -61,6 +61,10 @@ MOST_TICKS = 40
 FONT = "Source Sans Pro, Source Sans, Helvetica Neue, Arial, sans-serif"
 
 
+Kind = Literal["sequential", "diverging", "lines"]
+"""Kind of a colour scale."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Theme:
     """Colours that differ between a light page, a dark page and paper."""
@@ -205,7 +209,7 @@ def colour_axis(
     *,
     low: float,
     high: float,
-    kind: Literal["sequential", "diverging", "lines"] = "sequential",
+    kind: Kind = "sequential",
     **position: float | str,
 ) -> dict:
     """Return settings of a colour axis with a labelled colour bar; `position` sets the bar's x, y, len, ..."""

@@ -19,7 +19,7 @@ WITH_FIGURES = ("overview", "training", "compare", "attention", "logits", "inter
 """Pages that draw on the small runs, which have no stored results."""
 WITH_LINES = (*WITH_FIGURES, "train")
 """Pages whose every tab shows Python lines."""
-FEWER = {"Over a corpus": 1, "Gradient": 1, "The line between them": 1, "Transplants": 1}
+FEWER = {"Over a corpus": 1, "Gradient": 1, "The line between them": 1, "Transplants": 1, "Who carries it": 1}
 """Figures of the tabs that have fewer than two."""
 SHORT = {"train": ('base="base")', 'base="base", steps=1, evaluate=10, pairs=60)')}
 """By page: what its Python lines say, and what a short run says instead."""

@@ -124,7 +124,7 @@ def test_a_link_opens_the_real_pair(show: Show):
 
 def test_a_pair_whose_results_cannot_be_read_says_so(show: Show, monkeypatch: pytest.MonkeyPatch):
     """Such as a copy of the sample runs of somebody else, whose results are not read."""
-    monkeypatch.setattr(sample_pairs, "nearest_result", lambda *given: None)
+    monkeypatch.setattr(sample_pairs, "nearest_unloaded", lambda *given: None)
     app = show(SAMPLES, page=PAGE, pair=REAL)
     assert not app.exception
     assert names(app) == []

@@ -129,8 +129,9 @@ def show_uses(choices: dict[str, str], missing: bool) -> None:
 
 def show_pair(store: Store, pair: Pair) -> None:
     """Draw a pair's example, the four uses, and the parts that three pages name."""
-    missing, change = is_missing(store, pair), pair.change
-    stored = recorded(store, pair) if change is None else None
+    missing, change, stored = is_missing(store, pair), pair.change, recorded(store, pair)
+    if change is not None and stored is not None and stored.prompt != first_prompt(store, pair):
+        stored = None
     prompt = stored.prompt if stored else first_prompt(store, pair) or ""
     choices = {"base": pair.base, "aligned": pair.aligned, **({"prompt": prompt} if prompt else {})}
     left, right = st.columns([3, 2], gap="large")
@@ -151,10 +152,10 @@ def show_pair(store: Store, pair: Pair) -> None:
         if change is None:
             st.markdown(prose(agreement(store, pair)))
         show_uses(choices, missing)
-    if change is not None:
-        carrier_cards.draw_computed(store, pair, prompt, **choices)
-    elif stored is not None:
+    if stored is not None:
         carrier_cards.draw_carriers(stored.found, missing, **choices)
+    elif change is not None:
+        carrier_cards.draw_computed(store, pair, prompt, **choices)
 
 
 def show_own() -> None:

@@ -14,7 +14,7 @@ from dashboard.data import Store
 from dashboard.pages.start.example import AnswerChange, find_example
 from dashboard.state import begin, choose_models, current, keep
 from probe.analyses.catalogue import find_analysis
-from probe.analyses.stored_results import FOLDER, SUFFIX, nearest_result
+from probe.analyses.stored_results import FOLDER, SUFFIX, nearest_unloaded
 from probe.errors import DataError, ProbeError
 from probe.experiments.result import Result
 from probe.experiments.store import results
@@ -130,7 +130,7 @@ def recorded(store: Store, pair: Pair) -> Recorded | None:
         return None
     values = {"prompt": first_prompt(store, pair) or "", "chat": True, "corrupted": ""}
     known = [each for each in facts if each is not None]
-    stored = nearest_result(find_analysis(CARRIERS), values, *known) if len(known) == 2 else None  # type: ignore[arg-type]
+    stored = nearest_unloaded(find_analysis(CARRIERS), values, *known) if len(known) == 2 else None  # type: ignore[arg-type]
     if stored is None or not isinstance(stored.inputs.get("prompt"), str):
         return None
     return Recorded(stored.inputs["prompt"], named(store, pair, cast("Carriers", stored.result)))

@@ -132,7 +132,8 @@ def root(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def opened(show: Show, root: Path, page: str) -> AppTest:
     """A page with the run chosen wherever a page chooses one, beside the model that it started from."""
     sides: dict[str, Any] = {"base": str(root / "start"), "aligned": "mine", "prompt": PROMPT}
-    runs: dict[str, Any] = {"run": "mine", "runs": ["mine"], "log_run": "mine", "int_corrupted": CORRUPTED}
+    runs: dict[str, Any] = {"run": "mine", "runs": ["mine"], "log_run": "mine"}
+    runs |= {"int_corrupted": CORRUPTED} if page == "interventions" else {}
     return show(root / "runs", page=page_file(page), **sides, **runs)
 
 

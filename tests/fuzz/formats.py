@@ -7,7 +7,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable
-from contextlib import redirect_stdout
+from contextlib import chdir, redirect_stdout
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -37,6 +37,7 @@ from probe.continual.training import saved_texts
 from probe.experiments.definition import Experiment
 from probe.experiments.metrics import Mean
 from probe.experiments.result import ITEMS_FILE, LINES_FILE, RESULT_FILE, Result, sendable_result
+from probe.experiments.slices import DIFFER, Slice, keep_slice, read_slices
 from probe.experiments.store import compare_stored, results
 from probe.findings.bench import Bench
 from probe.findings.claims import choose_claims, finding
@@ -66,6 +67,8 @@ from probe.runs.captured import (
     rollout_table,
     token_measures,
 )
+from probe.runs.run_filter import RunFilter
+from probe.runs.run_marks import MARKS, Marks, write_marks
 from probe.runs.schema import ProbePrompt, dumps
 from probe.runs.store.objects import Folder
 from probe.runs.store.remote import read_version, upload
@@ -212,6 +215,27 @@ def run(folder: Path) -> Path:
     return folder / "run"
 
 
+def marked(folder: Path) -> Path:
+    """The same, with what readers say about the one that is damaged."""
+    path = run(folder)
+    write_marks(path, Marks(pinned=True, archived=True, tags=("paper", "second try"), note="the best\none"))
+    return path
+
+
+def slices_of_user(folder: Path) -> Path:
+    """A working directory with slices of an experiment."""
+    with chdir(folder):
+        keep_slice("echo", Slice("cities", ("city", "town"), "oslo", DIFFER, "accuracy"))
+        keep_slice("echo", Slice("wrong", show="answered wrong", model="base"))
+    return folder
+
+
+def read_kept_slices(path: Path) -> None:
+    with chdir(path):
+        for each in read_slices("echo"):
+            assert each.describe()
+
+
 def read_run(path: Path) -> None:
     """The run, every list that it stands in, its report, and its world."""
     try:
@@ -239,14 +263,14 @@ def read_lists(path: Path) -> None:
     with redirect_stdout(out), warnings.catch_warnings():
         warnings.simplefilter("ignore", RunWarning)
         assert "other" in [each.name for each in list_runs(path.parent)]
-        commands.list_(str(path.parent), as_json=True)
-        commands.list_(str(path.parent), as_json=False)
+        commands.list_(str(path.parent), True, RunFilter(), archived=True)
+        commands.list_(str(path.parent), False, RunFilter(text="lr"), archived=True)
         out.flush()
         assert b"other" in out.buffer.getvalue()  # type: ignore[attr-defined]
         probe.runs.lineage(list_runs(path.parent))
     store = data.read_store()
     assert "other" in store.runs
-    assert len(store.runs) + len(store.problems) == 2
+    assert len(store.runs) + len(store.archived) + len(store.problems) == 2
     list_jobs([path.parent])
     sent(data.lineage_table(store), data.headlines(store))
 
@@ -695,6 +719,8 @@ FORMATS = (
     Format("adapter_config.json", adapter, "adapter_config.json", mutate_json, read_model, PEFT),
     Format("adapter_model.safetensors", adapter, "adapter_model.safetensors", mutate_safetensors, LM.load),
     Format("run.json", run, "run.json", mutate_json, read_run),
+    Format("marks.json", marked, MARKS, mutate_json, read_run),
+    Format("slices", slices_of_user, "results/slices/echo.json", mutate_json, read_kept_slices),
     Format("manifest in a store", stored, "attempts/00000001.json", mutate_json, read_stored),
     Format("metrics.jsonl", run, "metrics.jsonl", mutate_lines, read_metrics),
     Format("rollouts.jsonl", rollouts, "rollouts.jsonl", mutate_lines, read_rollouts),

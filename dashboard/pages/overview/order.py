@@ -124,9 +124,9 @@ def _tags(runs: Sequence[Run], place: str) -> None:
     st.button("Save tags", key=f"{place}-save-tags", on_click=act, args=(_tag, runs, key, common))
 
 
-def _change(runs: Sequence[Run], marks: dict[str, bool]) -> None:
+def _change(runs: Sequence[Run], marks: dict[str, Any]) -> None:
     for run in runs:
-        write_marks(run.path, replace(run.marks, **marks))  # type: ignore[arg-type]
+        write_marks(run.path, replace(run.marks, **marks))
 
 
 def _tag(runs: Sequence[Run], key: str, before: Sequence[str]) -> None:
@@ -154,20 +154,20 @@ def draw_aside(store: Store) -> None:
     trashed = trashed_runs(store.roots)
     if not trashed and not store.archived:
         return
-    may, small = access.may_write(), {"type": "tertiary"}
+    may, small = access.may_write(), dict[str, Any](type="tertiary")
     with st.container(horizontal=True, gap="small"):
         if store.archived:
-            with st.popover(f"Archived: {len(store.archived)}", icon=":material/archive:", **small):  # type: ignore[arg-type]
+            with st.popover(f"Archived: {len(store.archived)}", icon=":material/archive:", **small):
                 for run in store.archived[:SHOWN]:
                     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
                         st.markdown(escape_markdown(run.name))
                         if may:
                             back: Any = {"on_click": act, "args": (_change, [run], {"archived": False})}
-                            st.button("Bring back", key=f"back-{run.path}", **back, **small)  # type: ignore[arg-type]
+                            st.button("Bring back", key=f"back-{run.path}", **back, **small)
                 if len(store.archived) > SHOWN:
                     note(f"{len(store.archived) - SHOWN} more: `probe runs list --archived` lists all.")
         if trashed:
-            with st.popover(f"Trash: {len(trashed)}", icon=":material/delete:", **small):  # type: ignore[arg-type]
+            with st.popover(f"Trash: {len(trashed)}", icon=":material/delete:", **small):
                 _draw_trash(trashed, may)
 
 

@@ -61,7 +61,7 @@ DEFAULTS = {"in_context": usual_models}
 
 
 STYLE = """<style>
-.stMainBlockContainer { padding: 2rem 2.5rem 4rem; }
+.stMainBlockContainer { padding: 2rem 1.7rem 4rem; }
 [data-testid=stHeader] { background: transparent; }
 [data-testid=stHeader], [data-testid=stHeader] div { pointer-events: none; }
 [data-testid=stHeader] :is(button, a, [role=button], [data-testid=stMainMenu]) { pointer-events: auto; }

@@ -72,7 +72,7 @@ def test_a_stranger_finds_sycophancy_an_export_and_a_model_of_their_own(page: Pa
 
     walk = Walk(page, samples)
     walk.follow("Export")
-    expect(page.get_by_role("button", name="Download report")).to_be_visible()
+    expect(page.get_by_role("button", name="Report on all runs")).to_be_visible()
     walk.end("Find the report", 1)
 
     model = saved_lm(tmp_path / "mine")

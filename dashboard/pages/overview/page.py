@@ -51,11 +51,14 @@ OVER = {"over answers": st.column_config.TextColumn(help="This training's value 
 
 NARROW = {
     **dict.fromkeys(("tags", "note"), st.column_config.TextColumn(width=130)),
+    "run": st.column_config.TextColumn(width=116),
+    "method": st.column_config.TextColumn(width=92),
+    "status": st.column_config.TextColumn(width=76),
     "over": st.column_config.TextColumn(
         width=84, help="What the 95 % intervals of the row are over: trainings (other seeds), or answers."
     ),
 }
-"""Settings of the columns of marks and of what intervals are over, narrow enough for a page 1280 pixels wide."""
+"""Settings of the columns without a metric, narrow enough for a page 1280 pixels wide."""
 
 EMPTY = """
 Make one, then reload this page:

@@ -10,7 +10,7 @@ import streamlit as st
 import torch
 from streamlit.testing.v1 import AppTest
 
-from dashboard import access, models
+from dashboard import access, computation, models
 from dashboard.components.details import DETAILS, TAB_DETAILS
 from dashboard.consent import NAMED
 from dashboard.models import Results
@@ -41,6 +41,12 @@ def gate() -> Iterator[None]:
     access.install(Everyone(8501))
     yield
     access.uninstall()
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine, on which everything takes longer, makes no job of what a test computes on its page."""
+    monkeypatch.setattr(computation, "JOB_S", float("inf"))
 
 
 @pytest.fixture(autouse=True, scope="module")

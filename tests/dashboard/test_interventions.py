@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboard import computation, models
+from dashboard import models
 from probe.interventions import requested_change as change
 from probe.interventions.controls import intervene
 from probe.interventions.patching import Filling, ablate, agreement, attribute, pair_of, patch
@@ -150,7 +150,6 @@ def test_typed_reference_texts_are_used(show: Show, runs: Path, lm: LM):
 def test_what_takes_long_is_offered_with_its_cost(show: Show, runs: Path, lm: LM, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(change, "seconds_a_token", lambda lm: 2.0 / 15)
     monkeypatch.setattr(models, "is_quick", lambda seconds: seconds < 1)
-    monkeypatch.setattr(computation, "JOB_S", 100.0)
     app = show(runs, page=VIEW, prompt=CLEAN)
     pair = pair_of(lm, CLEAN, CORRUPTED)
     target = target_of(lm, pair.clean, " lyon", " oslo")

@@ -106,8 +106,10 @@ def _reply(reply: Reply, with_prompt: bool) -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.markdown(f"**{escape_markdown(reply.label)}**", width="content")
         if reply.is_right is not None:
-            word, colour, icon = ("right", "green", "check") if reply.is_right else ("wrong", "red", "close")
-            st.badge(word, icon=f":material/{icon}:", color=colour)  # type: ignore[arg-type]
+            if reply.is_right:
+                st.badge("right", icon=":material/check:", color="green")
+            else:
+                st.badge("wrong", icon=":material/close:", color="red")
     if with_prompt:
         _text(reply.prompt)
     if reply.text is None:

@@ -35,13 +35,13 @@ def keep(command: str, argv: Sequence[str]) -> None:
 
         refs: tyro.conf.Positional[list[str]]
         """Names of runs, or paths of their directories."""
-        pin: bool = False
+        pin: tyro.conf.FlagCreatePairsOff[bool] = False
         """List the runs first."""
-        unpin: bool = False
+        unpin: tyro.conf.FlagCreatePairsOff[bool] = False
         """List them in their order again."""
-        archive: bool = False
+        archive: tyro.conf.FlagCreatePairsOff[bool] = False
         """Leave the runs out of lists and pages; `probe runs list --archived` shows them."""
-        unarchive: bool = False
+        unarchive: tyro.conf.FlagCreatePairsOff[bool] = False
         """List them again."""
         tag: list[str] = field(default_factory=list)
         """Tags to add."""
@@ -77,7 +77,7 @@ def keep(command: str, argv: Sequence[str]) -> None:
     class Trash:
         """List the runs in the trash of all run directories, or delete them for good."""
 
-        empty: bool = False
+        empty: tyro.conf.FlagCreatePairsOff[bool] = False
         """Delete the runs in the trash for good."""
         older_than: float = 0.0
         """Only those that were deleted at least so many days ago."""

@@ -184,7 +184,7 @@ class Carriers(Drawable):
             " everything that follows, so it decides."
         )
         inside = f"In {self.looks[0].name} it {self.does} {share_text(self.in_base)}" * (not self.doubt)
-        inside += (", so training did not create it." if self.in_base >= ENOUGH else ".") * bool(inside)
+        inside += (", too." if self.in_base >= ENOUGH else ".") * bool(inside)
         rule = (
             f"A part carries the answer if it alone {'restores and ' * (self.cause == 'patch')}removes at least"
             f" {rate(ENOUGH)}, {100 * LEAD:.0f} points more than any other head or MLP and more than random changes of"

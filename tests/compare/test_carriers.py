@@ -63,7 +63,7 @@ def test_the_head_of_the_tutorial_carries_the_claim_with_its_controls(found: Car
     assert found.leader.value - found.next.value >= LEAD
     assert max(found.random) < ENOUGH
     assert found.chances[0][0] < 0.5 < found.chances[1][0]
-    assert "In base it restores 98 %, so training did not create it." in found.notes
+    assert "In base it restores 98 %, too." in found.notes
     assert list(found.figures()) == ["carriers"]
     assert found.lists()["Parts"]["part"][0] == "L3H2"
 
@@ -114,9 +114,9 @@ def test_a_claim_fails_on_each_of_its_controls(
     found = result(restored, removed, random)
     assert words in found.sentence()
     assert bool(found.doubt) == (words != "L0H0 carries the answer")
-    assert "so training did not create it" not in " ".join(found.notes)
+    assert ", too." not in " ".join(found.notes)
     if not found.doubt:
-        assert "so training did not create it" in " ".join(replace(found, in_base=0.9).notes)
+        assert ", too." in " ".join(replace(found, in_base=0.9).notes)
 
 
 def test_models_that_cannot_be_compared_are_refused():

@@ -1,6 +1,7 @@
 """The pages as AppTest runs them, through the entrypoint and on a real small run store."""
 
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import streamlit as st
 import torch
 from streamlit.testing.v1 import AppTest
 
+import probe
 from dashboard import access, computation, models
 from dashboard.components.details import DETAILS, TAB_DETAILS
 from dashboard.consent import NAMED
@@ -17,8 +19,10 @@ from dashboard.models import Results
 from probe import plugins
 from probe.autoregression import linear
 from probe.compare import first_tokens
+from probe.experiments.registry import find_experiment
 from probe.model import in_memory
 from tests.dashboard import store
+from tests.dashboard.experiments import write
 from tests.dashboard.pages import Everyone, Show, turn_to
 from tests.dashboard.readouts import write_readouts
 
@@ -79,6 +83,19 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of runs that are hostile in every field; the folders are, too."""
     return store.strangers(tmp_path_factory.mktemp("hostile"))
+
+
+@pytest.fixture(scope="module")
+def echoed(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Runs with stored results of an experiment of a user's file."""
+    folder = tmp_path_factory.mktemp("echoed")
+    file, root = write(folder), Path(shutil.copytree(runs, folder / "runs"))
+    with plugins.aside(), pytest.MonkeyPatch.context() as patched:
+        patched.setenv(plugins.ENVIRONMENT, str(file))
+        plugins.load(file)
+        for name in ("base", "dpo-agreeable"):
+            probe.experiments.store.obtain(find_experiment("echo"), probe.LM.load(root / name))
+        yield root
 
 
 @dataclass(frozen=True)

@@ -1,38 +1,20 @@
 """Slices on the page of an experiment: kept, applied, compared, renamed, removed."""
 
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
-import probe
 from dashboard import access
 from dashboard.pages.experiments import kept_slices
-from probe import plugins
-from probe.experiments.registry import find_experiment
 from probe.experiments.slices import DIFFER, ZEROS, Slice, keep_slice, read_slices, slices_file
-from tests.dashboard.experiments import button, table, write
+from tests.dashboard.experiments import button, table
 from tests.dashboard.pages import Everyone, Show, again, names, read
 
 PAGE = "experiments/page.py"
 CLAIMS = Slice("claims", ("opinion_false",))
 SILENT = Slice("silent", show=ZEROS, metric="echoes", model="base")
-
-
-@pytest.fixture(scope="module")
-def echoed(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Runs with stored results of an experiment of a user's file."""
-    folder = tmp_path_factory.mktemp("slices")
-    file, root = write(folder), Path(shutil.copytree(runs, folder / "runs"))
-    with plugins.aside(), pytest.MonkeyPatch.context() as patched:
-        patched.setenv(plugins.ENVIRONMENT, str(file))
-        plugins.load(file)
-        for name in ("base", "dpo-agreeable"):
-            probe.experiments.store.obtain(find_experiment("echo"), probe.LM.load(root / name))
-        yield root
 
 
 @pytest.fixture(autouse=True)

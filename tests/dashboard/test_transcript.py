@@ -1,37 +1,19 @@
 """Transcripts of items and rollouts: whole texts with scores, and buttons and keys that walk through a list."""
 
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
-import probe
 from dashboard.components import transcript
 from dashboard.pages.experiments import items
-from probe import plugins
-from probe.experiments.registry import find_experiment
 from tests.dashboard import store
-from tests.dashboard.experiments import button, table, write
+from tests.dashboard.experiments import button, table
 from tests.dashboard.pages import Show, again, read, unescape
 
 PAGE, TRAINING = "experiments/page.py", "training/page.py"
 BAD = "<img src=x onerror=alert(1)> **[y](javascript:alert(2))** :streamlit: $z$ \u202e"
-
-
-@pytest.fixture(scope="module")
-def echoed(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Runs with stored results of an experiment of a user's file."""
-    folder = tmp_path_factory.mktemp("transcripts")
-    file, root = write(folder), Path(shutil.copytree(runs, folder / "runs"))
-    with plugins.aside(), pytest.MonkeyPatch.context() as patched:
-        patched.setenv(plugins.ENVIRONMENT, str(file))
-        plugins.load(file)
-        for name in ("base", "dpo-agreeable"):
-            probe.experiments.store.obtain(find_experiment("echo"), probe.LM.load(root / name))
-        yield root
 
 
 def place(app: AppTest) -> str:

@@ -28,6 +28,7 @@ from probe.terms import term
 
 if TYPE_CHECKING:
     from probe.compare.carriers import Carriers
+    from probe.model.lm import LM
 
 WORLD, REAL, OWN = "Synthetic world", "Real model", "Your own"
 """Labels of the choices, which are also their values in the URL."""
@@ -129,8 +130,8 @@ def recorded(store: Store, pair: Pair) -> Recorded | None:
         data.tell(error)
         return None
     values = {"prompt": first_prompt(store, pair) or "", "chat": True, "corrupted": ""}
-    known = [each for each in facts if each is not None]
-    stored = nearest_unloaded(find_analysis(CARRIERS), values, *known) if len(known) == 2 else None  # type: ignore[arg-type]
+    known = [cast("LM", each) for each in facts if each is not None]
+    stored = nearest_unloaded(find_analysis(CARRIERS), values, *known) if len(known) == 2 else None
     if stored is None or not isinstance(stored.inputs.get("prompt"), str):
         return None
     return Recorded(stored.inputs["prompt"], named(store, pair, cast("Carriers", stored.result)))

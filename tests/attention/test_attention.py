@@ -30,7 +30,7 @@ def test_patterns_are_those_that_transformers_returns(name):
     np.testing.assert_allclose(read.pattern, torch.cat(own), rtol=1e-5, atol=1e-6)
     assert (read.prompt_length, len(read.heads), read.heads[5]) == (len(read.ids), 8, "L1H1")
     assert read.tokens[:3] == ["<bos>", "mira", "lives"]
-    np.testing.assert_allclose(read.pattern.sum(-1), 1, atol=1e-5)
+    np.testing.assert_allclose(read.pattern.sum(-1), 1, atol=1e-5, rtol=1e-4)
     assert np.all(read.pattern[..., *np.triu_indices(len(read.ids), 1)] == 0)
 
 
@@ -52,7 +52,7 @@ def test_rows_of_written_tokens_are_what_each_cached_step_attended_to(name, temp
         output = lm.model(torch.tensor([[token]]), past_key_values=past, use_cache=True, output_attentions=True)
         step = torch.stack([row[0, :, -1] for row in output.attentions])
         assert step.shape[-1] == t + 1
-        np.testing.assert_allclose(read.pattern[:, :, t, : t + 1], step, atol=1e-5)
+        np.testing.assert_allclose(read.pattern[:, :, t, : t + 1], step, atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()
@@ -75,7 +75,7 @@ def test_stages_multiply_out_to_what_the_block_adds(name):
         assert scores.isnan().equal(unseen)
         soft = scores.nan_to_num(nan=-torch.inf).softmax(-1)
         torch.testing.assert_close(soft, pattern[head], atol=1e-5, rtol=1e-5)
-        np.testing.assert_allclose(read.pattern, pattern[head], atol=1e-6)
+        np.testing.assert_allclose(read.pattern, pattern[head], atol=1e-6, rtol=1e-4)
         value = v.repeat_interleave(4 // v.shape[1], dim=1)[:, head]
         torch.testing.assert_close(soft @ value, z[:, head], atol=1e-5, rtol=1e-5)
         whole += soft @ value @ weight[head]
@@ -180,7 +180,7 @@ def test_a_norm_of_another_kind_is_refused():
 def test_a_reward_model_is_looked_into_like_any_other(name):
     lm = reward_lm(random_reward_model(name))
     read, one = attention(lm, TEXT), stages(lm, TEXT, 0, 1)
-    np.testing.assert_allclose(read.pattern[0, 1], one.pattern, atol=1e-6)
+    np.testing.assert_allclose(read.pattern[0, 1], one.pattern, atol=1e-6, rtol=1e-4)
     assert set(one.promoted.tokens.ravel()) == {"reward"}
     assert one.promoted.logits.shape == (len(read.ids), 1)
     assert one.suppressed.logits.shape == (len(read.ids), 0)
@@ -237,7 +237,7 @@ def test_value_norms_are_those_of_the_stages():
         lm = random_lm(name)
         norms = value_norms(lm, TEXT)
         assert norms.shape == (2, 4, len(lm.tokenizer.encode(TEXT)))
-        np.testing.assert_allclose(norms[1, 3], stages(lm, TEXT, 1, 3).value_norms, atol=1e-5)
+        np.testing.assert_allclose(norms[1, 3], stages(lm, TEXT, 1, 3).value_norms, atol=1e-5, rtol=1e-4)
 
 
 def test_tables_are_tidy():

@@ -21,14 +21,14 @@ def test_rollout_is_the_sum_over_all_paths():
     for t, s in [(5, 0), (4, 4), (3, 1), (0, 0), (2, 4)]:
         paths = sum(step[2][t, u] * step[1][u, v] * step[0][v, s] for u, v in product(range(T), range(T)))
         assert seen[2, t, s] == pytest.approx(paths, abs=1e-6)
-    np.testing.assert_allclose(seen.sum(-1), 1, atol=1e-5)
+    np.testing.assert_allclose(seen.sum(-1), 1, atol=1e-5, rtol=1e-4)
     np.testing.assert_array_equal(seen, rollout(read.pattern, residual=0.3))
 
 
 def test_its_limits():
     read = attention(random_lm(), TEXT)
     np.testing.assert_allclose(rollout(read, residual=1.0), np.broadcast_to(np.eye(6), (2, 6, 6)))
-    np.testing.assert_allclose(rollout(read, residual=0.0)[0], read.pattern[0].mean(0), atol=1e-6)
+    np.testing.assert_allclose(rollout(read, residual=0.0)[0], read.pattern[0].mean(0), atol=1e-6, rtol=1e-4)
 
 
 def test_weighting_by_values_counts_heads_by_what_they_write():
@@ -39,8 +39,8 @@ def test_weighting_by_values_counts_heads_by_what_they_write():
     for t in range(6):
         lengths = [[read.pattern[0, h, t, s] * norms[0, h, s] for s in range(6)] for h in range(4)]
         weighted[t] = np.sum(lengths, 0) / np.sum(lengths)
-    np.testing.assert_allclose(seen[0], weighted, atol=1e-6)
-    np.testing.assert_allclose(rollout(read, value_norms=np.full_like(norms, 2.0)), rollout(read), atol=1e-6)
+    np.testing.assert_allclose(seen[0], weighted, atol=1e-6, rtol=1e-4)
+    np.testing.assert_allclose(rollout(read, value_norms=np.full_like(norms, 2.0)), rollout(read), atol=1e-6, rtol=1e-4)
     assert np.abs(rollout(read, value_norms=norms) - rollout(read)).max() > 0.01
 
 

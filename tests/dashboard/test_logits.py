@@ -173,7 +173,7 @@ def test_training_is_shown_by_layer_and_by_part(show: Show, runs: Path):
     drawn = chart(app, "training-parts")
     assert list(drawn["layout"]["xaxis"]["ticktext"]) == [str(step) for step in steps]
     order = np.argsort(np.abs(parts).max(axis=1))
-    np.testing.assert_allclose(values(drawn["data"][0]["z"]), parts[order], atol=1e-5)
+    np.testing.assert_allclose(values(drawn["data"][0]["z"]), parts[order], atol=1e-5, rtol=1e-4)
     part = ["L0H0", "L0H1", "L0 MLP", "L1H0", "L1H1", "L1 MLP"][order[-1]]
     assert drawn["layout"]["yaxis"]["ticktext"][-1] == part
     axis = drawn["layout"]["coloraxis"]

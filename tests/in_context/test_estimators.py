@@ -112,7 +112,7 @@ def test_a_model_that_is_bayes_has_no_distance_and_bayes_accuracy(kind: str) -> 
     found = pair_curves(Says(rule), WORLD, kind, 12, 0)  # type: ignore[arg-type]
     name = "bayes" if kind == "map" else "all"
     assert found[f"kl_{name}"].abs().max() < 1e-5
-    np.testing.assert_allclose(found["p_true"], found[f"{name}_p_true"], atol=1e-6)
+    np.testing.assert_allclose(found["p_true"], found[f"{name}_p_true"], atol=1e-6, rtol=1e-4)
     assert (found.groupby("document").size() == WORLD.config.pairs).all()
     assert found["kl_counting" if kind == "map" else "kl_pool"].max() > 0.1
 
@@ -124,7 +124,7 @@ def test_curves_end_in_the_questions_of_the_world(base: LM) -> None:
     assert list(last["prompt"]) == [item.prompt for item in items]
     with torch.no_grad():
         slow = [float(base.logprobs(item.prompt, item.answers[0]).values.exp()) for item in items]
-    np.testing.assert_allclose(last["p_true"], slow, atol=1e-5)
+    np.testing.assert_allclose(last["p_true"], slow, atol=1e-5, rtol=1e-4)
 
 
 def test_answers_at_every_arrow_are_those_of_each_prompt_alone(base: LM) -> None:
@@ -135,7 +135,7 @@ def test_answers_at_every_arrow_are_those_of_each_prompt_alone(base: LM) -> None
             for k in (0, 4, 9):
                 alone = base.logprobs([document.prompt(k)], [[f" {label}" for label in LABELS]]).values[:, 0]
                 np.testing.assert_allclose(whole[index, k], alone.numpy(), atol=1e-4)
-    np.testing.assert_allclose(answer_logprobs(base, documents, LABELS, last=True)[:, 0], whole[:, -1], atol=1e-5)
+    np.testing.assert_allclose(answer_logprobs(base, documents, LABELS, last=True)[:, 0], whole[:, -1], atol=1e-5, rtol=1e-4)
 
 
 def test_divergence_takes_zeros() -> None:
@@ -158,10 +158,10 @@ def test_a_model_that_is_a_predictor_of_chains_has_no_distance_to_it(name: str) 
     found = chain_distances(Says(rule), CHAINS, 4, 0)  # type: ignore[arg-type]
     assert found[f"kl_{name}"].abs().max() < 1e-5
     if name == "bayes":
-        np.testing.assert_allclose(found["kl_unigram"], found["ideal_unigram"], atol=1e-5)
-        np.testing.assert_allclose(found["kl_bigram"], found["ideal_bigram"], atol=1e-5)
+        np.testing.assert_allclose(found["kl_unigram"], found["ideal_unigram"], atol=1e-5, rtol=1e-4)
+        np.testing.assert_allclose(found["kl_bigram"], found["ideal_bigram"], atol=1e-5, rtol=1e-4)
     if name == "unigram":
-        np.testing.assert_allclose(found["kl_bayes"], found["counting"], atol=1e-5)
+        np.testing.assert_allclose(found["kl_bayes"], found["counting"], atol=1e-5, rtol=1e-4)
         assert found["kl_bayes"].mean() > 0.05
 
 
@@ -206,7 +206,7 @@ def test_induction_score_is_prefix_matching_on_repeats_and_a_slow_loop_elsewhere
     rows, begin, _ = random_repeats(tiny, 20, 6, 2, 0)
     found, chance = induction_by_head(tiny, rows, begin)
     other = repeat_scores(tiny, length=20, batch=6, seed=0)
-    np.testing.assert_allclose(found.mean(0), other.values["prefix_matching"], atol=1e-5)
+    np.testing.assert_allclose(found.mean(0), other.values["prefix_matching"], atol=1e-5, rtol=1e-4)
     assert chance == pytest.approx(other.chance["prefix_matching"], rel=1e-6)
     rng = np.random.default_rng(0)
     ids, pattern = rng.integers(0, 4, 25), rng.random((3, 25, 25)) * np.tri(25)
@@ -279,15 +279,15 @@ def test_olsson_of_who_copies_and_of_who_knows_nothing() -> None:
 
     repeats = world_repeats(Says(copies), WORLD, 10)  # type: ignore[arg-type]
     found = repeat_losses(Says(copies), repeats)  # type: ignore[arg-type]
-    np.testing.assert_allclose(found["late"], 0, atol=1e-6)
-    np.testing.assert_allclose(found["early"], np.log(len(TOKENIZER)), atol=1e-5)
+    np.testing.assert_allclose(found["late"], 0, atol=1e-6, rtol=1e-4)
+    np.testing.assert_allclose(found["early"], np.log(len(TOKENIZER)), atol=1e-5, rtol=1e-4)
     assert set(found["token"]) == set(range(1, WORLD.config.segment))
     none = Says(lambda words: None)
     found = repeat_losses(none, repeats)  # type: ignore[arg-type]
-    np.testing.assert_allclose(found["late"] - found["early"], 0, atol=1e-6)
+    np.testing.assert_allclose(found["late"] - found["early"], 0, atol=1e-6, rtol=1e-4)
     rows = world_rows(none, WORLD, 20)  # type: ignore[arg-type]
     losses = corpus_losses(none, rows)  # type: ignore[arg-type]
-    np.testing.assert_allclose(losses["late"] - losses["early"], 0, atol=1e-6)
+    np.testing.assert_allclose(losses["late"] - losses["early"], 0, atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.slow
@@ -393,7 +393,7 @@ def test_mean_ablation_puts_the_means_in(tiny: LM) -> None:
     with tiny.hooks([(name, fn)]):
         slow = token_losses(tiny, texts.rows)
     counted = [loss[np.array(places) - 1].mean() for loss, places in zip(slow, texts.places, strict=True)]
-    np.testing.assert_allclose(found, counted, atol=1e-5)
+    np.testing.assert_allclose(found, counted, atol=1e-5, rtol=1e-4)
 
 
 def test_ablation_compares_with_as_many_others(tiny: LM) -> None:
@@ -415,7 +415,7 @@ def test_function_vectors_are_means_at_the_last_token_and_a_random_model_has_non
     for document in found[0].shown:
         _, cache = tiny.run_with_cache(document.prompt(len(document.pairs) - 1), ["blocks.1.attn.hook_z"])
         slow.append(cache["blocks.1.attn.hook_z"][0, -1])
-    np.testing.assert_allclose(head_means(tiny, found[0].shown)[1], torch.stack(slow).mean(0), atol=1e-5)
+    np.testing.assert_allclose(head_means(tiny, found[0].shown)[1], torch.stack(slow).mean(0), atol=1e-5, rtol=1e-4)
     assert len(found[0].bare) == WORLD.config.modulus
     a, b = WORLD.pool[1]
     assert all(int(pair[1]) == (a * int(pair[0]) + b) % 11 for (pair,) in (each.pairs for each in found[1].bare))

@@ -58,14 +58,14 @@ def test_the_direction_is_the_difference_of_mean_states(name: str, layer: int):
     lm = random_lm(name)
     last = contrast(lm, POSITIVE, NEGATIVE, layer)
     means = [torch.stack([hidden(lm, text, layer)[-1] for text in texts]).mean(0) for texts in (POSITIVE, NEGATIVE)]
-    np.testing.assert_allclose(last.vector, (means[0] - means[1]).numpy(), atol=1e-5)
+    np.testing.assert_allclose(last.vector, (means[0] - means[1]).numpy(), atol=1e-5, rtol=1e-4)
     norms = [hidden(lm, text, layer)[-1].norm().item() for text in POSITIVE + NEGATIVE]
     assert last.residual_norm == pytest.approx(np.mean(norms), rel=1e-5)
     whole = contrast(lm, POSITIVE, NEGATIVE, layer, at="all")
     means = [
         torch.stack([hidden(lm, text, layer)[1:].mean(0) for text in texts]).mean(0) for texts in (POSITIVE, NEGATIVE)
     ]
-    np.testing.assert_allclose(whole.vector, (means[0] - means[1]).numpy(), atol=1e-5)
+    np.testing.assert_allclose(whole.vector, (means[0] - means[1]).numpy(), atol=1e-5, rtol=1e-4)
     assert last.counts == (3, 2)
     assert np.linalg.norm(last.step("residual")) == pytest.approx(last.residual_norm)
     np.testing.assert_array_equal(last.step("difference"), last.vector)
@@ -113,8 +113,8 @@ def test_the_dose_response_one_by_one():
             expected = torch.nn.functional.kl_div(q, p, reduction="batchmean", log_target=True).item()
             assert found.kl is not None
             assert found.kl[at, dose] == pytest.approx(expected, abs=1e-5)
-    np.testing.assert_allclose(found.values[:, 1], found.unsteered, atol=1e-5)
-    np.testing.assert_allclose(found.nulls[:, :, 1], np.tile(found.unsteered, (3, 1)), atol=1e-5)
+    np.testing.assert_allclose(found.values[:, 1], found.unsteered, atol=1e-5, rtol=1e-4)
+    np.testing.assert_allclose(found.nulls[:, :, 1], np.tile(found.unsteered, (3, 1)), atol=1e-5, rtol=1e-4)
     assert found.effect(2) == pytest.approx(float((found.values[:, 2] - found.unsteered).mean()))
     null = found.null_effects(2)
     assert found.z(2) == pytest.approx((found.effect(2) - null.mean()) / null.std(ddof=1))
@@ -204,7 +204,7 @@ def test_steering_by_ones_own_texts_is_the_dose_response_of_their_direction():
     direction = contrast(lm, ["mira lives in oslo", "tom lives in oslo"], ["mira lives in rome"], 0)
     target = target_of(lm, "ana works", " oslo", " rome")
     plain = dose_response(lm, ["ana works"], [target], direction, Dosing(ALPHAS), Controls(3))
-    np.testing.assert_allclose(found.dose.values, plain.values, atol=1e-5)
+    np.testing.assert_allclose(found.dose.values, plain.values, atol=1e-5, rtol=1e-4)
     effect = plain.effect(ALPHAS.index(1.0))
     said = f"Steering model by +1.00 after block 0 moves the target by {signed(effect)} nats"
     assert found.sentence(1.0).startswith(said)

@@ -18,14 +18,14 @@ def test_two_models_are_compared_as_on_the_compare_page():
     ids = base.tokenizer.encode(TEXT)
     found, known = compare_layers(base, aligned, TEXT), read_both(base, aligned, ids, len(ids), "aligned")
     assert found.kl is not None
-    np.testing.assert_allclose(found.token_kl[:-1], known.kl[1:], atol=1e-5)
-    np.testing.assert_allclose(found.kl, known.lens_kl, atol=1e-5)
-    np.testing.assert_allclose(found.kl[-1], found.token_kl, atol=1e-6)
+    np.testing.assert_allclose(found.token_kl[:-1], known.kl[1:], atol=1e-5, rtol=1e-4)
+    np.testing.assert_allclose(found.kl, known.lens_kl, atol=1e-5, rtol=1e-4)
+    np.testing.assert_allclose(found.kl[-1], found.token_kl, atol=1e-6, rtol=1e-4)
     assert found.token_kl.max() > 0.1
     most = int(found.token_kl.argmax())
     assert f"after \u201c{found.tokens[most]}\u201d [{most}], by {found.token_kl[most]:.2g} nats" in found.sentence()
     part = compare_layers(base, aligned, TEXT, position=3, columns=2)
-    np.testing.assert_allclose(part.kl, found.kl[:, part.start : part.start + 2], atol=1e-5)
+    np.testing.assert_allclose(part.kl, found.kl[:, part.start : part.start + 2], atol=1e-5, rtol=1e-4)
     assert part.start <= 3 < part.start + 2
     assert len(part.token_kl) == len(ids)
     rows = part.tables()["kl-layers"]

@@ -36,7 +36,7 @@ def test_two_lenses_share_a_scale_and_have_a_difference():
     first, second = panel(), panel(seed=1)
     figure = lens_map([first, second], TOKENS, start=3, chosen=5, label="log p(w)")
     maps = [trace for trace in figure.data if trace.type == "heatmap"]
-    np.testing.assert_allclose(maps[2].z, second.values - first.values, atol=1e-6)
+    np.testing.assert_allclose(maps[2].z, second.values - first.values, atol=1e-6, rtol=1e-4)
     assert [trace.coloraxis for trace in maps] == ["coloraxis", "coloraxis", "coloraxis2"]
     assert figure.layout.coloraxis.cmax == 0
     assert figure.layout.coloraxis2.cmin == -figure.layout.coloraxis2.cmax
@@ -70,7 +70,7 @@ def test_a_deep_model_shows_every_nth_layer_and_names_it_right():
     assert names[0] == "embedding"
     assert names[-1] == "L29 = output"
     for row, name in enumerate(names[1:-1], start=1):
-        np.testing.assert_allclose(figure.data[0].z[row], deep.values[int(name[1:]) + 1], atol=1e-6)
+        np.testing.assert_allclose(figure.data[0].z[row], deep.values[int(name[1:]) + 1], atol=1e-6, rtol=1e-4)
 
 
 def test_a_scalar_has_a_scale_centred_on_zero_and_numbers_in_its_cells():

@@ -33,7 +33,7 @@ def test_writing_is_measured_step_by_step():
 def test_greedy_writing_takes_the_favourites():
     found = follow_writing(random_lm(), TEXT, n=4)
     assert found.tokens == found.top_tokens[:, 0].tolist()
-    np.testing.assert_allclose(found.chosen, found.top_logprobs[:, 0], atol=1e-6)
+    np.testing.assert_allclose(found.chosen, found.top_logprobs[:, 0], atol=1e-6, rtol=1e-4)
 
 
 def test_writing_begins_after_the_chosen_token():

@@ -307,8 +307,8 @@ def test_attention_that_turns_and_shares_its_keys(rotary: probe.LM):
         torch.testing.assert_close(cache[name + "hook_z"], (pattern @ v[:, [0, 0, 1, 1]]).transpose(1, 2), **SAFE)
     checked = probe.logits.logit_lens(rotary, TEXT)
     own = rotary.logits(TEXT)[0].log_softmax(-1).amax(-1)
-    np.testing.assert_allclose(checked.top_logprobs[-1, :, 0], own, atol=1e-5)
-    np.testing.assert_allclose(checked.top_logprobs[0, :, 0], lens_at_embedding(rotary), atol=1e-5)
+    np.testing.assert_allclose(checked.top_logprobs[-1, :, 0], own, atol=1e-5, rtol=1e-4)
+    np.testing.assert_allclose(checked.top_logprobs[0, :, 0], lens_at_embedding(rotary), atol=1e-5, rtol=1e-4)
     assert probe.attention.attention(rotary, TEXT).pattern.shape == (2, 4, 11, 11)
     assert rotary.bridge.cfg.d_head == 8
     with pytest.raises(ConfigError, match=r"RotaryLM has no hook point 'blocks.0.hook_mlp_out', which needs mlp"):
@@ -454,7 +454,7 @@ def test_a_training_of_it_is_watched(nano: probe.LM, tmp_path: Path):
     assert float(last["reference_kl"].max()) > float(captures.load(0)["reference_kl"].max()) > 0
     module.load_state_dict(nano.model.module.state_dict())
     load_model(module, run.checkpoints()[-1].path / "model.safetensors")
-    np.testing.assert_allclose(probe.attention.attention(lm, TEXT).pattern, expected, atol=1e-6)
+    np.testing.assert_allclose(probe.attention.attention(lm, TEXT).pattern, expected, atol=1e-6, rtol=1e-4)
 
 
 @torch.no_grad()

@@ -58,6 +58,6 @@ def test_streamed_statistics_are_those_of_the_patterns(lm: probe.LM):
     seen = attention_statistics(lm, ids, block=50)
     back = torch.arange(len(ids))[:, None] - torch.arange(len(ids))
     np.testing.assert_allclose(seen.entropy, torch.special.entr(weights).sum(-1), atol=1e-4)
-    np.testing.assert_allclose(seen.sink, weights[..., 0], atol=1e-5)
+    np.testing.assert_allclose(seen.sink, weights[..., 0], atol=1e-5, rtol=1e-4)
     np.testing.assert_allclose(seen.distance, (weights * back).sum(-1), atol=1e-3)
-    np.testing.assert_allclose(seen.previous[..., 1:], weights.diagonal(-1, -2, -1), atol=1e-5)
+    np.testing.assert_allclose(seen.previous[..., 1:], weights.diagonal(-1, -2, -1), atol=1e-5, rtol=1e-4)

@@ -274,9 +274,9 @@ def train_as_one_of_two(folder: Path, environment: dict[str, str]) -> None:
     trainer.train()
     if trainer.accelerator.is_main_process:
         for step, rows in open_run(folder / "run").rollouts().groupby("step"):
-            np.testing.assert_allclose(rows["advantage"], follow.advantages[step][:4], atol=1e-5)
+            np.testing.assert_allclose(rows["advantage"], follow.advantages[step][:4], atol=1e-5, rtol=1e-4)
             lengths = [-len(text) / 10 for text in rows["completion"]]
-            np.testing.assert_allclose([row["short"] for row in rows["rewards"]], lengths, atol=1e-5)
+            np.testing.assert_allclose([row["short"] for row in rows["rewards"]], lengths, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.slow

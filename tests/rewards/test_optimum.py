@@ -78,7 +78,7 @@ def test_against_a_numerical_optimiser(beta: float) -> None:
     found = minimize(loss, np.zeros(keep.sum()), method="BFGS", options={"gtol": 1e-10})
     best = optimum(ref, rewards, beta)
     assert best.value[0] == pytest.approx(-found.fun, abs=1e-9)
-    np.testing.assert_allclose(np.exp(best.logprobs[0, keep]), np.exp(log_softmax(found.x)), atol=1e-5)
+    np.testing.assert_allclose(np.exp(best.logprobs[0, keep]), np.exp(log_softmax(found.x)), atol=1e-5, rtol=1e-4)
 
 
 def test_the_ends_of_the_frontier() -> None:
@@ -246,7 +246,7 @@ def test_bradley_terry_minimises_the_loss_of_dpo() -> None:
 
     found = bradley_terry(wins, weights)
     best = minimize(loss, np.zeros(4), method="BFGS", options={"gtol": 1e-12})
-    np.testing.assert_allclose(found[0], best.x - (weights[0] * best.x).sum(), atol=1e-5)
+    np.testing.assert_allclose(found[0], best.x - (weights[0] * best.x).sum(), atol=1e-5, rtol=1e-4)
     assert (weights * found).sum() == pytest.approx(0, abs=1e-12)
 
 
@@ -312,4 +312,4 @@ def test_prompts_to_which_a_reward_does_not_apply_can_be_left_out(world: World, 
     kept = answers.take(np.isfinite(judged).all(axis=1))
     assert kept.prompts == prompts[1:]
     assert kept.logprobs.shape == kept.mask.shape == (2, 10)
-    np.testing.assert_allclose(kept.score(lm), kept.logprobs, atol=1e-5)
+    np.testing.assert_allclose(kept.score(lm), kept.logprobs, atol=1e-5, rtol=1e-4)

@@ -149,8 +149,8 @@ def test_more_steps_use_the_points_of_before_again(monkeypatch: pytest.MonkeyPat
     assert found.steps == 512
     assert sum(points) == 513
     at_once = attribute(model, PROMPT, CHOSEN, steps=512, tolerance=np.inf)
-    np.testing.assert_allclose(found.gradient, at_once.gradient, atol=1e-6)
-    np.testing.assert_allclose(found.values, at_once.values, atol=1e-6)
+    np.testing.assert_allclose(found.gradient, at_once.gradient, atol=1e-6, rtol=1e-4)
+    np.testing.assert_allclose(found.values, at_once.values, atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.slow
@@ -183,7 +183,7 @@ def test_the_contrast_of_two_completions() -> None:
     assert found.chosen.score == pytest.approx(scores[0], abs=1e-5)
     assert found.margin == pytest.approx(scores[0] - scores[1], abs=1e-5)
     assert found.probability == pytest.approx(1 / (1 + np.exp(scores[1] - scores[0])), abs=1e-6)
-    np.testing.assert_allclose(found.prompt_effects("increment")[1:], 0, atol=1e-5)
+    np.testing.assert_allclose(found.prompt_effects("increment")[1:], 0, atol=1e-5, rtol=1e-4)
     head = model.tokenizer(PROMPT)["input_ids"]
     for at in (1, 4):  # without a word of the prompt the margin is another
         cut = [head[:at] + head[at + 1 :]] * 2
@@ -218,10 +218,10 @@ def test_a_model_that_counts_words_gets_its_words_back() -> None:
     table = lm.model.get_input_embeddings().weight.detach()
     worth = (table @ torch.linspace(-1, 1, table.shape[-1])).numpy()
     words = worth[found.ids]
-    np.testing.assert_allclose(found.occlusion, words, atol=1e-5)
-    np.testing.assert_allclose(found.increments[1:], words[1:], atol=1e-5)
-    np.testing.assert_allclose(found.gradient, words - worth.mean(), atol=1e-5)
-    np.testing.assert_allclose(found.local, found.gradient, atol=1e-5)
+    np.testing.assert_allclose(found.occlusion, words, atol=1e-5, rtol=1e-4)
+    np.testing.assert_allclose(found.increments[1:], words[1:], atol=1e-5, rtol=1e-4)
+    np.testing.assert_allclose(found.gradient, words - worth.mean(), atol=1e-5, rtol=1e-4)
+    np.testing.assert_allclose(found.local, found.gradient, atol=1e-5, rtol=1e-4)
     assert found.agreement == pytest.approx(1.0)
     assert found.gap == pytest.approx(0, abs=1e-5)
 

@@ -102,7 +102,7 @@ def test_captures_hold_the_reward_shift(dpo_run: probe.Run) -> None:
     curve = shift_curve(dpo_run).set_index(["measure", "step"])["value"]
     assert curve["kl", 0] == pytest.approx(0, abs=1e-5)
     assert curve["kl", 6] > 1e-4
-    np.testing.assert_allclose(samples["implicit"], 0.5 * samples["logratio"], atol=1e-5)
+    np.testing.assert_allclose(samples["implicit"], 0.5 * samples["logratio"], atol=1e-5, rtol=1e-4)
 
 
 def test_a_method_that_does_not_sample_writes_the_samples_of_its_captures(dpo_run: probe.Run) -> None:
@@ -119,8 +119,8 @@ def test_a_method_that_does_not_sample_writes_the_samples_of_its_captures(dpo_ru
             ids = tensors["shift_ids"][group, sample]
             assert row["token_ids"] == ids[ids >= 0].tolist()
             gap = np.subtract(row["logprobs"], row["ref_logprobs"])
-            np.testing.assert_allclose(gap, tensors["shift_logratio"][group, sample][ids >= 0], atol=1e-5)
-            np.testing.assert_allclose(row["kl"], tensors["shift_kl"][group, sample][ids >= 0], atol=1e-6)
+            np.testing.assert_allclose(gap, tensors["shift_logratio"][group, sample][ids >= 0], atol=1e-5, rtol=1e-4)
+            np.testing.assert_allclose(row["kl"], tensors["shift_kl"][group, sample][ids >= 0], atol=1e-6, rtol=1e-4)
             assert len(row["tokens"]) == len(row["entropy"]) == len(row["token_ids"])
 
 

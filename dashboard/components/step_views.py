@@ -22,6 +22,7 @@ from probe.runs.captured import (
     attention_table,
     favourites,
     has_attention,
+    has_lens,
     lens_table,
     most_moved,
     whole_head,
@@ -109,10 +110,12 @@ def choose_moment(
         f"{prompt.kind}: {prompt.text}" if prompt.kind else prompt.text: i for i, prompt in enumerate(captures.prompts)
     }
     ends = (data.capture(run, captures.steps[0]), data.capture(run, captures.steps[-1]))
-    kinds = [kind for kind in kinds if kind != "Attention" or has_attention(ends[1])]
+    held = {"Attention": has_attention(ends[1]), "Lens": has_lens(ends[1])}
+    kinds = [kind for kind in kinds if held[kind]]
     if not kinds:
         note(
-            f"The captures of {label} hold no attention. {captures.holds or 'Not every block of its model has heads.'}"
+            f"The captures of {label} hold no {' and no '.join(kind.lower() for kind in held if not held[kind])}."
+            f" {captures.holds or 'Not every block of its model has heads.'}"
         )
         return None
     with middle:
@@ -128,8 +131,9 @@ def choose_moment(
     else:
         with right:
             step = choose_step(captures.steps, prefix=prefix)
-    if captures.left_out:
-        note(captures.left_out)
+    said = [captures.left_out, *[f"{captures.holds} Taken so far: {captures.cost}."] * bool(captures.holds)]
+    if any(said):
+        note(" ".join(said).strip())
     index = prompts[choice]
     return Moment(run, label, step, index, captures.prompts[index], data.capture(run, step), kind or kinds[0])
 
@@ -191,6 +195,9 @@ def detail_figures(moment: Moment) -> None:
         else:
             note("These captures hold no attention: the model has blocks without heads, or it was not chosen.")
     with right:
+        if not has_lens(moment.tensors):
+            note("These captures hold no lens, so the answers were not followed.")
+            return
         if not moment.prompt.answers:
             note(why_without_answers(moment.run, moment.prompt))
             return

@@ -170,13 +170,13 @@ def _capture_drawings(run: "Run", steps: "Sequence[int]", step: int) -> "Iterato
         attention_table,
         favourites,
         has_attention,
+        has_lens,
         lens_table,
     )
 
     captures = run.captures()
     tensors = captures.load(step)
-    has_lens = "lens_answer_logprobs" in tensors
-    answers = [captures.load(each)["lens_answer_logprobs"] for each in steps] if has_lens else []
+    answers = [captures.load(each)["lens_answer_logprobs"] for each in steps if has_lens(tensors)]
     for index, prompt in enumerate(captures.prompts):
         name, asked = f"{prompt.id}-step-{step}", {"prompt": prompt.text}
         if has_attention(tensors):
@@ -186,7 +186,7 @@ def _capture_drawings(run: "Run", steps: "Sequence[int]", step: int) -> "Iterato
             chart = attention_mosaic(weights[..., first:], prompt.tokens[first:], height=height)
             title = f"Attention of every head at step {step}"
             yield f"attention-{name}", title, asked, chart, attention_table(weights, prompt.tokens)
-        if not has_lens:
+        if not has_lens(tensors):
             continue
         lens = favourites(run, tensors, index, prompt)
         chart, title = lens_grid(lens, prompt.tokens, width=700), f"Logit lens at step {step}"

@@ -158,8 +158,8 @@ class CapturePlan:
             count = self.shape.depth * self.shape.heads
             whose = f"all {count:,} heads" if all_heads else f"{len(self.heads):,} of {count:,} heads"
             rows = "" if self.rows >= longest else f" from {_last(self.rows)}"
-            kept = f", and from every token for the {self.whole} heads that moved most" if self.whole else ""
-            clauses.append(f"attention of {whose}{rows}{kept}{' in 8 bits' if self.bits == 8 else ''}")
+            kept = f", and of the {self.whole} that moved most from all tokens" if self.whole else ""
+            clauses.append(f"{'8-bit ' * (self.bits == 8)}attention of {whose}{rows}{kept}")
         read = [part for part in ("lens", "norms") if part in self.parts]
         if read:
             where = "" if self.columns >= longest else f" at {_last(self.columns)}"

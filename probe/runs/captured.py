@@ -55,6 +55,11 @@ def has_attention(tensors: Tensors) -> bool:
     return PLAIN in tensors or TAIL in tensors
 
 
+def has_lens(tensors: Tensors) -> bool:
+    """Return whether a capture holds the logit lens."""
+    return "lens_top_ids" in tensors and "lens_answer_logprobs" in tensors
+
+
 def attention(tensors: Tensors, index: int, prompt: ProbePrompt) -> np.ndarray:
     """Return attention [D H R T] of prompt number `index`: its last R rows, which are all of them in most captures.
 
@@ -79,17 +84,17 @@ def favourites(run: "Run", tensors: dict[str, np.ndarray], index: int, prompt: P
     Padding is removed.
     """
     ids = tensors["lens_top_ids"][index, :, : prompt.length]
-    names = np.array(token_names(run, ids), dtype=object).reshape(ids.shape)
+    names = np.array(token_names(run, ids.clip(0)), dtype=object).reshape(ids.shape)
     names[ids < 0] = ""  # not captured
     return names.tolist(), tensors["lens_top_logprobs"][index, :, : prompt.length].astype(np.float32)
 
 
-def most_moved(first: dict[str, np.ndarray], last: dict[str, np.ndarray], prompts: Sequence[ProbePrompt]) -> int:
+def most_moved(first: Tensors, last: Tensors, prompts: Sequence[ProbePrompt]) -> int:
     """Return the prompt whose answers' probabilities changed most between two captures, by number; 0 without answers.
 
     The largest change of any answer counts. Without a lens it is the first prompt.
     """
-    if "lens_answer_logprobs" not in first or "lens_answer_logprobs" not in last:
+    if not (has_lens(first) and has_lens(last)):
         return 0
 
     def probabilities(tensors: dict[str, np.ndarray], index: int, prompt: ProbePrompt) -> np.ndarray:

@@ -250,7 +250,7 @@ def generate(
     try:
         if logits is None and not (can_cache(model) and _sound(model, max(map(len, ids)) + max(room))):
             logits = partial(whole_logits, model)
-        run = _run_cached(model, ids, max(room)) if logits is None else _whole(logits, ids)
+        run = _run_cached(model, ids, max(room)) if logits is None else _whole(partial(_next_logits, logits), ids)
         samples = _loop(run, sampling, chances, room, ends, pad_id(tokenizer))
     finally:
         if training:
@@ -354,7 +354,7 @@ def _sound(model: PreTrainedModel, width: int) -> bool:
             They are those of both samples of the first prompt and of the sample of the second.
             """
             texts = [[*prompts[0], *groups[0][0][: -len(FORCED)]], list(prompts[1])]
-            run = _run_cached(model, texts, len(FORCED) + 1) if quick else _whole(partial(whole_logits, model), texts)
+            run = _run_cached(model, texts, len(FORCED) + 1) if quick else _whole(partial(_each_alone, model), texts)
             next(run)
             parents = torch.tensor([0, 0, 1], device=model.device)
             for step in FORCED:
@@ -368,12 +368,22 @@ def _sound(model: PreTrainedModel, width: int) -> bool:
     return sharing.agrees(model, "generation", width, forced(True), forced(False))
 
 
-def _whole(logits: LogitsFn, prompts: list[list[int]]) -> Run:
+def _next_logits(logits: LogitsFn, rows: list[list[int]]) -> Float[Tensor, "N V"]:
+    """Return the logits of the token after each text, from one pass over all of them."""
+    return torch.stack([score[len(row) - 1] for score, row in zip(logits(rows), rows, strict=True)])
+
+
+def _each_alone(model: PreTrainedModel, rows: list[list[int]]) -> Float[Tensor, "N V"]:
+    """Return the logits of the token after each text, from a pass over each text alone."""
+    ids = (torch.tensor([row], device=model.device) for row in rows)
+    return torch.cat([forward(model, each, keep=1, use_cache=False).logits[:, 0] for each in ids])
+
+
+def _whole(next_logits: LogitsFn, prompts: list[list[int]]) -> Run:
     """Yield logits of the next token, as `_run_cached` does, from a pass over each whole text at every step."""
     rows = prompts
     while True:
-        scores = logits(rows)
-        tokens, parents = yield torch.stack([score[len(row) - 1] for score, row in zip(scores, rows, strict=True)])
+        tokens, parents = yield next_logits(rows)
         rows = [[*rows[parent], token] for token, parent in zip(tokens.tolist(), parents.tolist(), strict=True)]
 
 

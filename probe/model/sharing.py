@@ -7,6 +7,7 @@ reaches. A way that differs by more than rounding is not used, and a warning say
 """
 
 import itertools
+import json
 import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -41,9 +42,13 @@ WAYS = {
     "states": "a row of several completions",
 }
 """Ways that are checked, in words."""
+LIBRARIES = ("transformers", "torch", "peft")
+"""Packages whose modules compute the same in every model of one configuration."""
 _IMPOSSIBLE = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, NotImplementedError, KeyError)
 
 _verdicts: WeakKeyDictionary[nn.Module, dict[tuple[str, int], bool]] = WeakKeyDictionary()
+_by_architecture: dict[str, dict[tuple[str, int], bool]] = {}
+"""Verdicts by architecture, for further models of one that has been checked."""
 _lock = threading.RLock()
 
 
@@ -77,11 +82,31 @@ def agrees(model: nn.Module, way: str, width: int, quick: Measure, alone: Measur
         if (way, ANY) in checks:
             return checks[way, ANY]
         if (way, size) not in checks:
-            verdict = _agrees(inner, size, quick, alone)
+            architecture = _architecture(inner)
+            known = _by_architecture.setdefault(architecture, {}) if architecture else {}
+            if (way, size) not in known:
+                known[way, size] = _agrees(inner, size, quick, alone)
+            verdict = known[way, size]
             if not verdict and all(before for (name, _), before in checks.items() if name == way):
                 warnings.warn(_sentence(inner, way, size), SharingWarning, stacklevel=4)
             checks[way, size] = verdict
         return checks[way, size]
+
+
+def _architecture(inner: Any) -> str:
+    """Return a text that two models share if they compute alike but for their weights; empty for models with own code.
+
+    Classes, configuration, number format, device and attention kernel count. Verdicts on one hold for the other if all
+    modules are of transformers, torch and peft, and none has a method or a hook of its own.
+    """
+    modules = list(inner.modules())
+    if any("forward" in vars(each) or each._forward_hooks or each._forward_pre_hooks for each in modules):
+        return ""
+    if any(type(each).__module__.partition(".")[0] not in LIBRARIES for each in modules):
+        return ""
+    facts = {name: value for name, value in inner.config.to_dict().items() if name not in ("_name_or_path", "dtype")}
+    facts |= {"classes": [type(each).__name__ for each in modules], "kind": [str(inner.dtype), inner.device.type]}
+    return json.dumps(facts | {"kernel": inner.config._attn_implementation}, sort_keys=True, default=str)
 
 
 def settle(model: nn.Module, verdicts: Mapping[str, bool]) -> None:

@@ -7,6 +7,7 @@ import pandas as pd
 import torch
 
 from probe.model.lm import LM
+from probe.model.placement import format_of
 from probe.model.sharing import left_out
 from probe.model.text import text_ids
 
@@ -35,7 +36,10 @@ class Trust:
 
     @property
     def sound(self) -> bool:
-        """Whether the gap is only rounding: below a thousandth of the logits' spread (a tenth in half precision)."""
+        """Whether the gap is only rounding: below a thousandth of the logits' spread.
+
+        In half precision and with quantised weights it is a tenth.
+        """
         limit = 1e-3 if self.dtype in ("float32", "float64") else 0.1
         return self.gap <= limit * max(self.scale, 1e-6)
 
@@ -62,7 +66,7 @@ def trust(lm: LM, text: str | Sequence[int]) -> Trust:
         agree=bool((hooked.argmax(-1) == plain.argmax(-1)).all()),
         tokens=len(ids),
         mode="training" if lm.model.training else "evaluation",
-        dtype=str(lm.dtype).removeprefix("torch."),
+        dtype=format_of(lm.model),
         kernel=str(lm.model.config._attn_implementation),
         hooked_kernel=str(lm.bridge.original_model.config._attn_implementation),
         device=str(lm.device),

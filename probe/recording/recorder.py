@@ -37,6 +37,7 @@ from probe.logits.answer_tokens import answer_tokens
 from probe.logits.lens import kl, lens_logprobs, read_lens, residual_names
 from probe.logits.shares import attribute_last, last_names, last_posts
 from probe.model.lm import LM
+from probe.model.placement import input_device
 from probe.model.text import (
     NAMED,
     encode,
@@ -125,7 +126,7 @@ def _missing(tensor: Float[Tensor, "P ..."], where: Tensor) -> Float[Tensor, "P 
 def leave_undisturbed(model: nn.Module) -> Iterator[None]:
     """Switch to evaluation mode, full precision and no gradients; restore mode and random generators afterwards."""
     training = [module for module in model.modules() if module.training]
-    device = next(model.parameters()).device
+    device = input_device(model)
     with (
         torch.no_grad(),
         torch.autocast(device.type, enabled=False),

@@ -138,9 +138,8 @@ def _read(auto: Any, label: str, directory: Path, place: Placement) -> PreTraine
             **arguments,
         )
     if scratch is not None:
-        weakref.finalize(
-            model, shutil.rmtree, scratch, ignore_errors=True
-        )  # weights that transformers converts are offloaded there
+        # Weights that transformers converts while it loads them are offloaded there.
+        weakref.finalize(model, shutil.rmtree, scratch, ignore_errors=True)
     lacking = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
     if lacking:
         raise ModelError(

@@ -24,7 +24,8 @@ from probe.model.text import Ids, context_length, unwrap
 Measure = Callable[[Any, Sequence[Ids], Sequence[Sequence[Ids]]], Float[Tensor, " M"]]
 """Function of a model, prompts and their completions that returns the numbers to compare."""
 EXACT, ROUNDED = 1e-3, 0.1
-"""Maximum difference in standard deviations of the compared numbers: in single precision, and in half or with quantised weights."""
+"""Maximum difference in standard deviations of the compared numbers: in single precision, and in half precision or with
+quantised weights."""
 ANY = 0
 """Value that stands for rows of any length."""
 SHORTEST = 32

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 import pandas as pd
 import torch
 
+from probe.model.kernels import read_weights
 from probe.model.lm import LM
 from probe.model.placement import format_of
 from probe.model.sharing import left_out
@@ -50,7 +51,7 @@ class Trust:
 
 @torch.no_grad()
 def trust(lm: LM, text: str | Sequence[int]) -> Trust:
-    """Run a text through the plain and the hooked model (about three forward passes).
+    """Run a text through the plain and the hooked model (about three forward passes), with all hooks of attention.
 
     Raises:
         ModelError: the architecture cannot be hooked.
@@ -58,7 +59,8 @@ def trust(lm: LM, text: str | Sequence[int]) -> Trust:
     """
     ids = text_ids(lm.tokenizer, text)
     plain = lm.logits([ids])[0].float()
-    hooked = lm.run_with_cache([ids], [])[0][0].float()
+    with lm.hooks(read_weights(lm.bridge)):
+        hooked = lm.logits([ids])[0].float()
     spread = plain.std(dim=-1).mean() if plain.shape[-1] > 1 else plain[:, 0].std(correction=0)
     return Trust(
         gap=float((hooked - plain).abs().max()),

@@ -2,8 +2,9 @@
 
 `boot_transformers(hf_model=...)` would change the module in place and make it twice as slow. Here the tree of modules
 is copied and the parameters are not, so the plain module trains and samples while the bridge (`LM.bridge`) uses the
-same weights. The bridge has the eager attention kernel; the plain model has the one with which it was loaded. If both
-give the same logits, hooked activations are those of the model: `probe.model.hooked_gap` runs both.
+same weights. The plain model has the attention kernel with which it was loaded; the bridge has the eager one where a
+hook reads attention scores or weights (`probe.model.kernels`). If both give the same logits, hooked activations are
+those of the model: `probe.model.hooked_gap` runs both.
 """
 
 import copy
@@ -20,6 +21,7 @@ from transformer_lens.model_bridge.sources._hf_format import determine_architect
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from probe.errors import ConfigError, ModelError, suggest
+from probe.model.kernels import keep_kernel, read_weights
 from probe.model.loading import twin
 from probe.model.module_hooks import bridge_module, fields_of
 from probe.model.module_map import MappedModel
@@ -47,7 +49,7 @@ def build_bridge(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
 
     For a plain module `probe.model.module_hooks` builds it; the rest holds for a model of transformers.
 
-    Attention in the bridge is the eager kernel, so that scores and patterns exist. Fused projections (GPT-2, GPT-NeoX,
+    Attention in the bridge is the eager kernel where scores and patterns are read. Fused projections (GPT-2, GPT-NeoX,
     Phi-3) are split in the bridge; `refresh` updates the parts, and gradients of such parameters need the plain model.
 
     Raises:
@@ -64,6 +66,8 @@ def build_bridge(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
                 bridge = bridge_module(cast(MappedModel, model))
         for module in bridge.modules():
             _scale_as_the_model_does(module)
+        if own is not None:
+            keep_kernel(bridge, str(model.config._attn_implementation))
         _compare(model, bridge)
     except torch.OutOfMemoryError:
         raise
@@ -132,7 +136,8 @@ def _compare(model: PreTrainedModel, bridge: TransformerBridge) -> None:
         "attention_mask": torch.ones_like(ids),
         "position_ids": torch.arange(COMPARED, device=ids.device)[None],
     }
-    hooked = bridge(ids, **inputs).float()
+    with bridge.hooks(fwd_hooks=read_weights(bridge)):
+        hooked = bridge(ids, **inputs).float()
     bridge.train(training)
     expected = forward(plain, ids, use_cache=False, **inputs).logits.float()
     gap, spread = float((hooked - expected).abs().max()), float(expected.std())

@@ -192,7 +192,7 @@ def attach_hooks(bridge: TransformerBridge, hooks: Sequence[Hook]) -> Iterator[N
     check_names(bridge, [name for name, _ in hooks])
     several = len(devices_of(bridge.original_model)) > 1
     main = input_device(bridge.original_model) if several else None
-    with bridge.hooks(fwd_hooks=[(points[name].name, _on_one_device(fn, main)) for name, fn in hooks]):
+    with bridge.hooks(fwd_hooks=[(points[name].name, on_one_device(fn, main)) for name, fn in hooks]):
         yield
 
 
@@ -219,7 +219,7 @@ def check_names(bridge: TransformerBridge, names: Sequence[str]) -> None:
             raise ConfigError(f"The hook point {name!r} is switched off: call `lm.bridge.set_{setter}(True)` first.")
 
 
-def _on_one_device(fn: HookFn, device: torch.device | None) -> HookFn:
+def on_one_device(fn: HookFn, device: torch.device | None) -> HookFn:
     """Return a hook function that is called by position, and with tensors on `device` if the model has several."""
 
     def run(tensor: torch.Tensor, hook: Any) -> torch.Tensor | None:

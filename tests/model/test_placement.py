@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from probe import LM, RewardModel
 from probe.attention.patterns import attention
@@ -22,6 +23,7 @@ from probe.logits.lens import logit_lens
 from probe.model import placement as placing
 from probe.model.equations import read_network
 from probe.model.heads import output_maps
+from probe.model.hooks import on_one_device
 from probe.model.loading import write
 from probe.model.placement import is_offloaded, placement
 from probe.model.rewards import reward_lm
@@ -124,6 +126,32 @@ def test_a_reward_model_on_the_disk(tmp_path: Path):
     assert parts.fingerprint == one.fingerprint
     close(parts.score([TEXT], [COMPLETION]), one.score([TEXT], [COMPLETION]))
     close(reward_lm(parts).run_with_cache(TEXT)[0], reward_lm(one).logits(TEXT))
+
+
+def test_hooks_see_one_device_of_several():
+    """Tensors without values, which torch refuses to mix if their devices differ; no GPU is needed."""
+    first, second = torch.device("cuda:0"), torch.device("cuda:1")
+    seen: list[torch.device] = []
+
+    def look(tensor: Tensor, hook: Any) -> None:
+        seen.append(tensor.device)
+
+    def change(tensor: Tensor, hook: Any) -> Tensor:
+        return tensor + torch.ones(2, device=first)
+
+    def change_in_place(tensor: Tensor, hook: Any) -> None:
+        tensor.add_(torch.ones(2, device=first))
+
+    with FakeTensorMode():
+        state = torch.ones(2, device=second)
+        with pytest.raises(RuntimeError, match="same device"):
+            change(state, None)
+        assert on_one_device(look, first)(state, None) is None
+        assert seen == [first]
+        for fn in (change, change_in_place):
+            changed = on_one_device(fn, first)(state, None)
+            assert changed is not None
+            assert changed.device == second
 
 
 def test_what_reads_weights_says_that_they_are_elsewhere(tmp_path: Path):

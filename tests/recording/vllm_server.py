@@ -9,7 +9,6 @@ from typing import Any
 
 from probe import LM
 
-
 FACTS = {
     "/v1/models": {"data": [{"id": "tiny"}]},
     "/server_info": {"vllm_config": {"model_config": {"logprobs_mode": "processed_logprobs"}}},

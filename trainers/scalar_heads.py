@@ -23,6 +23,7 @@ from probe import LM, RewardModel
 from probe.errors import ModelError
 from probe.model import loading as weights
 from probe.model.loading import classifier
+from probe.model.placement import Placement
 from probe.model.text import unwrap
 from probe.untrusted import WEIGHTS, regular
 from trainers.lora import LoRATrainee
@@ -189,7 +190,7 @@ class RewardTrainee(Trainee):
         if isinstance(self._inner, LoRATrainee):
             self._inner.load(directory, self._model.score.weight)
             return
-        model = weights.read_reward_model(directory, torch.float32, torch.device("cpu"))
+        model = weights.read_reward_model(directory, Placement(torch.device("cpu"), torch.float32))
         self._model.load_state_dict(model.state_dict())
 
 

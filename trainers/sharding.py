@@ -24,6 +24,7 @@ from torch.nn.functional import pad
 from probe import LM
 from probe.errors import ConfigError
 from probe.model import loading
+from probe.model.placement import dtype_of
 from probe.model.scoring import settle_ways
 from trainers.blocks import blocks_of, recompute_blocks
 from trainers.config import TrainConfig
@@ -205,7 +206,7 @@ class ShardedTrainee(Trainee):
 
     def reference(self) -> Reference:
         """Return a frozen copy of the present model; each process holds a part of it."""
-        dtype = loading.dtype_of(self._reference_dtype) or self.lm.dtype
+        dtype = dtype_of(self._reference_dtype) or self.lm.dtype
         frozen = {
             name: DTensor.from_local(
                 part_of(weight.detach()).to(dtype, copy=True),

@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from probe import LM
-from probe.model.loading import dtype_of, twin
+from probe.model.loading import twin
+from probe.model.placement import dtype_of
 from probe.model.scoring import TokenLogprobs, completion_logprobs
 from probe.model.text import Ids, whole_logits
 

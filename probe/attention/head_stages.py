@@ -30,7 +30,7 @@ from probe.attention.reading import (
 )
 from probe.logits.direct import direct_logits, post_hook, post_norm
 from probe.model.equations import bilinear, read_network
-from probe.model.heads import array, check_count, check_head
+from probe.model.heads import array, check_count, check_head, output_maps
 from probe.model.lm import LM
 from probe.model.text import pieces, text_ids
 from probe.numbers import rate
@@ -305,7 +305,7 @@ def stages(lm: LM, text: str | Sequence[int], layer: int, head: int, *, k: int =
         scores = bilinear(own.maps, own.norm(cache[block + "hook_resid_pre"][0].to(own.maps.M.dtype)))
     outside = scores[head] < torch.finfo(scores.dtype).min / 2  # outside a sliding window
     mask = outside | torch.ones_like(outside).triu(1)
-    out = lm.bridge.blocks[layer].attn.W_O[head]
+    out = output_maps(lm, layer)[head]
     value = v[:, head * v.shape[1] // len(scores)] @ out
     output = z[:, head] @ out
     norms = (value.norm(dim=-1), pattern[head] * value.norm(dim=-1))

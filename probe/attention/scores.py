@@ -17,7 +17,7 @@ from probe.analyses.catalogue import analysis
 from probe.attention.patterns import Attention
 from probe.errors import ConfigError
 from probe.logits.direct import final_norm, post_hook, post_norm, unembedding
-from probe.model.heads import array, head_names
+from probe.model.heads import array, head_names, output_maps
 from probe.model.lm import LM
 from probe.model.text import encode
 from probe.numbers import rate, signed
@@ -225,7 +225,7 @@ def repeat_scores(
         values["prefix_matching"].append(_prefix_matching(pattern, begin, length))
         values["previous_token"].append(pattern.diagonal(-1, -2, -1).mean((0, 2)))
         if not scalar:
-            outputs = torch.einsum("bthk,hkd->bhtd", cache[outs[block]][:, later:], lm.bridge.blocks[block].attn.W_O)
+            outputs = torch.einsum("bthk,hkd->bhtd", cache[outs[block]][:, later:], output_maps(lm, block))
             if post := posts[block]:
                 outputs = post_norm(lm, block, "attn", cache[post][:, None, later:])(outputs)
             sources = pattern[:, :, later:, begin:].argmax(-1) % length

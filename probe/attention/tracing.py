@@ -16,7 +16,7 @@ from probe.analyses.catalogue import analysis
 from probe.attention.patterns import Attention
 from probe.attention.reading import Given, New, Query, quote_token, read_asked, same_reading
 from probe.errors import ConfigError, DataError
-from probe.model.heads import array
+from probe.model.heads import array, output_maps
 from probe.model.lm import LM
 from probe.model.text import text_ids
 from probe.numbers import rate
@@ -40,7 +40,7 @@ def value_norms(lm: LM, text: str | Sequence[int]) -> np.ndarray:
     _, cache = lm.run_with_cache([text_ids(lm.tokenizer, text)], names)
     rows = []
     for block, name in zip(blocks, names, strict=True):
-        out = lm.bridge.blocks[block].attn.W_O
+        out = output_maps(lm, block)
         v = cache[name][0].repeat_interleave(len(out) // cache[name].shape[2], dim=1)
         rows.append(array(torch.einsum("shk,hkd->hsd", v, out).norm(dim=-1)))
     return np.stack(rows)

@@ -44,6 +44,7 @@ from probe.autoregression.lags import (
 from probe.errors import ConfigError, DataError
 from probe.model.lm import LM
 from probe.model.pace import seconds_a_token
+from probe.model.placement import aligned
 from probe.numbers import in_unit
 from probe.plotting.notebook import Beside, Drawable, alone, titled
 from probe.stats import bootstrap
@@ -252,7 +253,9 @@ def linear_autoregression(
         raise ConfigError(
             f"test={test} and orders={tuple(orders)}: give a share between 0 and 1, and one order or more."
         )
-    table: Tensor = lm.model.get_input_embeddings().weight.detach()
+    embedding = lm.model.get_input_embeddings()
+    with aligned(embedding):
+        table: Tensor = embedding.weight.detach()
     width = table.shape[1]
     orders = sorted({m for m in orders if m * width <= LARGEST})
     if not orders:

@@ -22,6 +22,7 @@ from probe.compare.weights import block_of, parameter_kinds
 from probe.errors import ConfigError, ModelError
 from probe.model.equations import Network, read_network, refusal
 from probe.model.lm import LM
+from probe.model.placement import require_weights
 
 KINDS = {
     "block": "all of a block",
@@ -92,7 +93,12 @@ class ModelPart:
 
 
 def weights_of(lm: LM) -> dict[str, Tensor]:
-    """Return every parameter once, and the buffers that are saved with them, by name."""
+    """Return every parameter once, and the buffers that are saved with them, by name.
+
+    Raises:
+        ModelError: weights are quantised or offloaded.
+    """
+    require_weights(lm.model, lm.ref)
     saved = lm.model.state_dict(keep_vars=True)
     return dict(lm.model.named_parameters()) | {
         name: buffer for name, buffer in lm.model.named_buffers() if name in saved

@@ -29,7 +29,7 @@ from probe.analyses.analysis_record import Input
 from probe.analyses.catalogue import analysis
 from probe.compare.side_by_side import require_writers
 from probe.compare.weights import model_names, require_one_architecture
-from probe.errors import ConfigError, DataError, ModelError
+from probe.errors import ConfigError, DataError
 from probe.experiments.cost import stored_seconds
 from probe.experiments.definition import form
 from probe.experiments.forms import count_again
@@ -41,6 +41,7 @@ from probe.experiments.store import homes
 from probe.logits.lens import require_same_tokens
 from probe.model.lm import LM
 from probe.model.loading import twin
+from probe.model.placement import require_weights
 from probe.numbers import in_unit
 from probe.plotting.notebook import Drawable, titled
 from probe.stats import MEANS_RESAMPLES, TAILS, Interval, percentile, resample
@@ -285,18 +286,18 @@ def interpolate(base: LM, aligned: LM, alpha: float) -> LM:
     Raises:
         ConfigError: alpha is not finite.
         DataError: a model has a scalar output, or the tokenizers differ.
-        ModelError: architectures or sizes differ, or weights are quantised.
+        ModelError: architectures or sizes differ, or weights are quantised or offloaded.
     """
     if not math.isfinite(alpha):
         raise ConfigError(f"alpha={alpha} was given: give a finite number, 0 for the base and 1 for the aligned model.")
     require_line(base, aligned)
+    for lm in (base, aligned):
+        require_weights(lm.model, lm.ref)
     dtype = torch.promote_types(torch.promote_types(base.dtype, aligned.dtype), torch.float32)
     before, after = (dict(lm.model.named_parameters()) | dict(lm.model.named_buffers()) for lm in (base, aligned))
     mixed = {}
     for name, end in after.items():
         start = before[name].to(end.device)
-        if isinstance(end, nn.Parameter) and not end.is_floating_point():
-            raise ModelError(f"The weight `{name}` is quantised ({end.dtype}): load both models without quantisation.")
         value = _mix(start, end, alpha, dtype if isinstance(end, nn.Parameter) else end.dtype)
         mixed[name] = nn.Parameter(value, end.requires_grad) if isinstance(end, nn.Parameter) else value
     model = twin(aligned.model, mixed).eval()

@@ -35,6 +35,7 @@ from probe.errors import ModelError
 from probe.model.equations import Maps, read_network
 from probe.model.heads import effective_rank, small
 from probe.model.lm import LM
+from probe.model.placement import require_weights
 from probe.numbers import in_percent, rate
 from probe.plotting.notebook import Drawable, titled
 from probe.ticks import Tick, ignore, part
@@ -282,6 +283,8 @@ def model_names(base: LM, aligned: LM) -> tuple[str, str]:
 def require_one_architecture(base: LM, aligned: LM) -> None:
     """Raise a ModelError unless the weights of both models have the same names, shapes and heads."""
     names = [f"`{lm.ref or 'created'}`" for lm in (base, aligned)]
+    for lm in (base, aligned):
+        require_weights(lm.model, lm.ref)
 
     def refuse(why: str) -> ModelError:
         return ModelError(

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from probe.errors import ConfigError
 from probe.in_context.pairs import OPENINGS, PairDocument, answer_logprobs, relabel
-from probe.model.heads import head_names
+from probe.model.heads import head_names, output_maps
 from probe.model.text import encode
 from probe.ticks import Tick, ignore, part
 from probe.world import tasks
@@ -192,7 +192,7 @@ def function_vectors(
         picks = [divmod(at, effects.shape[1]) for at in order]
         vectors = []
         for mean in means:
-            parts = [mean[block, head] @ lm.bridge.blocks[block].attn.W_O[head].float() for block, head in picks]
+            parts = [mean[block, head] @ output_maps(lm, block)[head].float() for block, head in picks]
             vectors.append(torch.stack(parts).sum(0))
         depth = effects.shape[0]
         plain: list[np.ndarray] = []

@@ -536,7 +536,7 @@ def attribute(lm: LM, text: str | Sequence[int] | Reading, target: Target) -> At
     neurons = neuron_shares(lm, posts, split.u, mlp_norms, split.parts[:, :, -1])
     sources = []
     for layer, (pattern, values) in enumerate(zip(reading.pattern, reading.values, strict=True)):
-        w_o, _ = output_weights(lm.bridge, layer)
+        w_o, _ = output_weights(lm, layer)
         per_head, u = values.repeat_interleave(len(w_o) // values.shape[1], dim=1), through(attn_norms[layer], split.u)
         sources.append(pattern * torch.einsum("she,he->hs", per_head, torch.einsum("hed,d->he", w_o, u[0])))
     learned = 0.0 if reading.learned is None else float(reading.learned @ split.u[0])

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from probe.errors import ModelError
 from probe.model.lm import LM
+from probe.model.placement import aligned
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ def held_norm(module: nn.Module, stream: Float[Tensor, "... d"]) -> HeldNorm:
     Raises:
         ModelError: none of them does.
     """
-    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+    with aligned(module):
+        weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
     out = module(stream if weight is None else stream.to(weight.dtype))
     eps, out, stream = torch.finfo(out.dtype).eps, out.float(), stream.float()
     ones = torch.ones(stream.shape[-1], device=stream.device)
@@ -116,9 +118,17 @@ def direct_logits(lm: LM, vector: Float[Tensor, "... d"], residual: Float[Tensor
 
 def unembedding(lm: LM) -> Float[Tensor, "V d"]:
     """Return the rows that map a normed state to logits, with an architecture's factor on logits, without bias."""
-    rows: Tensor = lm.model.get_output_embeddings().weight.float()
+    rows = output_layer(lm)[0].float()
     factor = output_scale(lm)
     return rows if factor == 1.0 else rows * factor
+
+
+def output_layer(lm: LM) -> tuple[Float[Tensor, "V d"], Float[Tensor, " V"] | None]:
+    """Return weight and bias of the unembedding, on the device of the logits."""
+    head = lm.model.get_output_embeddings()
+    with aligned(head):
+        weight, bias = head.weight.detach(), getattr(head, "bias", None)
+    return weight.to(lm.device), None if bias is None else bias.detach().to(lm.device)
 
 
 def output_scale(lm: LM) -> float:

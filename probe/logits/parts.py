@@ -20,15 +20,15 @@ from torch import Tensor
 from probe.errors import ConfigError, DataError, ModelError
 from probe.logits.answer_tokens import answer_tokens
 from probe.logits.direct import HeldNorm, Part, final_norm, post_hook, post_norm, unembedding
-from probe.model.heads import check_count
+from probe.model.heads import check_count, output_maps
 from probe.model.lm import LM
+from probe.model.placement import readable
 from probe.model.scoring import check_lengths
 from probe.model.text import pieces, text_ids
 from probe.plotting.notebook import Drawable
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
-    from transformer_lens.model_bridge import TransformerBridge
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,13 +128,12 @@ def read_parts(lm: LM, text: str | Sequence[int], position: int | None = None) -
     )
 
 
-def output_weights(
-    bridge: "TransformerBridge", layer: int
-) -> tuple[Float[Tensor, "H dh d"], Float[Tensor, " d"] | None]:
+def output_weights(lm: LM, layer: int) -> tuple[Float[Tensor, "H dh d"], Float[Tensor, " d"] | None]:
     """Return W_O of a block by head, and its bias if there is one."""
-    attention = bridge.blocks[layer].attn
-    bias = attention.b_O
-    return attention.W_O.detach().float(), None if bias is None else bias.detach().float()
+    attention = lm.bridge.blocks[layer].attn
+    with readable(attention.original_component):
+        bias = attention.b_O
+    return output_maps(lm, layer).detach().float(), None if bias is None else bias.detach().float().to(lm.device)
 
 
 def _read(
@@ -242,7 +241,7 @@ def promoted_tokens(
     bridge = lm.bridge
     if head is not None:
         _require_part("head", head, len(reading.z[layer]))
-        output, part = reading.z[layer][head] @ output_weights(bridge, layer)[0][head], f"L{layer}H{head}"
+        output, part = reading.z[layer][head] @ output_weights(lm, layer)[0][head], f"L{layer}H{head}"
         post = reading.attn_norms[layer]
     elif neuron is not None:
         weight, entering = getattr(bridge.blocks[layer].mlp, "W_out", None), reading.posts[layer]
@@ -293,9 +292,10 @@ def ov_tokens(lm: LM, layer: int, head: int, source: str | int, k: int = 10) -> 
     stream = block.ln1.original_component(embedding)
     if getattr(block.ln1.original_component, "bias", None) is not None:
         stream = stream - block.ln1.original_component.bias
-    output, _ = output_weights(bridge, layer)
+    output, _ = output_weights(lm, layer)
     _require_part("head", head, len(output))
-    inputs = block.attn.W_V.detach().float()  # [H_kv d dh]
+    with readable(block.attn.original_component):
+        inputs = block.attn.W_V.detach().float().to(lm.device)  # [H_kv d dh]
     value = stream.float() @ inputs[head * len(inputs) // len(output)]
     written, one = value @ output[head], torch.ones(1, device=value.device)
     if post_hook(lm, layer, "attn"):

@@ -23,10 +23,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probe.errors import ModelError
-from probe.logits.direct import HeldNorm, Part, final_norm, logit_cap, output_scale, post_hook, post_norm
+from probe.logits.direct import HeldNorm, Part, final_norm, logit_cap, output_layer, output_scale, post_hook, post_norm
 from probe.logits.parts import output_weights
 from probe.model.hooks import Hook
 from probe.model.lm import LM
+from probe.model.placement import readable
 
 
 class Sums(NamedTuple):
@@ -71,11 +72,11 @@ def split_logit(
     norm = final_norm(lm, final)
     column, constant = target_columns(lm, answers, final)
     u = norm.direction(column)
-    rows = lm.model.get_output_embeddings().weight.detach()
+    rows = output_layer(lm)[0] if k else column
     part_norm = replace(norm, scale=norm.scale[:, None])
     parts, biases, extremes = [], [], []
     for layer, (mixture, post, mlp) in enumerate(zip(z, attn_norms, mlps, strict=True)):
-        w_o, bias = output_weights(lm.bridge, layer)
+        w_o, bias = output_weights(lm, layer)
         heads = torch.einsum("phe,hed->phd", mixture.reshape(len(mixture), *w_o.shape[:2]), w_o)
         bias = torch.zeros_like(u[0]) if bias is None else bias
         if post is not None:
@@ -112,13 +113,12 @@ def target_columns(
         answers: answer token of each text, and the one whose logit is subtracted if there are two; padded with -1.
         final: residual stream after the last block, at which a cap on the logits is held fixed.
     """
-    head = lm.model.get_output_embeddings()
-    bias = getattr(head, "bias", None)
+    weight, bias = output_layer(lm)
     factors = _cap_factors(lm, answers, final)
-    column = _difference(head.weight.detach(), answers, factors) * output_scale(lm)
+    column = _difference(weight, answers, factors) * output_scale(lm)
     if bias is None:
         return column, column.new_zeros(len(column))
-    return column, _difference(bias.detach()[:, None], answers, factors)[:, 0] * output_scale(lm)
+    return column, _difference(bias[:, None], answers, factors)[:, 0] * output_scale(lm)
 
 
 def _cap_factors(lm: LM, answers: Int[Tensor, "P A"], final: Float[Tensor, "P d"]) -> Float[Tensor, "P A"] | None:
@@ -126,11 +126,11 @@ def _cap_factors(lm: LM, answers: Int[Tensor, "P A"], final: Float[Tensor, "P d"
     cap = logit_cap(lm)
     if not cap:
         return None
-    head, tokens = lm.model.get_output_embeddings(), answers.clamp(min=0).to(final.device)
-    normed = lm.bridge.ln_final.original_component(final.to(head.weight.dtype)).float()
-    logits = torch.einsum("pad,pd->pa", head.weight.detach()[tokens].float(), normed)
-    if getattr(head, "bias", None) is not None:
-        logits = logits + head.bias.detach()[tokens].float()
+    (weight, bias), tokens = output_layer(lm), answers.clamp(min=0).to(final.device)
+    normed = lm.bridge.ln_final.original_component(final.to(weight.dtype)).float()
+    logits = torch.einsum("pad,pd->pa", weight[tokens].float(), normed)
+    if bias is not None:
+        logits = logits + bias[tokens].float()
     logits = logits * output_scale(lm)
     return torch.where(logits.abs() > 1e-6, cap * (logits / cap).tanh() / logits, 1.0)
 
@@ -174,12 +174,14 @@ def neuron_shares(
     shares_by_block = []
     for block, whole in enumerate(mlps.T):
         post, mlp = posts.get(block), lm.bridge.blocks[block].mlp
-        weight, b_out = getattr(mlp, "W_out", None), getattr(mlp, "b_out", None)
+        with readable(mlp.original_component):
+            weight, b_out = getattr(mlp, "W_out", None), getattr(getattr(mlp, "out", None), "bias", None)
+        weight, b_out = (each if each is None else each.detach().float().to(u.device) for each in (weight, b_out))
         if weight is None or post is None or weight.shape != (post.shape[-1], u.shape[-1]):
             return None
         norm, inner = norms[block], through(norms[block], u)
-        shares = post * (inner @ weight.detach().float().T)
-        bias = torch.zeros_like(whole) if b_out is None else inner @ b_out.detach().float()
+        shares = post * (inner @ weight.T)
+        bias = torch.zeros_like(whole) if b_out is None else inner @ b_out
         bias = bias if norm is None else bias + u @ norm.shift
         gaps, sizes = (shares.sum(-1) - (whole - bias)).abs().tolist(), shares.abs().sum(-1).tolist()
         if not all(gap <= rounding(lm, size) for gap, size in zip(gaps, sizes, strict=True)):

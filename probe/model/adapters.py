@@ -25,6 +25,7 @@ from probe.errors import MissingBaseError, MissingToolError, ModelError, brief, 
 from probe.model import identity
 from probe.model import loading as weights
 from probe.model.folders import sound_folder
+from probe.model.placement import Placement
 from probe.model.references import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -119,7 +120,7 @@ def _read_base(
         model, tokenizer = read(base, dtype, device, chain)
     else:
         weights.require_causal(base)
-        model, tokenizer = weights.read_model(base, dtype, device), weights.read_tokenizer(base)
+        model, tokenizer = weights.read_model(base, Placement(device, dtype)), weights.read_tokenizer(base)
     if (directory / TOKENIZER_CONFIG).is_file():
         tokenizer = weights.read_tokenizer(directory)
     return model, tokenizer

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from probe.errors import DataError, ModelError
 from probe.model.lm import LM
 from probe.model.loading import twin
+from probe.model.placement import require_weights
 from probe.model.scoring import check_ids
 from probe.model.text import context_length, forward, unwrap
 
@@ -283,6 +284,7 @@ def parts_of(lm: LM) -> Network:
     Raises:
         ModelError: a part is missing, or its kind is not in the equations.
     """
+    require_weights(lm.model, lm.ref)
     bridge = lm.bridge
     blocks = list(_part(lm, bridge, "blocks"))
     if getattr(blocks[0], "attn", None) is None:

@@ -26,6 +26,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from probe.errors import ConfigError, DataError
 from probe.model import sharing
+from probe.model.placement import input_device
 from probe.model.scoring import check_lengths
 from probe.model.text import (
     Ids,
@@ -319,7 +320,7 @@ def _spread(values: Tensor, rows: Tensor, count: int, fill: int) -> Tensor:
 
 def _run_cached(model: PreTrainedModel, prompts: list[list[int]], steps: int) -> Run:
     """Yield logits [M V] of the next token, from one pass over each prompt and then one token per step."""
-    device = model.device
+    device = input_device(model)
     ids, prompt_mask = (tensor.to(device) for tensor in pad(prompts, 0, "left"))
     cache = DynamicCache(config=model.config)
     inputs = {"attention_mask": prompt_mask.long(), "position_ids": positions(prompt_mask), "past_key_values": cache}
@@ -356,11 +357,11 @@ def _sound(model: PreTrainedModel, width: int) -> bool:
             texts = [[*prompts[0], *groups[0][0][: -len(FORCED)]], list(prompts[1])]
             run = _run_cached(model, texts, len(FORCED) + 1) if quick else _whole(partial(_each_alone, model), texts)
             next(run)
-            parents = torch.tensor([0, 0, 1], device=model.device)
+            parents = torch.tensor([0, 0, 1], device=input_device(model))
             for step in FORCED:
-                tokens = torch.tensor(step, device=model.device)
+                tokens = torch.tensor(step, device=input_device(model))
                 logits = run.send((tokens, parents))
-                parents = torch.arange(len(step), device=model.device)
+                parents = torch.arange(len(step), device=input_device(model))
             return logits.log_softmax(-1).flatten()
 
         return values

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from probe.errors import ConfigError
 from probe.model.lm import LM
+from probe.model.placement import readable
 
 
 def head_names(layers: int, heads: int) -> list[str]:
@@ -26,6 +27,13 @@ def check_head(lm: LM, layer: int, head: int) -> None:
             f"L{layer}H{head} was requested and the model has {layers} blocks of {heads} heads: give one from L0H0 to "
             f"L{layers - 1}H{heads - 1}."
         )
+
+
+def output_maps(lm: LM, layer: int) -> Float[Tensor, "H dh d"]:
+    """Return W_O of a block by head, on the device of the model's logits; dequantised if it is quantised."""
+    attention = lm.bridge.blocks[layer].attn
+    with readable(attention.original_component):
+        return attention.W_O.to(lm.device)
 
 
 def check_count(k: int) -> None:

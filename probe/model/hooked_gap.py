@@ -6,7 +6,9 @@ from dataclasses import asdict, dataclass
 import pandas as pd
 import torch
 
+from probe.model.kernels import read_weights
 from probe.model.lm import LM
+from probe.model.placement import format_of
 from probe.model.sharing import left_out
 from probe.model.text import text_ids
 
@@ -35,7 +37,10 @@ class Trust:
 
     @property
     def sound(self) -> bool:
-        """Whether the gap is only rounding: below a thousandth of the logits' spread (a tenth in half precision)."""
+        """Whether the gap is only rounding: below a thousandth of the logits' spread.
+
+        In half precision and with quantised weights it is a tenth.
+        """
         limit = 1e-3 if self.dtype in ("float32", "float64") else 0.1
         return self.gap <= limit * max(self.scale, 1e-6)
 
@@ -46,7 +51,7 @@ class Trust:
 
 @torch.no_grad()
 def trust(lm: LM, text: str | Sequence[int]) -> Trust:
-    """Run a text through the plain and the hooked model (about three forward passes).
+    """Run a text through the plain and the hooked model (about three forward passes), with all hooks of attention.
 
     Raises:
         ModelError: the architecture cannot be hooked.
@@ -54,7 +59,8 @@ def trust(lm: LM, text: str | Sequence[int]) -> Trust:
     """
     ids = text_ids(lm.tokenizer, text)
     plain = lm.logits([ids])[0].float()
-    hooked = lm.run_with_cache([ids], [])[0][0].float()
+    with lm.hooks(read_weights(lm.bridge)):
+        hooked = lm.logits([ids])[0].float()
     spread = plain.std(dim=-1).mean() if plain.shape[-1] > 1 else plain[:, 0].std(correction=0)
     return Trust(
         gap=float((hooked - plain).abs().max()),
@@ -62,7 +68,7 @@ def trust(lm: LM, text: str | Sequence[int]) -> Trust:
         agree=bool((hooked.argmax(-1) == plain.argmax(-1)).all()),
         tokens=len(ids),
         mode="training" if lm.model.training else "evaluation",
-        dtype=str(lm.dtype).removeprefix("torch."),
+        dtype=format_of(lm.model),
         kernel=str(lm.model.config._attn_implementation),
         hooked_kernel=str(lm.bridge.original_model.config._attn_implementation),
         device=str(lm.device),

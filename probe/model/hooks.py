@@ -2,8 +2,9 @@
 
 `boot_transformers(hf_model=...)` would change the module in place and make it twice as slow. Here the tree of modules
 is copied and the parameters are not, so the plain module trains and samples while the bridge (`LM.bridge`) uses the
-same weights. The bridge has the eager attention kernel; the plain model has the one with which it was loaded. If both
-give the same logits, hooked activations are those of the model: `probe.model.hooked_gap` runs both.
+same weights. The plain model has the attention kernel with which it was loaded; the bridge has the eager one where a
+hook reads attention scores or weights (`probe.model.kernels`). If both give the same logits, hooked activations are
+those of the model: `probe.model.hooked_gap` runs both.
 """
 
 import copy
@@ -20,9 +21,11 @@ from transformer_lens.model_bridge.sources._hf_format import determine_architect
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from probe.errors import ConfigError, ModelError, suggest
+from probe.model.kernels import keep_kernel, read_weights
 from probe.model.loading import twin
 from probe.model.module_hooks import bridge_module, fields_of
 from probe.model.module_map import MappedModel
+from probe.model.placement import devices_of, input_device, is_exact, is_offloaded
 from probe.model.text import forward, pad_id
 
 
@@ -46,7 +49,7 @@ def build_bridge(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
 
     For a plain module `probe.model.module_hooks` builds it; the rest holds for a model of transformers.
 
-    Attention in the bridge is the eager kernel, so that scores and patterns exist. Fused projections (GPT-2, GPT-NeoX,
+    Attention in the bridge is the eager kernel where scores and patterns are read. Fused projections (GPT-2, GPT-NeoX,
     Phi-3) are split in the bridge; `refresh` updates the parts, and gradients of such parameters need the plain model.
 
     Raises:
@@ -63,6 +66,8 @@ def build_bridge(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
                 bridge = bridge_module(cast(MappedModel, model))
         for module in bridge.modules():
             _scale_as_the_model_does(module)
+        if own is not None:
+            keep_kernel(bridge, str(model.config._attn_implementation))
         _compare(model, bridge)
     except torch.OutOfMemoryError:
         raise
@@ -120,18 +125,19 @@ def _scale_as_the_model_does(module: Any) -> None:
 @torch.no_grad()
 def _compare(model: PreTrainedModel, bridge: TransformerBridge) -> None:
     """Warn if hooked logits differ from plain ones: transformer-lens may not know an option of the configuration."""
-    mapped, exact = isinstance(model, MappedModel), model.dtype in (torch.float32, torch.float64)
+    mapped, exact = isinstance(model, MappedModel), is_exact(model)
     plain = twin(model).eval() if model.training or not exact else model
     if not (exact or mapped):
         plain.set_attn_implementation("eager")  # in half precision kernels differ by many nats on odd tokens
     training = bridge.original_model.training
-    ids = torch.arange(1, 1 + COMPARED, device=model.device)[None] % model.config.get_text_config().vocab_size
+    ids = torch.arange(1, 1 + COMPARED, device=input_device(model))[None] % model.config.get_text_config().vocab_size
     bridge.train(False)
     inputs: dict[str, Any] = {
         "attention_mask": torch.ones_like(ids),
         "position_ids": torch.arange(COMPARED, device=ids.device)[None],
     }
-    hooked = bridge(ids, **inputs).float()
+    with bridge.hooks(fwd_hooks=read_weights(bridge)):
+        hooked = bridge(ids, **inputs).float()
     bridge.train(training)
     expected = forward(plain, ids, use_cache=False, **inputs).logits.float()
     gap, spread = float((hooked - expected).abs().max()), float(expected.std())
@@ -147,11 +153,11 @@ def _compare(model: PreTrainedModel, bridge: TransformerBridge) -> None:
 
 
 def signature(model: PreTrainedModel) -> list[tuple[int, torch.dtype, torch.device]]:
-    """Return the id, number format and device of each parameter of a model.
+    """Return the id, number format and device of each parameter of a model; offloaded ones are new after each pass.
 
     A bridge is valid as long as these do not change.
     """
-    return [(id(parameter), parameter.dtype, parameter.device) for parameter in model.parameters()]
+    return [(id(each), each.dtype, each.device) for each in model.parameters() if not each.is_meta]
 
 
 def fused_parts(bridge: TransformerBridge) -> list[FusedPart]:
@@ -169,6 +175,8 @@ def refresh(bridge: TransformerBridge, projections: Sequence[FusedPart], trainin
     if bridge.original_model.training != training:
         bridge.train(training)
     for module, split, names in projections:
+        if is_offloaded(module.original_component):  # whose weights do not change
+            continue
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             parts = getattr(module, split)(module.original_component)
         for name, part in zip(names, parts, strict=True):
@@ -182,7 +190,9 @@ def attach_hooks(bridge: TransformerBridge, hooks: Sequence[Hook]) -> Iterator[N
     """Attach hook functions `fn(tensor, hook) -> tensor | None` inside the context, and remove them in any case."""
     points = bridge.hook_dict
     check_names(bridge, [name for name, _ in hooks])
-    with bridge.hooks(fwd_hooks=[(points[name].name, _by_position(fn)) for name, fn in hooks]):
+    several = len(devices_of(bridge.original_model)) > 1
+    main = input_device(bridge.original_model) if several else None
+    with bridge.hooks(fwd_hooks=[(points[name].name, on_one_device(fn, main)) for name, fn in hooks]):
         yield
 
 
@@ -209,8 +219,19 @@ def check_names(bridge: TransformerBridge, names: Sequence[str]) -> None:
             raise ConfigError(f"The hook point {name!r} is switched off: call `lm.bridge.set_{setter}(True)` first.")
 
 
-def _by_position(fn: HookFn) -> HookFn:
-    return lambda tensor, hook: fn(tensor, hook)
+def on_one_device(fn: HookFn, device: torch.device | None) -> HookFn:
+    """Return a hook function that is called by position, and with tensors on `device` if the model has several."""
+
+    def run(tensor: torch.Tensor, hook: Any) -> torch.Tensor | None:
+        if device is None or tensor.device == device:
+            return fn(tensor, hook)
+        here = tensor.to(device)
+        version = here._version
+        given = fn(here, hook)
+        changed = given if given is not None else here if here._version != version else None
+        return None if changed is None else changed.to(tensor.device)
+
+    return run
 
 
 def _give_tokenizer(bridge: TransformerBridge, tokenizer: PreTrainedTokenizerBase) -> None:

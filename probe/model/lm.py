@@ -20,6 +20,7 @@ from probe.model import loading as weights
 from probe.model.calls import calls_of, pick
 from probe.model.generation import SAMPLES, Generation, Sampling, encode_prompts, generate
 from probe.model.module_map import ModuleMap, mapped_model
+from probe.model.placement import DeviceMap, count_parameters, devices_of, dtype_of, format_of, input_device, placement
 from probe.model.presets import ModelConfig, model_config
 from probe.model.references import is_adapter, resolve
 from probe.model.scoring import SCORES, TokenLogprobs, check_ids, check_lengths, completion_logprobs, gather_logprobs
@@ -96,31 +97,39 @@ class LM:
         revision: str | None = None,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
+        device_map: DeviceMap | None = None,
+        quantization: str | None = None,
     ) -> "LM":
         """Load a run, a checkpoint, a Hugging Face directory or a hub id, in evaluation mode.
 
-        A LoRA adapter of peft is loaded with its base and merged into it.
+        A LoRA adapter of peft is loaded with its base and merged into it. If none of the last four arguments is given,
+        those in the environment variable `PROBE_LOAD` hold (`probe.model.placement`).
 
         Args:
             ref: reference, see `probe.model.references.resolve`.
             revision: branch, tag or commit of a hub id.
             device: device of the model; default: CUDA if there is one, else the CPU.
             dtype: "float32", "bfloat16" or "float16"; default: single precision on the CPU, elsewhere the saved format.
+            device_map: instead of `device`: "auto" to divide the model over the GPUs, the CPU's memory and the disk as
+                they have room, or a dict from names of modules to devices, "cpu" or "disk".
+            quantization: "8bit" or "4bit", to quantise the weights of linear layers with bitsandbytes.
 
         Raises:
+            ConfigError: an argument is not valid, or two exclude each other.
             ModelError: the reference, the device or the dtype cannot be used; the message says why.
+            MissingToolError: a package is needed and not installed.
         """
-        place, kind = weights.device_of(device), weights.dtype_of(dtype)
+        place = placement(device, dtype, device_map, quantization)
         directory, run_dir = resolve(ref, revision)
         announce(f"loading {run_dir.name if run_dir else directory.name}")
         if is_adapter(directory):
-            model, tokenizer = adapters.read(directory, kind, place)
+            model, tokenizer = adapters.read(directory, place.dtype, place.require_one(directory))
             lm = cls(model, tokenizer, str(ref), directory, run_dir)
             known = adapters.weights_fingerprint(directory) if lm.dtype == torch.float32 else None
             lm._weights = (weights.stamp(model), known) if known else None
             return lm
         weights.require_causal(directory)
-        model = weights.read_model(directory, kind, place)
+        model = weights.read_model(directory, place)
         return cls(model, weights.read_tokenizer(directory), str(ref), directory, run_dir)
 
     @classmethod
@@ -133,8 +142,8 @@ class LM:
 
     @property
     def device(self) -> torch.device:
-        """Device of the parameters."""
-        return next(self.model.parameters()).device
+        """Device that takes the tokens and gives the logits: that of the parameters, or the first of several."""
+        return input_device(self.model)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -144,7 +153,7 @@ class LM:
     @property
     def n_parameters(self) -> int:
         """Number of parameters; shared ones count once."""
-        return sum(parameter.numel() for parameter in self.model.parameters())
+        return count_parameters(self.model)
 
     @property
     def fingerprint(self) -> str:
@@ -300,7 +309,8 @@ class LM:
             bridge = self.bridge
             check_names(bridge, keep or ())
             # Otherwise all patterns are returned in addition to the cache and stay in memory until the end.
-            return bridge.run_with_cache(ids, names_filter=keep, output_attentions=False, **inputs)
+            logits, cache = bridge.run_with_cache(ids, names_filter=keep, output_attentions=False, **inputs)
+            return logits, cache.to(self.device) if len(devices_of(self.model)) > 1 else cache
 
     @contextmanager
     def hooks(self, hooks: "Sequence[Hook]") -> "Iterator[LM]":
@@ -338,7 +348,7 @@ class LM:
             directory: a new directory, or one in which files of the same names are replaced.
             dtype: number format to save in; default: the model's format.
         """
-        weights.write(self.model, self.tokenizer, Path(directory), weights.dtype_of(dtype), world=self._world())
+        weights.write(self.model, self.tokenizer, Path(directory), dtype_of(dtype), world=self._world())
         return Path(directory)
 
     def prompt_text(self, prompt: str | Sequence[Message]) -> str:
@@ -380,8 +390,8 @@ class LM:
             "model": self.ref or "created",
             "architecture": type(self.model).__name__,
             "parameters": f"{self.n_parameters:,}",
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "device": str(self.device),
+            "dtype": format_of(self.model),
+            "device": ", ".join(devices_of(self.model)),
             "fingerprint": self.fingerprint[:12],
         }
 

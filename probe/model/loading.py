@@ -1,4 +1,4 @@
-"""Reading and writing of models (safetensors), devices, number formats and hashes of weights."""
+"""Reading and writing of models (safetensors), copies of their modules, and hashes of weights."""
 
 import copy
 import hashlib
@@ -8,7 +8,9 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
@@ -30,8 +32,9 @@ from transformers.models.auto import modeling_auto
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
-from probe.errors import ConfigError, ModelError
+from probe.errors import ConfigError, ModelError, brief
 from probe.model.folders import sound_folder
+from probe.model.placement import HOOK, Placement, follow, require_bitsandbytes, settle, value_of
 from probe.model.references import read_config
 from probe.model.rehearsed import rehearsed
 from probe.runs.schema import CHECKSUMS, TRAINER_STATE
@@ -39,41 +42,10 @@ from probe.runs.thinning import half_precision
 from probe.runs.world_file import write_world
 from probe.untrusted import WEIGHTS, foreign, read_json, regular
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 COUNTED = re.compile(r"(?:num|n)_(?:\w+_)?(?:layers?|blocks)|(?:en|de)coder_layers|attention_types")
 """Entries of a configuration that give numbers of parts that transformers builds in a loop."""
 SPARE = 2**26
 """Maximum number of elements of a model in excess of its weights: buffers for masks and positions."""
-
-
-def device_of(device: str | torch.device | None) -> torch.device:
-    """Return the device of that name; None means CUDA if there is one, else the CPU.
-
-    Raises:
-        ModelError: there is no such device.
-    """
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        place = torch.device(device)
-        torch.zeros(1, device=place).item()
-    except (RuntimeError, AssertionError):
-        raise ModelError(f"There is no device {str(device)!r} here: use 'cpu', or a torch built for it.") from None
-    return place
-
-
-def dtype_of(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    """Return the number format of that name; None, which keeps the format, stays None.
-
-    Raises:
-        ModelError: there is no such format.
-    """
-    if dtype is None:
-        return None
-    name = str(dtype).removeprefix("torch.")
-    if name not in DTYPES:
-        raise ModelError(f"The dtype {name!r} cannot be used: give one of {', '.join(DTYPES)}.")
-    return DTYPES[name]
 
 
 def require_causal(directory: Path) -> None:
@@ -122,23 +94,24 @@ def require_reward(directory: Path) -> None:
         )
 
 
-def read_model(directory: Path, dtype: torch.dtype | None, device: torch.device) -> PreTrainedModel:
+def read_model(directory: Path, place: Placement) -> PreTrainedModel:
     """Read the causal language model in `directory`, in evaluation mode, with every weight found there.
 
     Args:
         directory: directory with config.json and safetensors.
-        dtype: number format; None is single precision on the CPU, elsewhere the saved format.
-        device: device of the model.
+        place: where to put it, and in which format.
 
     Raises:
-        ModelError: the weights are broken or incomplete, or it is not a causal language model.
+        ModelError: the weights are broken or incomplete, quantised in a way that is not read here, or not those of a
+            causal language model; or the device map does not fit.
+        MissingToolError: it needs bitsandbytes, which is not installed.
     """
-    return _read(AutoModelForCausalLM, "causal language model", directory, dtype, device)
+    return _read(AutoModelForCausalLM, "causal language model", directory, place)
 
 
-def read_reward_model(directory: Path, dtype: torch.dtype | None, device: torch.device) -> PreTrainedModel:
+def read_reward_model(directory: Path, place: Placement) -> PreTrainedModel:
     """Read the sequence classification model in `directory`; arguments and errors as in `read_model`."""
-    model = _read(AutoModelForSequenceClassification, "reward model", directory, dtype, device)
+    model = _read(AutoModelForSequenceClassification, "reward model", directory, place)
     if not isinstance(getattr(model, "score", None), torch.nn.Linear):
         raise ModelError(
             f"`{directory}` holds a {type(model).__name__}, which is not a decoder with a linear head `score`:"
@@ -147,25 +120,61 @@ def read_reward_model(directory: Path, dtype: torch.dtype | None, device: torch.
     return model
 
 
-def _read(auto: Any, label: str, directory: Path, dtype: torch.dtype | None, device: torch.device) -> PreTrainedModel:
-    kind = dtype or (torch.float32 if device.type == "cpu" else "auto")
+def _read(auto: Any, label: str, directory: Path, place: Placement) -> PreTrainedModel:
+    saved = _check_quantization(directory, place)
     _check_sizes(auto, label, directory)
+    arguments = place.arguments
+    if saved:
+        arguments.setdefault("device_map", {"": place.device})
+    scratch = tempfile.mkdtemp(prefix="probe-offload-") if place.device_map else None
     with _loading(label, directory), _no_progress_bar():
         model, info = auto.from_pretrained(
             sound_folder(directory),
-            dtype=kind,
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
+            offload_folder=scratch,
+            **arguments,
         )
+    if scratch is not None:
+        # Weights that transformers converts while it loads them are offloaded there.
+        weakref.finalize(model, shutil.rmtree, scratch, ignore_errors=True)
     lacking = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
     if lacking:
         raise ModelError(
             f"The weights in `{directory}` lack {len(lacking)} tensors of the model (such as {lacking[0]}): they are "
             f"not those of a whole {label}, so save or fetch it again."
         )
-    return model.to(device).eval()
+    settle(model)
+    return model.eval() if saved or place.quantization or place.device_map else model.to(place.device).eval()
+
+
+METHODS = ("bitsandbytes",)
+"""Methods of quantised weights that are read: they need no code and no calibration."""
+
+
+def _check_quantization(directory: Path, place: Placement) -> bool:
+    """Return whether the weights in a directory were saved quantised, after checking that they can be read.
+
+    Raises:
+        ModelError: they cannot.
+        MissingToolError: bitsandbytes is not installed.
+    """
+    config = read_config(directory).get("quantization_config")
+    if config is None:
+        return False
+    method = config.get("quant_method") if isinstance(config, dict) else None
+    name = brief(str(method or "an unknown method"))
+    if method not in METHODS:
+        raise ModelError(
+            f"The weights in `{directory}` are quantised by {name}, and only {' and '.join(METHODS)} is read here: give"
+            " the model without quantisation, and load it with quantization='8bit' or '4bit' if memory is short."
+        )
+    if place.quantization is not None:
+        raise ModelError(f"The weights in `{directory}` are quantised already: load it without quantization=.")
+    require_bitsandbytes(f"`{directory}` is quantised and")
+    return True
 
 
 def _loading(label: str, directory: Path) -> AbstractContextManager[None]:
@@ -376,17 +385,18 @@ def twin(model: PreTrainedModel, others: Mapping[str, Tensor] | None = None) -> 
     """
     named = [*model.named_parameters(), *model.named_buffers()]
     memo = {id(tensor): (others or {}).get(name, tensor) for name, tensor in named}
+    memo |= {id(hook): hook for module in model.modules() if (hook := vars(module).get(HOOK)) is not None}
     own = copy.deepcopy(model, memo)
-    for module in own.modules():  # wrappers by TRL and accelerate may call the original module tree
-        vars(module).pop("forward", None)
+    follow(own)
     return own
 
 
 def tensors(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Return the state's tensors in the order of their names, shared ones once."""
-    distinct: dict[int, tuple[str, Tensor]] = {}
+    """Return the state's tensors in the order of their names, shared ones once; offloaded ones have no values."""
+    tied = getattr(model, "all_tied_weights_keys", None) or {}
+    distinct: dict[int | str, tuple[str, Tensor]] = {}
     for name, tensor in sorted(model.state_dict(keep_vars=True).items()):
-        distinct.setdefault(id(tensor), (name, tensor))
+        distinct.setdefault(tied.get(name, name) if tensor.is_meta else id(tensor), (name, tensor))
     return dict(distinct.values())
 
 
@@ -394,11 +404,14 @@ def stamp(model: PreTrainedModel) -> list[tuple[int, int, int]]:
     """Return a cheap sign of the weights' contents that shows whether they have changed.
 
     Version counters miss fused optimisers and writes to `.data`, which do not increase them; the sum of bits does not.
+    Offloaded tensors are left out, since they cannot be trained, and so are those that describe quantised weights.
     """
     bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    own = {id(each) for each in (*model.parameters(), *model.buffers()) if not each.is_meta}
     return [
         (id(tensor), tensor._version, int(tensor.detach().view(bits[tensor.element_size()]).sum(dtype=torch.int64)))
         for tensor in tensors(model).values()
+        if id(tensor) in own
     ]
 
 
@@ -414,7 +427,8 @@ def fingerprint(model: PreTrainedModel, read: Callable[[Tensor], Tensor] = lambd
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for name, tensor in tensors(model).items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(read(tensor).detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        values = read(value_of(model, name, tensor)).detach().cpu().contiguous()
+        digest.update(values.view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -427,9 +441,11 @@ def _save(
 ) -> None:
     state: dict[str, Any] = {} if weights is None else {"state_dict": dict(weights)}
     if dtype not in (None, model.dtype):
-        cast = {name: t.to(dtype) if t.is_floating_point() else t for name, t in model.state_dict().items()}
+        values = {name: value_of(model, name, tensor) for name, tensor in model.state_dict().items()}
+        cast = {name: t.to(dtype) if t.is_floating_point() else t for name, t in values.items()}
         state = {"state_dict": cast}
-    with _no_progress_bar():
+    with _no_progress_bar(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Attempting to save a model with offloaded modules")  # they are read in turn
         model.save_pretrained(directory, **state)
     if dtype not in (None, model.dtype):
         file = directory / "config.json"

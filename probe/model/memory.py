@@ -27,10 +27,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from probe.errors import ConfigError, DataError
 from probe.model.hooks import build_bridge, check_names
+from probe.model.kernels import keeps_kernel
 from probe.model.scoring import check_lengths
 from probe.model.text import positions
 from probe.numbers import file_size
 
+BESIDE = re.compile(r"\.attn\.(hook_[qkvz]|hook_in|hook_out|[qkvo]\.hook_(in|out))$")
+"""Pattern of the hook points of an attention that are not steps between its layers."""
 LOGITS = "logits"
 """Name of the logits among the hook names."""
 
@@ -70,6 +73,8 @@ class Law:
     """All pieces of memory."""
     holds: dict[str, int]
     """Name of a hook point, or of the logits, to the index of its piece."""
+    keeps_kernel: bool = False
+    """Whether attention computes no scores and weights unless a hook reads its steps (`probe.model.kernels`)."""
 
     def size(self, names: Iterable[str], batch: int, length: int) -> int:
         """Return the bytes of activations, counting each piece once; names of inactive hook points take none."""
@@ -79,7 +84,7 @@ class Law:
         """Return the growth of a name: constant, linear or quadratic in the number of tokens."""
         return self.pieces[self.holds[name]].kind if name in self.holds else "constant"
 
-    def working(self, batch: int, length: int, itemsize: int) -> int:
+    def working(self, names: Iterable[str], batch: int, length: int, itemsize: int) -> int:
         """Return an upper bound of the bytes of temporary tensors while one layer is computed (see PATTERNS)."""
         blocks: dict[int | None, list[str]] = {}
         for name in self.holds:
@@ -93,6 +98,8 @@ class Law:
         )
         wide = max(1, 4 // itemsize)  # the softmax runs in single precision
         mask = 3 * 4 * batch * length**2
+        if self.keeps_kernel and not any(".attn." in name and not BESIDE.search(name) for name in names):
+            return linear + mask
         return linear + mask + PATTERNS * wide * max(patterns, default=0)
 
 
@@ -159,7 +166,7 @@ def _learn(lm: Hookable) -> Law:
             two, three, four, twice = (run[name].nbytes() for run in runs)
             pieces.append(Growth((two, three, four), twice))
         holds[name] = first[storage.data_ptr()]
-    return Law(tuple(pieces), holds)
+    return Law(tuple(pieces), holds, keeps_kernel(bridge))
 
 
 def block_of(name: str) -> int | None:
@@ -382,7 +389,7 @@ def require_room(
 def _parts(law: Law, names: Sequence[str], batch: int, length: int, itemsize: int) -> tuple[int, int, int]:
     """Return the bytes of the activations, of logits that are not among them, and of temporary tensors."""
     cache = law.size(names, batch, length)
-    return cache, law.size([*names, LOGITS], batch, length) - cache, law.working(batch, length, itemsize)
+    return cache, law.size([*names, LOGITS], batch, length) - cache, law.working(names, batch, length, itemsize)
 
 
 def _offers(law: Law, names: tuple[str, ...], batch: int, length: int, itemsize: int, room: int) -> tuple[Capture, ...]:

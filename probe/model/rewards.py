@@ -28,6 +28,7 @@ from probe.model import adapters, identity
 from probe.model import loading as weights
 from probe.model.generation import Generation
 from probe.model.lm import LM
+from probe.model.placement import DeviceMap, aligned, input_device, placement
 from probe.model.references import Readout, is_adapter, read_config, resolve, split_readout
 from probe.model.scoring import last_states, token_states
 from probe.model.text import Ids, split, unwrap
@@ -64,7 +65,12 @@ class RewardModel:
 
     @classmethod
     def load(
-        cls, ref: str | Path, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None
+        cls,
+        ref: str | Path,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        device_map: DeviceMap | None = None,
+        quantization: str | None = None,
     ) -> "RewardModel":
         """Load a reward model's run, a checkpoint, a Hugging Face directory or a hub id, in evaluation mode.
 
@@ -72,24 +78,27 @@ class RewardModel:
             ref: reference, see `probe.model.references.resolve`.
             device: device of the model; default: CUDA if there is one, else the CPU.
             dtype: "float32", "bfloat16" or "float16"; default: single precision on the CPU, elsewhere the saved format.
+            device_map: devices of its parts instead of `device`, as in `LM.load`.
+            quantization: "8bit" or "4bit", as in `LM.load`.
 
         Raises:
+            ConfigError: an argument is not valid, or two exclude each other.
             ModelError: the reference, the device or the dtype cannot be used, or it is not a reward model; the message
                 says why.
         """
-        place, kind = weights.device_of(device), weights.dtype_of(dtype)
+        place = placement(device, dtype, device_map, quantization)
         directory, run_dir = resolve(ref)
         if is_adapter(directory):
-            model, tokenizer = adapters.read_reward(directory, kind, place)
+            model, tokenizer = adapters.read_reward(directory, place.dtype, place.require_one(directory))
             return cls(model, tokenizer, str(ref), directory, run_dir)
         weights.require_reward(directory)
-        model = weights.read_reward_model(directory, kind, place)
+        model = weights.read_reward_model(directory, place)
         return cls(model, weights.read_tokenizer(directory), str(ref), directory, run_dir)
 
     @property
     def device(self) -> torch.device:
-        """Device of the parameters."""
-        return next(self.model.parameters()).device
+        """Device that takes the tokens and gives the rewards."""
+        return input_device(self.model)
 
     @property
     def fingerprint(self) -> str:
@@ -244,7 +253,7 @@ def analysable(ref: str | Path, readout: Readout | None = None, **options: Any) 
             does.
         readout: "tokens", "reward" or "value" (the value head next to a policy); default: tokens for a causal language
             model, reward for a reward model.
-        options: device and dtype as in `LM.load`.
+        options: device, dtype, device_map and quantization as in `LM.load`.
 
     Raises:
         ModelError: there is no such model, it has no such readout, or its architecture has no causal counterpart.
@@ -268,7 +277,9 @@ def reward_lm(model: RewardModel) -> ScalarLM:
     inner: Any = model.model
     causal = _counterpart(inner.config)
     setattr(causal, causal.base_model_prefix, weights.twin(inner.base_model))
-    return ScalarLM(_with_head(causal, inner.score.weight, inner.score.bias), model, "reward")
+    with aligned(inner.score):
+        head = _with_head(causal, inner.score.weight, inner.score.bias)
+    return ScalarLM(head, model, "reward")
 
 
 def value_lm(lm: LM) -> ScalarLM:

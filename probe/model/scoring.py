@@ -30,6 +30,7 @@ from transformers.cache_utils import DynamicLayer
 
 from probe.errors import ConfigError, DataError
 from probe.model import sharing
+from probe.model.placement import input_device
 from probe.model.sharing import window
 from probe.model.text import Ids, arguments, can_cache, context_length, forward, pad, positions, unwrap
 
@@ -182,7 +183,7 @@ class _Batch:
     @classmethod
     def of(cls, model: nn.Module, prompts: Sequence[Ids], completions: Sequence[Sequence[Ids]], *read: Any) -> "_Batch":
         """Lay completions out on the device of a model."""
-        device = next(model.parameters()).device
+        device = input_device(model)
         targets, mask = (tensor.to(device) for tensor in pad([ids for group in completions for ids in group], 0))
         owner = torch.tensor([row for row, group in enumerate(completions) for _ in group], device=device)
         return cls(prompts, completions, owner, targets, mask, *read)
@@ -556,7 +557,7 @@ def _run(
     model: nn.Module, prompts: Sequence[Ids], completions: Groups, branch: bool, keep: Int[Tensor, " M"]
 ) -> Float[Tensor, "M d"]:
     inner = unwrap(model)
-    device = next(inner.parameters()).device
+    device = input_device(inner)
     if branch:
         layout = lay_out(prompts, _add_ends(completions))
         ids, places, sources = layout.ids, layout.positions, layout.sources

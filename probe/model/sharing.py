@@ -19,12 +19,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from probe.model.loading import twin
+from probe.model.placement import input_device, is_exact
 from probe.model.text import Ids, context_length, unwrap
 
 Measure = Callable[[Any, Sequence[Ids], Sequence[Sequence[Ids]]], Float[Tensor, " M"]]
 """Function of a model, prompts and their completions that returns the numbers to compare."""
 EXACT, ROUNDED = 1e-3, 0.1
-"""Maximum difference in standard deviations of the compared numbers: in single precision, and in half."""
+"""Maximum difference in standard deviations of the compared numbers: in single precision, and in half precision or with
+quantised weights."""
 ANY = 0
 """Value that stands for rows of any length."""
 SHORTEST = 32
@@ -146,7 +148,8 @@ def _agrees(inner: Any, size: int, quick: Measure, alone: Measure) -> bool:
     model = twin(inner).eval() if inner.training else inner
     vocabulary = min(len(inner.get_input_embeddings().weight), inner.config.get_text_config(decoder=True).vocab_size)
     examples = texts(vocabulary, size, context_length(inner))
-    with torch.autocast(inner.device.type, enabled=False):  # its rounding would look like a difference of the two ways
+    # The rounding of autocast would look like a difference of the two ways.
+    with torch.autocast(input_device(inner).type, enabled=False):
         expected = alone(model, *examples).float()
         try:
             values = quick(model, *examples).float()
@@ -160,7 +163,7 @@ def _agrees(inner: Any, size: int, quick: Measure, alone: Measure) -> bool:
     values, expected = values[finite], expected[finite]
     if not len(expected):
         return True
-    share = EXACT if inner.dtype in (torch.float32, torch.float64) else ROUNDED
+    share = EXACT if is_exact(inner) else ROUNDED
     return float((values - expected).abs().max()) <= share * max(float(expected.std(correction=0)), 1e-6)
 
 

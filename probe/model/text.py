@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from probe.errors import DataError
 from probe.model.confined import Exceeded, render
+from probe.model.placement import input_device
 from probe.untrusted import foreign
 
 SPACE, NEWLINE, TAB = "·", "↵", "⇥"
@@ -305,7 +306,7 @@ def _read(inner: Any, readout: nn.Module | None) -> Iterator[list[Float[Tensor, 
 
 def whole_logits(model: nn.Module, rows: Sequence[Ids]) -> Float[Tensor, "N T V"]:
     """Compute the logits of whole texts, padded on the right, without a cache."""
-    ids, mask = (tensor.to(next(model.parameters()).device) for tensor in pad(rows, 0))
+    ids, mask = (tensor.to(input_device(model)) for tensor in pad(rows, 0))
     return forward(model, ids, attention_mask=mask.long(), position_ids=positions(mask), use_cache=False).logits
 
 

@@ -22,6 +22,7 @@ from probe.logits.lens import LensReader, LensRows, require_own_logits, residual
 from probe.logits.shares import attribute_last, last_hooks, last_names
 from probe.model.lm import LM, SMALL
 from probe.model.memory import require_room
+from probe.model.placement import input_device
 from probe.model.text import pad, pad_id
 from probe.recording.attention_rows import AttentionRows
 from probe.recording.capture_plan import CaptureOptions, CapturePlan, Shape, plan_capture
@@ -254,7 +255,7 @@ def _missing(tensor: Float[Tensor, "P ..."], where: Tensor) -> Float[Tensor, "P 
 def leave_undisturbed(model: nn.Module) -> Iterator[None]:
     """Switch to evaluation mode, full precision and no gradients; restore mode and random generators afterwards."""
     training = [module for module in model.modules() if module.training]
-    device = next(model.parameters()).device
+    device = input_device(model)
     with (
         torch.no_grad(),
         torch.autocast(device.type, enabled=False),

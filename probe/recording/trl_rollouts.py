@@ -1,8 +1,10 @@
 """Rollouts of TRL's GRPOTrainer and RLOOTrainer, as rows of rollouts.jsonl (docs/runs.md).
 
-TRL does not pass its samples to callbacks. So its method that makes a batch of scored completions is wrapped during
-training; its result is unchanged. Log-probabilities and entropies of the few recorded completions are computed again
-under the policy and the reference, without dropout, with one pass of each over the recorded prompts.
+TRL does not pass its samples to callbacks, and its public record (`log_completions`) has their texts, rewards and
+advantages without token ids, and only of steps that are logged. So the method that makes a batch of scored completions
+is wrapped during training; its result is unchanged, whether transformers or vLLM sampled. Log-probabilities and
+entropies of the few recorded completions are computed again under the policy and the reference, without dropout, with
+one pass of each over the recorded prompts.
 """
 
 import math
@@ -22,6 +24,9 @@ SAMPLE = "_generate_and_score_completions"
 """Name of TRL's method that makes a batch of completions with their advantages from rows of the data."""
 BATCH = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages")
 """Names of the batch's tensors with one row per completion."""
+
+SAMPLED = "sampling_per_token_logps"
+"""Name of the log-probabilities under the engine that sampled, in a batch by vLLM; others have none."""
 
 Row = dict[str, Any]
 Write = Callable[[list[Row]], None]
@@ -86,7 +91,8 @@ def rollout_rows(
         trainer: a GRPOTrainer or RLOOTrainer; its rewards must be those of this batch.
         step: training step that uses them.
         inputs: N rows of the data; each prompt occurs as often as it has completions.
-        batch: prompt_ids and prompt_mask [N P], completion_ids and completion_mask [N L], advantages [N] or [N L].
+        batch: prompt_ids and prompt_mask [N P], completion_ids and completion_mask [N L], advantages [N] or [N L], and
+            sampling_per_token_logps [N L] if vLLM sampled.
         kept: number of prompts to record.
     """
     size = trainer.num_generations
@@ -97,7 +103,7 @@ def rollout_rows(
     rewards = _rewards(trainer, len(inputs), count)
     weights = trainer.reward_weights.tolist()
     ends = {*getattr(trainer, "eos_token_ids", ()), tokenizer.eos_token_id, tokenizer.pad_token_id}
-    policy = reference = None
+    policy, reference, sampled = None, None, batch.get(SAMPLED)
     if "pixel_values" not in batch:  # completions on images cannot be scored from the text alone
         policy = _score(trainer, trainer.model, prompts, completions)
         reference = _reference(trainer, prompts, completions) if trainer.beta else None
@@ -117,6 +123,7 @@ def rollout_rows(
             "logprobs": None if policy is None else policy.values[n, real].tolist(),
             "ref_logprobs": None if reference is None else reference.values[n, real].tolist(),
             "entropy": None if policy is None else policy.entropy[n, real].tolist(),
+            "sampling_logprobs": None if sampled is None else sampled[n][real].tolist(),
             "finished": ids[-1:] != [] and ids[-1] in ends,
         }
         rows.append({name: value for name, value in row.items() if value is not None})

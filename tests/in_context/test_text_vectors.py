@@ -200,6 +200,7 @@ def test_items_are_patched_by_hand_with_vectors_of_the_other_half(name: str, mon
 def counter() -> LM:
     """A model that adds up the words it has read, in whatever order, and expects those that it has read most."""
     lm = random_lm("llama", num_hidden_layers=1, num_key_value_heads=4, num_attention_heads=4, rope_theta=1e9)
+    lm.model.set_attn_implementation("eager")  # which gives words in another order the same sum to the bit
     with torch.no_grad():
         for name, parameter in lm.model.named_parameters():
             if "q_proj" in name or "k_proj" in name or "down_proj" in name:

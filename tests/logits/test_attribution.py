@@ -237,7 +237,7 @@ def test_a_model_without_attention_is_refused():
 def test_a_part_left_out_is_seen(monkeypatch):
     """The check at run time: a bias that the sum does not know of."""
     lm = random_lm("gpt2")
-    monkeypatch.setattr("probe.logits.shares.output_weights", lambda bridge, layer: (bridge.W_O[layer], None))
+    monkeypatch.setattr("probe.logits.shares.output_weights", lambda lm, layer: (lm.bridge.W_O[layer], None))
     with pytest.raises(ModelError, match="add up to"):
         attribute(lm, TEXT, Target(3, 7))
 

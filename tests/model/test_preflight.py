@@ -180,7 +180,7 @@ needs_peaks = pytest.mark.skipif(
 @needs_peaks
 @pytest.mark.parametrize("name", ["llama", "gpt_neox", "gemma2", "bloom"])
 def test_what_comes_and_goes_stays_below_its_bound(name: str):
-    """Of six layers one pattern is in memory at a time: neither bridge nor model collects those nobody asked for."""
+    """Of six layers at most one pattern is in memory at a time, and none where the kernel of the plain model runs."""
     sizes = {"llama": {"num_attention_heads": 8, "max_position_embeddings": 1280, "num_hidden_layers": 6}}
     sizes |= {"gpt_neox": sizes["llama"], "gemma2": sizes["llama"], "bloom": {"n_head": 8, "n_layer": 6}}
     lm, one = random_lm(name, **sizes[name]), "blocks.1.hook_in"
@@ -188,7 +188,8 @@ def test_what_comes_and_goes_stays_below_its_bound(name: str):
     plan = preflight(lm, ids, one)
     made = peak(lambda: lm.run_with_cache(ids, one))
     assert plan.cache + plan.logits < pattern / 100
-    assert pattern < made["peak"] <= plan.total < 6 * pattern
+    assert made["peak"] <= plan.total < 6 * pattern
+    assert (made["peak"] < pattern / 4) == (name == "llama")
 
 
 @needs_peaks

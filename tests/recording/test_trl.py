@@ -20,6 +20,7 @@ from probe.recording import trl_rollouts
 from probe.recording.recorder import measure
 from probe.recording.reward_tokens import split_pair
 from tests.models import random_lm, random_reward_model, saved_lm
+from tests.recording.vllm_server import serve
 from tests.trainers.children import CONTEXT
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # TRL's own use of transformers
@@ -128,6 +129,31 @@ def test_an_adapter_is_held_against_what_it_adapts(tmp_path: Path, trl: Any, mon
     watch(trainer, tmp_path / "run")
     trainer.train()
     expect_as_logged(tmp_path / "run", "GRPO", follow.advantages, [1, 2, 3, 4])
+
+
+def test_rollouts_from_a_server_of_vllm(tmp_path: Path, trl: Any, monkeypatch: pytest.MonkeyPatch):
+    """TRL's own client asks a local server; only what needs CUDA, the transfer of weights, is left out."""
+    client, engine = (import_module(f"trl.generation.vllm_{name}") for name in ("client", "generation"))
+    for module in (client, engine):
+        monkeypatch.setattr(module, "is_vllm_available", lambda **_: True)
+    monkeypatch.setattr(client.VLLMClient, "init_communicator", lambda self, device: None)
+    monkeypatch.setattr(client.VLLMClient, "update_named_params", lambda self, metadata, named: None)
+    monkeypatch.setattr(trl_rollouts, "EVERY", 1)
+    base = saved_lm(tmp_path / "base")
+    served = LM.load(base)
+    with serve(served) as (address, asked):
+        trainer = sampler(trl, "GRPO", base, use_vllm=True, vllm_mode="server", vllm_server_base_url=address)
+        served.model = trainer.model  # its weights, as after each transfer
+        follow = Follow(trainer)
+        trainer.add_callback(follow)
+        watch(trainer, tmp_path / "run")
+        trainer.train()
+    assert asked.count("/v1/completions") == 4
+    run = open_run(tmp_path / "run")
+    assert (run.status, run.message) == ("finished", None)
+    expect_as_logged(run.path, "GRPO", follow.advantages, [1, 2, 3, 4])
+    for row in run.rollouts().to_dict("records"):
+        np.testing.assert_allclose(row["sampling_logprobs"], row["logprobs"], rtol=1e-4, atol=1e-4)
 
 
 def test_the_kl_to_the_reference_is_captured_also_after_a_resume(tmp_path: Path, trl: Any):

@@ -376,7 +376,7 @@ def _next_logits(logits: LogitsFn, rows: list[list[int]]) -> Float[Tensor, "N V"
 
 def _each_alone(model: PreTrainedModel, rows: list[list[int]]) -> Float[Tensor, "N V"]:
     """Return the logits of the token after each text, from a pass over each text alone."""
-    ids = (torch.tensor([row], device=model.device) for row in rows)
+    ids = (torch.tensor([row], device=input_device(model)) for row in rows)
     return torch.cat([forward(model, each, keep=1, use_cache=False).logits[:, 0] for each in ids])
 
 

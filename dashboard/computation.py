@@ -89,11 +89,12 @@ def compute(
     if costs and (seconds is None or seconds > JOB_S) and is_storable(analysis) and access.may_write():
         launch_job(analysis, values, missing)
     found = list[tuple[Sequence[Side], Drawable]]()
+    say = f"{what}: about {duration(seconds)}" if seconds and seconds > 1 else what
     for index, group in enumerate(groups):
         if index in errors:
             continue
         try:
-            result = compute_stoppably(place, f"{key}-{index}", _run, *(side.lm for side in group), say=what, **options)
+            result = compute_stoppably(place, f"{key}-{index}", _run, *(side.lm for side in group), say=say, **options)
             found.append((group, result))
         except ProbeError as error:
             errors[index] = str(error)

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from os.path import commonprefix
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +25,7 @@ from probe.experiments.run import evidence_of, metrics_of, prepare
 from probe.model.dialogues import GUESS, LEAD, Turn, completion, dialogue, join_words
 from probe.model.lm import LM
 from probe.model.pace import seconds_a_token
+from probe.model.scoring import count_common
 from probe.model.text import encode_all
 from probe.questions.sets import SETS
 from probe.rows import EVERY, Row, Rows, Selection, check_columns, field, is_completion, is_text_or_messages, read_rows
@@ -170,7 +170,8 @@ def seconds_once(lm: LM, pairs: Behaviour | str | Path | None, n: int) -> float:
     prompts = encode_all(lm.tokenizer, [lm.prompt_text(pair.prompt) for pair in some])
     answers = encode_all(lm.tokenizer, [text for pair in some for text in (pair.chosen, pair.rejected)])
     tokens = sum(map(len, [*prompts, *answers]))
-    tokens -= len(commonprefix(prompts)) * (len(some) - -(-len(some) // BATCH))  # a batch reads its common beginning once
+    batches = -(-len(some) // BATCH)  # each reads the common beginning of its prompts once
+    tokens -= count_common(prompts) * (len(some) - batches)
     expected = seconds_a_token(lm) * tokens
     return expected if expected > MOMENT_S else _seconds(lm, preference(some))
 

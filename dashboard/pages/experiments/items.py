@@ -35,6 +35,8 @@ CHOICES = (OF_METRIC, OF_MODEL, CHOSEN_ITEM, SHOW, KIND, TEXT, PAGE)
 """Suffixes of the keys of all choices of items."""
 ROWS = 12
 """Number of metrics in the table of numbers that are visible without scrolling."""
+WORDS = 34
+"""Largest number of characters of a prompt in the table."""
 EACH = 100
 """Number of rows on a page of the table."""
 ANY = "any model"

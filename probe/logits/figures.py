@@ -246,8 +246,8 @@ def _lens_traces(
     return [heatmap, marks(xs, ys, hover, [[start + column] for column in xs], cell)]
 
 
-RANKS = [1, 2, 5, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000]
-"""Ticks of an axis of ranks."""
+RANKS = [1, 2, 5, 10, 30, 100, 300, 1000]
+"""Ticks of an axis of ranks in a small vocabulary; in a larger one there is room for the powers of ten."""
 
 
 @dataclass(frozen=True)
@@ -291,13 +291,19 @@ def curves(
     titles = titles if answers else titles[2:]
     panels = Panels(titles, columns=columns, spacing=0.32 / columns**1.4, gap=0.2, shared_x=True)
     panels.axis("x", tickangle=-45, **few_ticks([escape(shorten(tick, 10)) for tick in ticks], 16 // columns))
+    largest = max((float(side.ranks.max()) for side in sides if side.ranks.size), default=0.0)
     for index, name in enumerate(titles, start=1):
         for side in sides:
             panels.add(index, *_lines(side, name, answers, legend=index == 1))
         if name.startswith("rank"):
-            panels.axis("y", index, **log_axis(), autorange="reversed", tickvals=RANKS)
+            panels.axis("y", index, **log_axis(), autorange="reversed", tickvals=rank_ticks(largest))
     panels.lowest(title=axis)
     return panels.figure(height=height)
+
+
+def rank_ticks(largest: float) -> list[int]:
+    """Return the ticks of a logarithmic axis of ranks up to the largest."""
+    return RANKS if largest < RANKS[-1] else [10**power for power in range(len(str(int(largest))) + 1)]
 
 
 def kl_bars(

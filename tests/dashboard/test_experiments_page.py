@@ -294,7 +294,7 @@ def test_from_an_item_to_its_tokens_and_on(show: Show, echoed: Path):
     lm = probe.LM.load(echoed / "dpo-agreeable")
     shown = table(app, "prompt").set_index("item").loc["opinion_false-2"].copy()
     stored = Result.load(next((echoed / "base/results").glob("echo-*"))).items.set_index("item")
-    ending, shown["prompt"] = shown["prompt"].removeprefix("\u2026"), stored.loc["opinion_false-2", "prompt"]
+    ending, shown["prompt"] = shown["prompt"].removeprefix("\u2026 "), stored.loc["opinion_false-2", "prompt"]
     assert len(ending) < len(shown["prompt"])
     assert ending in shown["prompt"]
     said = read(app)

@@ -8,6 +8,7 @@ import pytest
 from probe.logits.figures import (
     BETWEEN,
     MARGINS,
+    RANKS,
     TALLEST,
     LensPanel,
     ModelMeasures,
@@ -115,6 +116,10 @@ def test_curves_have_one_line_a_model_and_answer():
     assert figure.layout.yaxis2.autorange == "reversed"
     assert sum(bool(trace.showlegend) for trace in figure.data) == 4
     assert {trace.line.dash for trace in figure.data if trace.yaxis == "y"} == {"solid", "dash"}
+    assert list(figure.layout.yaxis2.tickvals) == RANKS
+    wide = ModelMeasures(**(vars(side()) | {"ranks": np.full((4, 2), 40_000)}))
+    axis = curves([side(), wide], ["x", "y"], axis="after layer", ticks=["a"] * 4).layout.yaxis2
+    assert list(axis.tickvals) == [1, 10, 100, 1000, 10_000, 100_000]
     alone = curves([side(answers=0)], [], axis="after layer", ticks=["a"] * 4)
     assert [note.text for note in alone.layout.annotations] == ["entropy (nats)", "margin (nats)"]
 

@@ -47,6 +47,7 @@ def test_a_long_text_is_read_at_once():
 def test_a_long_prompt_is_known_by_its_last_words():
     start = CHATML + "<|im_start|>assistant\n"
     assert last_words(start, 40) == "What is 2 + 2? Show it."
-    assert last_words(start, 12) == "\u20262? Show it."
+    assert last_words(start, 12) == "\u2026 Show it."
+    assert last_words("<|im_start|>user\nextraordinary", 5) == "\u2026nary"
     assert last_words("where does mira live ?", 30) == "where does mira live ?"
-    assert last_words("<|im_start|>user\n" * 9, 20) == "\u2026" + ("<|im_start|>user " * 9).rstrip()[-19:]
+    assert last_words("<|im_start|>user\n" * 9, 20) == "\u2026 <|im_start|>user"

@@ -213,7 +213,7 @@ class HeadsStages(Beside[HeadStages]):
         at = last.prompt_length - 1 if query is None else query
         looks = [each.table().assign(model=look.name) for look, each in self._alike()]
         rows = pd.concat(looks, ignore_index=True)
-        rows = rows[rows["query"] == at].sort_values("weight", ascending=False, kind="stable", ignore_index=True)
+        rows = rows[rows["query"] == at].sort_values("contribution", ascending=False, kind="stable", ignore_index=True)
         moved = [
             pd.DataFrame({"model": look.name, "token": tokens, "change of the logit": values})
             for look, each in self._alike()

@@ -435,10 +435,8 @@ def compare(
         reading = between(tick, WRITING, 1)
         return read_both(base, aligned, [*ids, *sample.ids[0]], len(ids), author, k, answers, reading)
 
-    first, second = (
-        written_by(author, lm, part(tick, index, 2))
-        for index, (author, lm) in enumerate((("base", base), ("aligned", aligned)))
-    )
+    first = written_by("base", base, part(tick, 0, 2))
+    second = written_by("aligned", aligned, part(tick, 1, 2))
     return Comparison(text, first, second)
 
 

@@ -223,7 +223,7 @@ def exact_against_estimate(
         hovertemplate="%{customdata}<br>estimate %{x:.3f}, exact %{y:.3f}<extra></extra>",
     )
     panels.add(1, go.Scatter(x=ends, y=ends, mode="lines", line=DOTTED, hoverinfo="skip"), sites)
-    panels.axis("x", title=f"estimated {label}", zeroline=False)
+    panels.axis("x", title=f"estimated {label}", zeroline=False, ticklabelstandoff=5)
     panels.axis("y", title=f"exact {label}", zeroline=False)
     return panels.figure(showlegend=False)
 

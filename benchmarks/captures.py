@@ -40,7 +40,14 @@ SHAPES = {
 """Sizes of the models."""
 LENGTH = 1024
 EVERY = TrainConfig(out=Path("unused")).capture_every
-COLUMNS = ["model", "plain pass", "step of one prompt", f"capture, {BUDGET}", "capture of everything", "share of a step"]
+COLUMNS = [
+    "model",
+    "plain pass",
+    "step of one prompt",
+    f"capture, {BUDGET}",
+    "capture of everything",
+    "share of a step",
+]
 
 
 def run() -> tuple[list[Row], list[str]]:

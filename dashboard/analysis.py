@@ -117,8 +117,9 @@ def draw(analysis: Analysis, page: Page) -> Sequence[Drawable]:
     for error in filter(None, (*errors, remark)):
         note(error)
     with texts:
-        if CHAT in asked and CHAT not in page.given and not told:
-            note_form(lms, bool(asked["chat"]))
+        reads = page.section == DETAILS and page.shared.prompt.strip() and _takes_prompt(analysis)
+        if lms and CHAT not in page.given and not told and (CHAT in asked or reads):
+            note_form(lms, bool(asked.get(CHAT)))
     groups = [sides] if len(results) == 1 else [[side] for side in sides]
     source = {side.role: side.ref for side in sides} | values
     draw_results(analysis, page, results, groups, source, partial(code, analysis, sides, values), lms, texts, places)
@@ -202,13 +203,16 @@ def _tell_why(
     analysis: Analysis, page: Page, sides: Sequence[Side], found: Sequence[object] | None, errors: Sequence[str]
 ) -> None:
     """State why there is no result: it is only offered, a word of the prompt is unknown, or something failed."""
-    asks = any(each["shared"] == PROMPT for each in analysis.fields())
     named = ((side.name, side.lm) for side in sides)
-    if found is not None and asks and not words_known(page.shared, named, page.answer):
+    if found is not None and _takes_prompt(analysis) and not words_known(page.shared, named, page.answer):
         return
     aim = analysis.summary[:1].lower() + analysis.summary[1:]
     with page.answer:
         page.tell(errors[0] if errors else f"Press the button to {aim}")
+
+
+def _takes_prompt(analysis: Analysis) -> bool:
+    return any(each["shared"] == PROMPT for each in analysis.fields())
 
 
 def load(analysis: Analysis, shared: SharedChoices) -> list[Side] | None:

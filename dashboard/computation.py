@@ -89,11 +89,12 @@ def compute(
     if costs and (seconds is None or seconds > JOB_S) and is_storable(analysis) and access.may_write():
         launch_job(analysis, values, missing)
     found = list[tuple[Sequence[Side], Drawable]]()
+    say = f"{what}: about {duration(seconds)}" if seconds and seconds > 1 else what
     for index, group in enumerate(groups):
         if index in errors:
             continue
         try:
-            result = compute_stoppably(place, f"{key}-{index}", _run, *(side.lm for side in group), say=what, **options)
+            result = compute_stoppably(place, f"{key}-{index}", _run, *(side.lm for side in group), say=say, **options)
             found.append((group, result))
         except ProbeError as error:
             errors[index] = str(error)
@@ -140,6 +141,8 @@ def nearest(
     known = [each for each in found if each is not None]
     if not known or len(known) < len(groups) or any(each.inputs != known[0].inputs for each in known):
         return values, None, ""
+    if analysis.preview is not None and known[0].inputs.get("prompt") != values.get("prompt"):
+        return values, None, ""  # an estimate for this prompt is nearer than a result for another one
     whole = analysis.complete(values, *(side.lm for side in groups[0]))
     inputs, remark = stored_inputs(analysis, known[0], whole)
     return {**values, **inputs}, [(group, each.result) for group, each in zip(groups, known, strict=True)], remark

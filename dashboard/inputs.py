@@ -36,7 +36,7 @@ LONG = 6
 ROOM = 12
 """Width of a row in relative units; narrower widgets leave the rest free."""
 ROW: Any = {"vertical_alignment": "bottom", "gap": "medium"}
-WIDTHS = {"flag": 3, "int": 2, "float": 2, "path": 5, "text": 5, "list": 4, "map": 5}
+WIDTHS = {"flag": 4, "int": 2, "float": 2, "path": 5, "text": 5, "list": 4, "map": 5}
 """Relative widths of the widgets by type of value; that of a choice depends on its labels."""
 
 

@@ -157,11 +157,23 @@ def choose_chat(page: str, lms: "Sequence[LM]", prompt: str) -> bool:
     return st.toggle("Chat template", value=default, key=key, bind="query-params", help=hint)
 
 
+PLAIN = "as plain text, without the chat template"
+
+
 def note_form(lms: "Sequence[LM]", chat: bool) -> None:
     """Show a note about the form in which a real model reads the prompt."""
     if chats(lms):
-        form = "in the chat template, as a user's message" if chat else "as plain text, without the chat template"
+        form = f"in the chat template, as a user's message{_system(lms)}" if chat else PLAIN
         note(f"The prompt was sent {form}.")
+
+
+def _system(lms: "Iterable[LM]") -> str:
+    """Return a clause about the system message that the models' templates add before a user's message, if any do."""
+    from probe.model.messages import split_messages
+
+    sent = (lm.prompt_text([{"role": "user", "content": "x"}]) for lm in lms)
+    adds = any(message.role == "system" for text in sent for message in split_messages(text))
+    return " after the system message that the template adds" if adds else ""
 
 
 def asked_text(lm: "LM", prompt: str, chat: bool) -> tuple[int, ...]:

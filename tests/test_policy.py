@@ -396,6 +396,7 @@ OPEN_THEMSELVES = {"load_file", "load_arrays", "safe_open", "ParquetFile", "OSFi
 OTHERS = {
     ("dashboard/components/focus.py", "read_text"): "comes with Probe",
     ("dashboard/components/tokens.py", "read_text"): "comes with Probe",
+    ("dashboard/components/view.py", "read_text"): "comes with Probe",
     ("dashboard/command.py", "webbrowser.open"): "opens no file",
     ("probe/jobs/trainings.py", "json.loads"): "what a command of Probe has printed",
     ("probe/jobs/control.py", "open"): "makes a new file",

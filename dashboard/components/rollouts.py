@@ -1,6 +1,7 @@
 """Completions of a policy during its training: a table with filters, and the transcript and tokens of one of them."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from dashboard.components.transcript import Reply, show_transcript, walk
 from dashboard.data import Store
 from dashboard.markdown import guard_callback, note
 from dashboard.state import compare_link, keep
+from probe.model.messages import last_words
 from probe.plotting.chips import Chip, TokenRow
 from probe.plotting.runs import token_panels
 from probe.plotting.theme import method_colour
@@ -34,6 +36,8 @@ CHOICES = (SAMPLED, STEPS, REWARD, TEXT, ORDER, MEASURE, ROLLOUT, TOKEN)
 """Keys of all choices."""
 NEWEST, OLDEST, HIGHEST, LOWEST = "newest first", "oldest first", "highest reward first", "lowest reward first"
 """Orders of completions."""
+WORDS = 34
+"""Largest number of characters of a prompt in the table."""
 SIBLINGS = 8
 """Largest number of completions of one prompt that are shown side by side."""
 
@@ -126,8 +130,10 @@ def listing(completions: pd.DataFrame, label: str) -> None:
 
     number = st.column_config.NumberColumn(format="%.3g")
     parts = [name for name in map(str, completions) if name.startswith("reward")]
+    ends = completions["prompt"].map(partial(last_words, length=WORDS))
+    order = ["step", "prompt", "completion", *completions.columns.difference(["step", "prompt", "completion"], False)]
     show_table(
-        completions,
+        completions.assign(prompt=ends)[order],
         hide_index=True,
         height=560,
         key=TABLE,
@@ -135,8 +141,9 @@ def listing(completions: pd.DataFrame, label: str) -> None:
         selection_mode="single-row",
         column_config={
             **dict.fromkeys([*parts, "advantage", "KL", "entropy"], number),
-            "completion": st.column_config.TextColumn(width="small"),
-            "prompt": st.column_config.TextColumn(width="medium"),
+            "step": st.column_config.NumberColumn(width=50),
+            "prompt": st.column_config.TextColumn(width=230, help="Its last words."),
+            "completion": st.column_config.TextColumn(width=200),
         },
     )
 

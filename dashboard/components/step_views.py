@@ -159,11 +159,10 @@ def main_figure(moment: Moment) -> None:
         lens = favourites(moment.run, moment.tensors, moment.index, moment.prompt)
         title = f"Logit lens of {moment.label} at step {moment.step:,}"
         figure(
-            lens_grid(lens, tokens, width=440),
+            lens_grid(lens, tokens, width=440, height=410),
             lens_table(lens, tokens),
             "lens",
             title=title,
-            height=410,
             source=moment.source,
         )
         return

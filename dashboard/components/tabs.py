@@ -5,6 +5,7 @@ from typing import TypeVar
 
 import streamlit as st
 
+from dashboard.components.view import bring_into_view
 from dashboard.state import has_changed, keep, tell_again
 
 T = TypeVar("T")
@@ -34,4 +35,6 @@ def open_tab(key: str, parts: Mapping[str, Callable[[], T]], choices: Mapping[st
             for name in names:
                 tell_again(name)
     with pane:
+        if came:
+            bring_into_view(key)
         return parts[title]()

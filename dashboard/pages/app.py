@@ -77,6 +77,8 @@ STYLE = """<style>
 [data-testid=stCode] .token:is(.operator, .decorator) { color: light-dark(#A84300, #F0A875); }
 [data-testid=stCode] .token:is(.number, .boolean, .builtin) { color: light-dark(#0B6B60, #7FD3C7); }
 [data-testid=stCode] .token.comment { color: light-dark(#5C636E, #A2A9B4); }
+[class*=st-key-view-] { display: none; }
+[data-testid=stTabs] { scroll-margin-top: 3rem; }
 .parcoords .axis :is(path, line) { stroke: light-dark(#5C636E, #A2A9B4) !important; opacity: 1 !important; }
 .heatmap-label text[style*="rgb(68, 68, 68)"] { fill: #0E1117 !important; }
 .stApp:has([data-testid=stExpandSidebarButton]) .st-key-page-name { padding-left: 9rem; margin-top: -1rem; }

@@ -167,16 +167,20 @@ class HeadsStages(Beside[HeadStages]):
     )
 
     def sentence(self, query: int | None = None) -> str:
-        """Say where the head attends from one token, and what its output changes."""
+        """Say from where the head moves most to one token (by the norms of E5), and how large its output is."""
         parts, last = [], self.results[-1]
         at = last.prompt_length - 1 if query is None else query
         for look, each in self._alike():
-            source = int(np.nan_to_num(each.pattern[at]).argmax())
-            parts.append(
-                f"in {look.name} to {_quoted(each.tokens, source, at)} (weight {each.pattern[at, source]:.2f}),"
-                f" and its output has {rate(float(each.share[at]))} of the norm of the residual stream"
+            source = int(np.nan_to_num(each.contribution[at]).argmax())
+            weight, sink = each.pattern[at, source], each.pattern[at, 0]
+            rest = (
+                f"; {rate(float(sink))} of its attention rests on the first token" if source and sink > weight else ""
             )
-        return f"From {_quoted(last.tokens, at)}, {last.name} attends most {'; '.join(parts)}."
+            parts.append(
+                f"in {look.name} from {_quoted(each.tokens, source, at)} (weight {weight:.2f}{rest}), and its output"
+                f" has {rate(float(each.share[at]))} of the norm of the residual stream"
+            )
+        return f"To {_quoted(last.tokens, at)}, {last.name} moves most {'; '.join(parts)}."
 
     def _alike(self) -> list[tuple[Look, HeadStages]]:
         """Return the models that tokenise the text as the last one does."""
@@ -209,7 +213,7 @@ class HeadsStages(Beside[HeadStages]):
         at = last.prompt_length - 1 if query is None else query
         looks = [each.table().assign(model=look.name) for look, each in self._alike()]
         rows = pd.concat(looks, ignore_index=True)
-        rows = rows[rows["query"] == at].sort_values("weight", ascending=False, kind="stable", ignore_index=True)
+        rows = rows[rows["query"] == at].sort_values("contribution", ascending=False, kind="stable", ignore_index=True)
         moved = [
             pd.DataFrame({"model": look.name, "token": tokens, "change of the logit": values})
             for look, each in self._alike()

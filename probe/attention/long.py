@@ -109,17 +109,39 @@ class AttentionStatistics(Drawable):
         return values[..., min(1, values.shape[-1] - 1) :].mean(-1, dtype=np.float64)
 
     def table(self) -> pd.DataFrame:
-        """Return a table with one row per head: layer, head, name, the mean statistics, beyond (tail), sum_error."""
-        means = {name: self.mean(name).ravel() for name in LABELS}
+        """Return a table with one row per head.
+
+        Columns: layer, head, name, reach (`reach`), the mean statistics, beyond (tail), sum_error.
+        """
+        means = {"reach": self.reach().ravel()} | {name: self.mean(name).ravel() for name in LABELS}
         errors = np.abs(self.sums - 1).max(-1).ravel()
         return pd.DataFrame(self._heads() | means | {"beyond": self.lag_tail.ravel(), "sum_error": errors})
 
+    def reach(self) -> np.ndarray:
+        """Return the [D, H] mean distance back in tokens, where weight on the first token counts as no distance.
+
+        Many heads rest on the first token, an attention sink, when they have nothing to move.
+        """
+        back = self.distance - self.sink * np.arange(len(self.tokens))
+        return back[..., min(1, len(self.tokens) - 1) :].mean(-1, dtype=np.float64).clip(min=0)
+
+    def without_sink(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the lag profile [D, H, K+1] and tail [D, H] of the weight that is not on the first token."""
+        length, count = len(self.tokens), self.lag_profile.shape[-1]
+        profile = self.lag_profile - self.sink[..., :count] / (length - np.arange(count))
+        tail = self.lag_tail - self.sink[..., count:].sum(-1, dtype=np.float64) / length
+        return profile.clip(min=0), tail.clip(min=0)
+
     def lag_table(self) -> pd.DataFrame:
-        """Return a table with one row per head and lag: layer, head, name, lag, weight."""
+        """Return a table with one row per head and lag: layer, head, name, lag, weight, weight without the first token.
+
+        The last column is `without_first` (`without_sink`).
+        """
         lags = self.lag_profile.shape[-1]
         heads = {name: np.repeat(np.asarray(column), lags) for name, column in self._heads().items()}
         lag = np.tile(np.arange(lags), len(self.lag_tail.ravel()))
-        return pd.DataFrame(heads | {"lag": lag, "weight": self.lag_profile.ravel()})
+        weights = {"weight": self.lag_profile.ravel(), "without_first": self.without_sink()[0].ravel()}
+        return pd.DataFrame(heads | {"lag": lag} | weights)
 
     def query_table(self, layer: int, head: int) -> pd.DataFrame:
         """Return a table with one row per query of one head: position, token and its statistics.
@@ -174,13 +196,13 @@ class AttentionStatistics(Drawable):
         return list(self._heads()["name"])
 
     def place(self, head: str | None) -> tuple[int, int]:
-        """Return the indices of a head on the first two axes; by default those of the head that looks back furthest.
+        """Return the indices of a head on the first two axes; by default of the one with the largest `reach`.
 
         Raises:
             ConfigError: no head has this name.
         """
         if head is None:
-            return argmax(self.mean("distance"))
+            return argmax(self.reach())
         layer, number = find_head(head, self.heads)
         return self.row(layer, number), number
 
@@ -192,7 +214,7 @@ class AttentionStatistics(Drawable):
         """Draw one statistic of every head, and for one head its lags, its course along the text and its sources.
 
         Args:
-            head: head shown in the curves; by default the head that looks back furthest.
+            head: head shown in the curves; by default the head that looks back furthest, the first token left out.
             statistic: statistic drawn for every head and along the text.
         """
         return LongTexts((self,), alone()).figures(head, statistic)
@@ -241,7 +263,8 @@ class LongTexts(Beside[AttentionStatistics]):
         return (
             f"All patterns of these {len(last.tokens):,} tokens would take {file_size(patterns)}. None is stored:"
             " the text was read in blocks of queries.",
-            "The distance of a layer is the mean over its heads; beyond lag 32, neighbouring lags are averaged."
+            "How far back: weight on the first token is left out, since many heads rest on it when they move nothing."
+            " That of a layer is the mean over its heads; beyond lag 32, neighbouring lags are averaged."
             f" For every query the strongest {last.top_keys.shape[-1]} sources are stored; weights below {LEAST:g}"
             " are left out.",
         )
@@ -252,13 +275,13 @@ class LongTexts(Beside[AttentionStatistics]):
             return "One token sees only itself: give a longer text."
         parts = []
         for look, each in self._pairs():
-            previous, sink, distance = (each.mean(name) for name in ("previous", "sink", "distance"))
-            near, far = argmax(previous), argmax(distance)
-            names = np.reshape(each.heads, distance.shape)
+            previous, sink, reach = each.mean("previous"), each.mean("sink"), each.reach()
+            near, far = argmax(previous), argmax(reach)
+            names = np.reshape(each.heads, reach.shape)
             parts.append(
-                f"in {look.name}, {names[far]} looks back furthest ({distance[far]:,.0f} tokens on average), "
-                f"{names[near]} attends most to the token before ({rate(float(previous[near]))}), and the first token "
-                f"receives {rate(float(sink.mean()))} of all attention"
+                f"in {look.name}, {names[far]} looks back furthest ({_tokens(reach[far])} on average, the first token "
+                f"left out), {names[near]} attends most to the token before ({rate(float(previous[near]))}), and the "
+                f"first token receives {rate(float(sink.mean()))} of all attention"
             )
         return f"Over {len(self.results[-1].tokens):,} tokens, {'; '.join(parts)}."
 
@@ -278,9 +301,10 @@ class LongTexts(Beside[AttentionStatistics]):
         )
         own = [(look, each, each.place(name)) for look, each in self._pairs() if name in each.heads]
         lags = lag_curves(
-            [(look.name, each.lag_profile[at]) for look, each, at in own], colours=[look.colour for look, *_ in own]
+            [(look.name, each.without_sink()[0][at]) for look, each, at in own],
+            colours=[look.colour for look, *_ in own],
         )
-        tails = ", ".join(f"{look.name} {rate(float(each.lag_tail[at]))}" for look, each, at in own)
+        tails = ", ".join(f"{look.name} {rate(float(each.without_sink()[1][at]))}" for look, each, at in own)
         alike = [one for one in own if same_text(one[1], last)]
         along = query_statistic(
             [(look.name, getattr(each, statistic)[at]) for look, each, at in alike],
@@ -295,7 +319,7 @@ class LongTexts(Beside[AttentionStatistics]):
             "statistic": titled(clickable(grid, head="customdata"), every),
             "lags": titled(lags, beyond, HEIGHT),
             "layers": titled(
-                lag_profiles(last.lag_profile, last.layers), f"How far back the layers of {model} look", HEIGHT
+                lag_profiles(last.without_sink()[0], last.layers), f"How far back the layers of {model} look", HEIGHT
             ),
             "along": titled(along, f"{name} along the text: {label}", HEIGHT),
             "sources": titled(sources, f"Strongest sources of {name} in {model}", HEIGHT),
@@ -318,8 +342,8 @@ class LongTexts(Beside[AttentionStatistics]):
         table = self.tables()["statistic"].drop(columns=["layer", "head", "sum_error"])
         lags = self.results[-1].lag_profile.shape[-1] - 1
         names = {each: f"{LABELS[each]}, {UNITS[each]}" for each in LABELS} | {"name": "head"}
-        names |= {"beyond": f"beyond lag {lags}, share"}
-        table = table.sort_values("distance", ascending=False, kind="stable", ignore_index=True)
+        names |= {"beyond": f"beyond lag {lags}, share", "reach": "distance back without the first token, tokens"}
+        table = table.sort_values("reach", ascending=False, kind="stable", ignore_index=True)
         return {"Heads": table.rename(columns=names)}
 
     def _pairs(self) -> list[tuple[Look, AttentionStatistics]]:
@@ -329,6 +353,11 @@ class LongTexts(Beside[AttentionStatistics]):
         """Return the name of the head shown in the curves: by default the last model's that looks back furthest."""
         last = self.results[-1]
         return str(np.reshape(last.heads, last.lag_tail.shape)[last.place(head)])
+
+
+def _tokens(count: float) -> str:
+    """Return a number of tokens, with one digit after the point if it is small."""
+    return f"{count:,.0f} tokens" if count >= 10 else f"{count:.1f} tokens"
 
 
 def _every_layer(seen: AttentionStatistics, statistic: Statistic) -> np.ndarray:

@@ -96,6 +96,7 @@ def most_moved_head(first: Attention, second: Attention, names: tuple[str, str],
     tokens = [quote_token(second.tokens, int(index)) for index in (query + second.first, key)]
     tokens[1] = "itself" if query + second.first == key else tokens[1]
     before, after = (float(read.pattern[(*head, query, key)]) for read in (first, second))
+    tokens[1] += ", the first token," if key == 0 < query else ""
     name, share = f"L{head[0]}H{head[1]}", float(distance[head])
     if share < STILL:
         return head, (

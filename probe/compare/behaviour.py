@@ -24,14 +24,17 @@ from probe.experiments.registry import find_experiment
 from probe.experiments.run import evidence_of, metrics_of, prepare
 from probe.model.dialogues import GUESS, LEAD, Turn, completion, dialogue, join_words
 from probe.model.lm import LM
+from probe.model.pace import seconds_a_token
+from probe.model.scoring import count_common
+from probe.model.text import encode_all
 from probe.questions.sets import SETS
 from probe.rows import EVERY, Row, Rows, Selection, check_columns, field, is_completion, is_text_or_messages, read_rows
 from probe.stats import Interval
 
 BATCH = 16
 """Number of pairs whose answers are scored in one batch."""
-TIMED, MOMENT_S = 4, 0.5
-"""Number of pairs that are timed first, and seconds from which on they determine the estimate for all."""
+MOMENT_S = 0.5
+"""Expected seconds of a pass over pairs below which it is timed."""
 
 
 @dataclass(frozen=True)
@@ -136,9 +139,13 @@ def behaviour_of(lm: LM, pairs: Behaviour | str | Path | None, n: int) -> Behavi
     """
     if isinstance(pairs, Behaviour):
         return pairs
-    if pairs is None:
-        return preference(claim_pairs(lm, n), "log p(claim) \u2212 log p(truth)")
-    return preference(read_pairs(pairs, selection=Selection(n)))
+    titles = ("log p(claim) \u2212 log p(truth)",) if pairs is None else ()
+    return preference(pairs_of(lm, pairs, n), *titles)
+
+
+def pairs_of(lm: LM, pairs: str | Path | None, n: int) -> Sequence[AnswerPair]:
+    """Return at most `n` pairs of a file, or of false claims; see `behaviour_of`."""
+    return claim_pairs(lm, n) if pairs is None else read_pairs(pairs, selection=Selection(n))
 
 
 def pairs_input(key: str) -> Input:
@@ -152,10 +159,21 @@ def pairs_input(key: str) -> Input:
 
 
 def seconds_once(lm: LM, pairs: Behaviour | str | Path | None, n: int) -> float:
-    """Estimate the seconds that one pass over the pairs takes, from a timing of a few pairs."""
-    few = min(n, TIMED)
-    seconds = _seconds(lm, behaviour_of(lm, pairs, few))
-    return seconds * n / few if seconds > MOMENT_S else _seconds(lm, behaviour_of(lm, pairs, n))
+    """Estimate the seconds that one pass over the pairs takes.
+
+    The estimate follows from the model's reading speed and the number of tokens, which takes a moment for a model of
+    any size. What takes a moment itself is timed instead; so is a custom behaviour, whose tokens are unknown.
+    """
+    if isinstance(pairs, Behaviour):
+        return _seconds(lm, pairs)
+    some = pairs_of(lm, pairs, n)
+    prompts = encode_all(lm.tokenizer, [lm.prompt_text(pair.prompt) for pair in some])
+    answers = encode_all(lm.tokenizer, [text for pair in some for text in (pair.chosen, pair.rejected)])
+    tokens = sum(map(len, [*prompts, *answers]))
+    batches = -(-len(some) // BATCH)  # each reads the common beginning of its prompts once
+    tokens -= count_common(prompts) * (len(some) - batches)
+    expected = seconds_a_token(lm) * tokens
+    return expected if expected > MOMENT_S else _seconds(lm, preference(some))
 
 
 def _seconds(lm: LM, behaviour: Behaviour) -> float:

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from probe.interventions.figures import ALPHA
 from probe.numbers import chance, format_interval, in_percent, rate, share_text, signed
 from probe.plotting.curves import small_multiples
 from probe.plotting.intervals import band, whiskers
@@ -360,6 +361,6 @@ def steering_curve(doses: pd.DataFrame, unit: str) -> go.Figure:
     line = go.Scatter(x=rows["alpha"], y=columns["effect"], name="this difference (95 %)", mode="lines+markers")
     line.update(line={"color": METHODS["dpo"], "width": 2}, **on_hover(hover))
     panels.add(1, band(rows["alpha"], low, high, METHODS["dpo"]), line)
-    panels.axis("x", title="alpha (1: the mean norm of a residual)", zeroline=False)
+    panels.axis("x", title=ALPHA["residual"], zeroline=False)
     panels.axis("y", title=f"change, {suffix}" if suffix else "change")
     return panels.figure(height=340, margin={"t": 56})

@@ -23,6 +23,7 @@ from probe.model.text import encode
 from probe.numbers import chance, rate
 from probe.plotting.chips import Chip, TokenRow, TokenRows
 from probe.plotting.notebook import Drawable, Look, clickable, pair, titled
+from probe.ticks import Tick, between, ignore, part
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -374,6 +375,8 @@ def _percent(logprob: float) -> str:
 COLOURS = (
     "Colour: KL between the two predictions of the token. Hover for probabilities; a click chooses the token below."
 )
+WRITING = 0.1
+"""Share of the work on a text that is its writing."""
 SAMPLING = "Sampling"
 """Name of the popover with the sampling options."""
 
@@ -392,6 +395,7 @@ def compare(
     k: Annotated[int, Input(advanced=True)] = 8,
     answers: Annotated[Sequence[str], Input(advanced=True, type=tuple[str, ...])] = (),
     chat: Annotated[bool, replace(SHARED["chat"], folded=SAMPLING)] = False,
+    tick: Tick = ignore,
 ) -> Comparison:
     """Compare the continuations of two models token by token, and find where they differ most.
 
@@ -412,6 +416,7 @@ def compare(
         answers: texts whose first differing token is traced through the layers of the lenses; their common beginning
             joins the prompt (see `probe.logits.answer_tokens`).
         chat: send the prompt as a user's message in the chat template of `aligned`.
+        tick: function called with the share of the work done.
 
     Raises:
         DataError: a model has a scalar output (see `compare_scalars`), the tokenizers differ, no token distinguishes
@@ -424,11 +429,15 @@ def compare(
     text = aligned.prompt_text(asked)
     ids = [*encode(aligned.tokenizer, text), *answer_tokens(aligned, answers).shared]
 
-    def written_by(author: Author, lm: LM) -> Continuation:
+    def written_by(author: Author, lm: LM, tick: Tick) -> Continuation:
         sample = lm.generate([ids], max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
-        return read_both(base, aligned, [*ids, *sample.ids[0]], len(ids), author, k, answers)
+        tick(WRITING)
+        reading = between(tick, WRITING, 1)
+        return read_both(base, aligned, [*ids, *sample.ids[0]], len(ids), author, k, answers, reading)
 
-    return Comparison(text, written_by("base", base), written_by("aligned", aligned))
+    first = written_by("base", base, part(tick, 0, 2))
+    second = written_by("aligned", aligned, part(tick, 1, 2))
+    return Comparison(text, first, second)
 
 
 @torch.no_grad()
@@ -440,8 +449,9 @@ def read_both(
     author: Author,
     k: int = 5,
     answers: Sequence[str] = (),
+    tick: Tick = ignore,
 ) -> Continuation:
-    """Read a given prompt and continuation with both models.
+    """Read a given prompt and continuation with both models; `tick` is called after each layer.
 
     Raises:
         DataError: a model has a scalar output, the text is too long, or the answers have a common beginning that the
@@ -455,8 +465,9 @@ def read_both(
     readers = LensReader(batch, k, answer_row), LensReader(batch, k, answer_row)
     runs = [(lm, *lm.run_with_cache([tokens], residual_names(lm))) for lm in (base, aligned)]
     rows = zip_longest(*(lens_logprobs(lm, cache, logits) for lm, logits, cache in runs))
-    distances = []
-    for both in rows:
+    distances, depth = list[torch.Tensor | None](), max(len(residual_names(lm)) for lm in (base, aligned))
+    for done, both in enumerate(rows):
+        tick(done / depth)
         for reader, row in zip(readers, both, strict=True):
             if row is not None:
                 reader.add(row)

@@ -26,6 +26,10 @@ MOST_NUMBERED = 10
 """Maximum number of columns whose cells have room for a number."""
 
 
+ALPHA = {"residual": "alpha, in mean residual norms", "difference": "alpha, in differences of the means"}
+"""Titles of an axis of doses, by unit of alpha (`probe.interventions.steering.Unit`)."""
+
+
 def layer_labels(layers: Sequence[int]) -> list[str]:
     """Return the row names of a grid of sites; -1 is the embedding."""
     return ["embedding" if layer < 0 else f"L{layer}" for layer in layers]
@@ -219,13 +223,19 @@ def exact_against_estimate(
         hovertemplate="%{customdata}<br>estimate %{x:.3f}, exact %{y:.3f}<extra></extra>",
     )
     panels.add(1, go.Scatter(x=ends, y=ends, mode="lines", line=DOTTED, hoverinfo="skip"), sites)
-    panels.axis("x", title=f"estimated {label}", zeroline=False)
+    panels.axis("x", title=f"estimated {label}", zeroline=False, ticklabelstandoff=5)
     panels.axis("y", title=f"exact {label}", zeroline=False)
     return panels.figure(showlegend=False)
 
 
 def dose_curves(
-    table: pd.DataFrame, *, label: str, colour: str, chosen: float | None = None, unit: str = "nats"
+    table: pd.DataFrame,
+    *,
+    label: str,
+    colour: str,
+    chosen: float | None = None,
+    unit: str = "nats",
+    step: str = "residual",
 ) -> go.Figure:
     """Draw the target against alpha with its interval and the range of the null, and to the right the cost of steering.
 
@@ -235,6 +245,7 @@ def dose_curves(
         colour: colour of the model's method.
         chosen: alpha to mark.
         unit: unit of the target.
+        step: unit of alpha.
     """
     controls = [name for name in ("accuracy", "kl") if name in table]
     names = {"accuracy": "unrelated questions right", "kl": "KL to the unsteered model"}
@@ -246,7 +257,7 @@ def dose_curves(
     if len(table["target_low"].dropna()):
         panels.add(1, band(alphas, table["target_low"], table["target_high"], colour))
     panels.add(1, _line(alphas, table["target"], colour, "this direction"))
-    panels.axis("x", title="alpha", zeroline=False, fixedrange=True)
+    panels.axis("x", title=ALPHA[step], zeroline=False, fixedrange=True)
     panels.axis("y", fixedrange=True)
     panels.axis("y", 1, title=unit)
     for column, name in enumerate(controls, start=2):

@@ -9,6 +9,7 @@ A counterpart of a prompt is a prompt with as many tokens that asks for another 
 Axes: B texts, D blocks, H heads, T tokens, d width, dh head width, R interventions, A answers.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -247,6 +248,17 @@ KNOWN: dict[str, tuple[str, ...]] = {
     ),
 }
 """Counterparts of prompts that belong to no world: (corrupted, answer, against)."""
+SWAPS = tuple(
+    tuple(words.split())
+    for words in (
+        "France Italy Germany Spain Japan China Russia Egypt Greece Norway Poland India Brazil Canada Mexico England",
+        "Paris London Rome Berlin Madrid Tokyo Moscow Vienna Athens Oslo Boston Chicago",
+        "John Mary Tom Anna James Sarah David Emma Peter Alice Bob Paul Michael Susan",
+        "Monday Tuesday Wednesday Thursday Friday Saturday Sunday",
+        "1 2 3 4 5 6 7 8 9",
+    )
+)
+"""Groups of words of one kind: in another prompt, one is replaced by the next that has as many tokens."""
 
 
 @dataclass(frozen=True)
@@ -268,8 +280,9 @@ class Counterpart:
 def counterpart(lm: LM, prompt: str, world: World | None = None) -> Counterpart:
     """Derive the counterpart of a prompt, as far as possible.
 
-    For a world's prompt, the counterpart claims, states or maps another value, or asks about another person. For any
-    other prompt the user writes it; a few well-known ones are stored in `KNOWN`.
+    For a world's prompt, the counterpart claims, states or maps another value, or asks about another person. A few
+    well-known prompts are stored in `KNOWN`. In any other, the last word of `SWAPS` is replaced by another of its kind;
+    without one the user writes the counterpart.
 
     Args:
         lm: the model; its tokenizer must give both texts equal numbers of tokens. A reward model reads the prompt with
@@ -287,12 +300,23 @@ def counterpart(lm: LM, prompt: str, world: World | None = None) -> Counterpart:
             answers = []
         return _fitting(lm, Counterpart(prompt, corrupted, *answers))
     if world is None or not prompt:
-        return Counterpart(prompt)
+        return next((pair for pair in _swapped(prompt) if _fits(lm, pair)), Counterpart(prompt))
     reading = read(prompt)
     if reading is not None and prompt.endswith("<bot>"):
         pair = _of_dialogue(lm, world, prompt, reading)
         return _complete(lm, world, pair, reading) if lm.readout != "tokens" else pair
     return next((candidate for candidate in _of_task(world, prompt) if _fits(lm, candidate)), Counterpart(prompt))
+
+
+def _swapped(prompt: str) -> Iterator[Counterpart]:
+    """Yield the prompt with its last word of `SWAPS` replaced by each other word of the kind, the next ones first."""
+    kinds = {word: kind for kind in SWAPS for word in kind}
+    found = next((match for match in reversed([*re.finditer(r"\w+", prompt)]) if match[0] in kinds), None)
+    if found is not None:
+        kind = kinds[found[0]]
+        at = kind.index(found[0]) + 1
+        for other in (*kind[at:], *kind[: at - 1]):
+            yield Counterpart(prompt, prompt[: found.start()] + other + prompt[found.end() :])
 
 
 def _of_dialogue(lm: LM, world: World, prompt: str, reading: ParsedDialogue) -> Counterpart:

@@ -188,7 +188,8 @@ class Steered(Drawable):
 
         at, colour = self._at(alpha), self.looks[0].colour
         unit = self.unit if self.unit == "nats" else ""
-        chart = dose_curves(self.dose.table(), label=self.label, colour=colour, chosen=ALPHAS[at], unit=unit)
+        dose = self.dose
+        chart = dose_curves(dose.table(), label=self.label, colour=colour, chosen=ALPHAS[at], unit=unit, step=dose.unit)
         title = f"Dose and response over {len(self.dose.values)} texts"
         charts = {"dose": titled(clickable(chart, alpha="x"), title, HEIGHT)}
         if self.answered is not None:

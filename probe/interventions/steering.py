@@ -134,7 +134,7 @@ class Dose(Drawable):
         from probe.interventions.figures import dose_curves
         from probe.plotting.theme import METHODS
 
-        return dose_curves(self.table(), label="target", colour=METHODS["dpo"])
+        return dose_curves(self.table(), label="target", colour=METHODS["dpo"], step=self.unit)
 
 
 @torch.no_grad()
@@ -216,7 +216,7 @@ class Dosing:
     """Doses of a direction, and the tokens that it is added at."""
 
     alphas: Sequence[float] = (-1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0)
-    """A multiples of the direction."""
+    """Multiples of the direction, [A]."""
     unit: Unit = "residual"
     """Unit of alpha (see `Direction.step`)."""
     where: Where = "all"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import plotly.graph_objects as go
 
-from probe.plotting.marks import CLICKS, cells, few_ticks, frame, marks, text_bars
+from probe.plotting.marks import CLICKS, ROW, cells, every_row, few_ticks, fit_text, frame, marks, space_rows, text_bars
 from probe.plotting.panels import Panels
 from probe.plotting.theme import (
     DASHES,
@@ -29,20 +29,23 @@ def layer_names(rows: int) -> list[str]:
     return ["embedding"] + [f"L{layer}" for layer in range(rows - 2)] + [f"L{rows - 2} = output"] * (rows > 1)
 
 
-def lens_grid(favourites: Favourites, tokens: Sequence[str], *, width: int = 620) -> go.Figure:
+def lens_grid(favourites: Favourites, tokens: Sequence[str], *, width: int = 620, height: int = 450) -> go.Figure:
     """Draw the lens of one model: tokens to the right, layers upwards, the top token in the cell, the others on hover.
 
     Args:
         favourites: likeliest tokens of every row and position.
         tokens: [T] the text.
         width: width of the grid in pixels, which determines how much of a token fits into a cell.
+        height: height of the figure in pixels; it is higher if the rows need it.
     """
-    panels = Panels()
+    panels, rows = Panels(), len(favourites[0])
     best = np.exp(favourites[1][..., 0].astype(np.float32))
     panels.add(1, _grid(favourites, best, tokens, width))
+    height = max(height, round(MARGINS + ROW * rows))
     panels.axis("x", title="token read", tickangle=-45, **token_axis(tokens))
     panels.axis("y", title="after layer", **token_axis(layer_names(len(favourites[0]))))
-    return panels.figure(showlegend=False, coloraxis=colour_axis("probability<br>of favourite", low=0, high=1))
+    bar = colour_axis("probability<br>of favourite", low=0, high=1)
+    return panels.figure(showlegend=False, height=height, coloraxis=bar)
 
 
 PAIR_WIDTH = 900
@@ -93,7 +96,7 @@ def lens_pair(
         layout["coloraxis2"] = signed_axis("change<br>nats", bound, **lower)
     panels.axis("x", **token_axis(tokens))
     panels.lowest(title="token read", tickangle=-45)
-    height = 90 + len(titles) * (34 + (24 if depth <= 13 else 13) * depth)
+    height = MARGINS + len(titles) * (34 + (24 if depth <= 13 else round(ROW)) * depth)
     return panels.figure(showlegend=False, height=height, **layout)
 
 
@@ -104,13 +107,12 @@ def _places(layers: Sequence[str], tokens: Sequence[str]) -> list[list[str]]:
 
 def _grid(favourites: Favourites, z: np.ndarray, tokens: Sequence[str], width: int) -> go.Heatmap:
     top_tokens, logprobs = favourites
-    places, room = _places(layer_names(len(top_tokens)), tokens), width // (8 * max(len(tokens), 1))
+    places, cell = _places(layer_names(len(top_tokens)), tokens), (width / max(len(tokens), 1), ROW)
     hover = [
         ["<br>".join([where, *_chances(*cell)]) for where, *cell in zip(names, *row, strict=True)]
         for names, *row in zip(places, top_tokens, logprobs, strict=True)
     ]
-    written = [[escape(shorten(position[0], max(room, 2))) for position in row] for row in top_tokens]
-    return cells(z, written, hover, legible=room >= 5)
+    return cells(z, [[fit_text(position[0], cell) for position in row] for row in top_tokens], hover)
 
 
 def _chances(tokens: Sequence[str], logprobs: np.ndarray) -> list[str]:
@@ -118,10 +120,12 @@ def _chances(tokens: Sequence[str], logprobs: np.ndarray) -> list[str]:
     return [f"{escape(token)} {np.exp(float(value)):.3f}" for token, value in zip(tokens, logprobs, strict=True)]
 
 
-ROW = 13
-"""Height of a row in pixels; for deeper models every second (third, ...) layer is shown."""
-BESIDE, LETTER = 160, 5.6
-"""Width of row names and colour bar, and of a character in a cell, in pixels; an ellipsis takes two characters."""
+MARGINS, BESIDE, BETWEEN = 120, 160, 24
+"""Height of the margins, width of row names and colour bar, and height between two maps, in pixels."""
+NUMBER = 34
+"""Least width of a cell with a number in pixels."""
+TALLEST = 640
+"""Largest height of a lens in pixels; of deeper models every second (third, ...) layer is drawn."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +152,7 @@ def lens_map(
     unit: str = "nats",
     width: int = 500,
     height: int = 430,
+    every: int | None = None,
 ) -> go.Figure:
     """Draw one lens, or two on one scale and their difference; transparent markers hold the position as `customdata`.
 
@@ -159,16 +164,17 @@ def lens_map(
         label: quantity that determines the colours, such as `log p(oslo)`.
         unit: unit of that quantity.
         width: width in pixels, which determines how much of a token fits into a cell.
-        height: height in pixels.
+        height: least height in pixels; the rows may need more.
+        every: draw every n-th layer, and the embedding; by default `lens_stride`.
     """
-    depths = {panel.values.shape[0] for panel in panels}
-    pair = len(panels) == 2 and len(depths) == 1
+    rows = _map_rows(panels)
+    pair = len(rows) > len(panels)
     maps = [*panels, LensPanel("aligned \u2212 base", panels[1].values - panels[0].values)] if pair else list(panels)
-    rows = [panel.values.shape[0] for panel in maps]
-    margins = 90 + 24 * (len(maps) - 1)
-    stride = -(-sum(rows) * ROW // (height - margins))
+    stride, margins = every or lens_stride(panels), MARGINS + BETWEEN * (len(maps) - 1)
+    shown = [every_row(count, stride) for count in rows]
+    height = max(height, round(margins + ROW * sum(map(len, shown))))
     titles = [escape(shorten(panel.name, 40)) for panel in maps] if len(maps) > 1 else None
-    gap = 24 / (height - 90) if len(maps) > 1 else 0
+    gap = BETWEEN / (height - MARGINS) if len(maps) > 1 else 0
     canvas = Panels(titles or [""], columns=1, gap=gap, shared_x=True)
     finite = np.concatenate([panel.values[np.isfinite(panel.values)] for panel in panels])
     low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
@@ -180,9 +186,9 @@ def lens_map(
     if pair:
         largest = max(0.5 if log_scale else 1e-6, float(np.nanquantile(np.abs(maps[2].values), 0.98)))
         layout["coloraxis2"] = signed_axis(f"change<br>{unit}", largest, **lower)
-    cell = (width - BESIDE) / len(tokens), (height - margins) * stride / sum(rows)
-    for index, panel in enumerate(maps):
-        row_indices, names = _choose_rows(rows[index], stride), layer_names(rows[index])
+    cell = (width - BESIDE) / len(tokens), (height - margins) / sum(map(len, shown))
+    for index, (panel, row_indices) in enumerate(zip(maps, shown, strict=True)):
+        names = layer_names(rows[index])
         canvas.add(index + 1, *_lens_traces(panel, row_indices, tokens, start, label, unit, cell, pair and index == 2))
         canvas.axis("y", index + 1, **token_axis([names[row] for row in row_indices]))
         if chosen is not None and start <= chosen < start + len(tokens):
@@ -196,9 +202,16 @@ def lens_map(
     )
 
 
-def _choose_rows(rows: int, stride: int) -> list[int]:
-    """Return the rows to show: the output, every stride-th row below it, and the embedding."""
-    return sorted({0, *range(rows - 1, -1, -stride)})
+def lens_stride(panels: Sequence[LensPanel]) -> int:
+    """Return the smallest n for which every n-th layer of some lenses fits into one figure (`lens_map`)."""
+    rows = _map_rows(panels)
+    return space_rows(rows, TALLEST - MARGINS - BETWEEN * (len(rows) - 1))
+
+
+def _map_rows(panels: Sequence[LensPanel]) -> list[int]:
+    """Return the number of rows of each map: of the lenses, and of the difference of two of the same depth."""
+    rows = [panel.values.shape[0] for panel in panels]
+    return [*rows, rows[0]] if len(rows) == 2 and rows[0] == rows[1] else rows
 
 
 def _lens_traces(
@@ -213,8 +226,7 @@ def _lens_traces(
 ) -> list[go.Scatter | go.Heatmap]:
     """Return the cells of a panel, and the markers above them that show the hover texts and take the clicks."""
     names, word = layer_names(panel.values.shape[0]), escape(shorten(label, 24))
-    room = int(cell[0] // LETTER)
-    numbers = panel.favourites is None and room >= 6
+    numbers = panel.favourites is None and cell[0] >= NUMBER
     hover, labels = [], []
     for row in row_indices:
         labels.append([""] * len(tokens))
@@ -224,20 +236,18 @@ def _lens_traces(
             lines.append(f"{'change of ' * difference}{word}: {value:{'+' * difference}.2f} {unit}")
             if panel.favourites is not None and panel.logprobs is not None:
                 lines += _chances(panel.favourites[row, column], panel.logprobs[row, column])
-                favourite = panel.favourites[row, column, 0]
-                fits = len(favourite) <= room
-                labels[-1][column] = escape(favourite if fits else shorten(favourite, max(room - 1, 2)))
+                labels[-1][column] = fit_text(panel.favourites[row, column, 0], cell)
             elif numbers:
                 labels[-1][column] = f"{value:+.1f}"
             hover.append("<br>".join(lines))
     axis = "coloraxis2" if difference else "coloraxis"
-    heatmap = cells(panel.values[row_indices], labels, legible=room >= 3 or numbers, axis=axis)
+    heatmap = cells(panel.values[row_indices], labels, axis=axis)
     ys, xs = (axis.ravel().tolist() for axis in np.indices((len(row_indices), len(tokens))))
     return [heatmap, marks(xs, ys, hover, [[start + column] for column in xs], cell)]
 
 
-RANKS = [1, 2, 5, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000]
-"""Ticks of an axis of ranks."""
+RANKS = [1, 2, 5, 10, 30, 100, 300, 1000]
+"""Ticks of an axis of ranks in a small vocabulary; in a larger one there is room for the powers of ten."""
 
 
 @dataclass(frozen=True)
@@ -281,13 +291,19 @@ def curves(
     titles = titles if answers else titles[2:]
     panels = Panels(titles, columns=columns, spacing=0.32 / columns**1.4, gap=0.2, shared_x=True)
     panels.axis("x", tickangle=-45, **few_ticks([escape(shorten(tick, 10)) for tick in ticks], 16 // columns))
+    largest = max((float(side.ranks.max()) for side in sides if side.ranks.size), default=0.0)
     for index, name in enumerate(titles, start=1):
         for side in sides:
             panels.add(index, *_lines(side, name, answers, legend=index == 1))
         if name.startswith("rank"):
-            panels.axis("y", index, **log_axis(), autorange="reversed", tickvals=RANKS)
+            panels.axis("y", index, **log_axis(), autorange="reversed", tickvals=rank_ticks(largest))
     panels.lowest(title=axis)
     return panels.figure(height=height)
+
+
+def rank_ticks(largest: float) -> list[int]:
+    """Return the ticks of a logarithmic axis of ranks up to the largest."""
+    return RANKS if largest < RANKS[-1] else [10**power for power in range(len(str(int(largest))) + 1)]
 
 
 def kl_bars(

@@ -40,9 +40,21 @@ AT_ONCE = 2**24
 COLUMNS = 12
 """Number of tokens around the chosen one that a page reads."""
 DEEP = 12
-"""Number of layers from which on not all are drawn."""
+"""Number of layers from which on a reader chooses which are drawn."""
+STRIDES = {1: "", 2: "2nd", 3: "3rd", 4: "4th", 5: "5th"}
+"""Ordinals of the numbers of layers of which one is drawn."""
 HEIGHT = 385
 """Height of the figures in pixels."""
+
+
+def strides(found: "Lenses") -> dict[int, str]:
+    """Return the labels of the choices of layers for a deep model: each n-th; none for another."""
+    depth = max(len(each.entropy) for each in found.results)
+    return {n: f"every {name}" if name else "all" for n, name in STRIDES.items()} if depth > DEEP else {}
+
+
+Drawn = Annotated[int | None, Input("Layers", key="log_layers", choices=strides, nothing="auto")]
+"""Number n: every n-th layer of a deep model is drawn."""
 
 
 class LensRows(NamedTuple):
@@ -186,9 +198,13 @@ class PromptLens(Lens):
         """Return the predictions after each token, and every measure by layer."""
         return {"lens": self.table(), "layers": self.measures()}
 
-    def figures(self) -> "dict[str, go.Figure]":
-        """Draw the lens, and the measures after the chosen token over layers."""
-        return Lenses((self,), alone()).figures()
+    def figures(self, layers: Drawn = None) -> "dict[str, go.Figure]":
+        """Draw the lens, and the measures after the chosen token over layers.
+
+        Args:
+            layers: draw every n-th layer of a deep model in the lens; by default as many as fit.
+        """
+        return Lenses((self,), alone()).figures(layers)
 
     def figure(self) -> "go.Figure":
         """Draw the lens."""
@@ -223,7 +239,7 @@ class Lenses(Beside[PromptLens]):
             "Each cell is the token that the model would predict if it stopped after that layer; its colour is"
             " the log-probability of the answer. The curves are about the framed column."
         )
-        deep = " For deep models only some layers are drawn; the table has all."
+        deep = " Of a deep model some layers are drawn, as chosen under Layers; the table has all."
         return (cells + deep * any(len(each.entropy) > DEEP for each in self.results), *self._whole_answers())
 
     def _whole_answers(self) -> list[str]:
@@ -239,9 +255,9 @@ class Lenses(Beside[PromptLens]):
         note = self.results[-1].target.note
         return [f"{note} Log-probability of the whole answer in nats (tokens): {'; '.join(clauses)}."]
 
-    def figures(self) -> "dict[str, go.Figure]":
+    def figures(self, layers: int | None = None) -> "dict[str, go.Figure]":
         """Draw the lens of each model, the difference of two, and the measures after the chosen token over layers."""
-        from probe.logits.figures import LensPanel, ModelMeasures, curves, layer_names, lens_map
+        from probe.logits.figures import LensPanel, ModelMeasures, curves, layer_names, lens_map, lens_stride
 
         every = list(zip(self.looks, self.results, strict=True))
         alike = len({(tuple(each.tokens), tuple(each.answers)) for each in self.results}) == 1
@@ -249,19 +265,23 @@ class Lenses(Beside[PromptLens]):
         for index, group in enumerate([every] if alike else [[pair] for pair in every]):
             last, end = group[-1][1], f"-{index}" * bool(index)
             whose = f": {group[0][0].name}" * (not alike)
+            panels = [
+                LensPanel(look.name, each.answer_logprobs[..., 0], each.top_tokens, each.top_logprobs)
+                for look, each in group
+            ]
+            stride = layers or lens_stride(panels)
             chart = lens_map(
-                [
-                    LensPanel(look.name, each.answer_logprobs[..., 0], each.top_tokens, each.top_logprobs)
-                    for look, each in group
-                ],
+                panels,
                 last.tokens,
                 start=last.start,
                 chosen=last.target.position,
                 label=f"log p({last.answers[0]})",
                 height=HEIGHT,
+                every=stride,
             )
-            title = f"Predictions after each token, layer by layer{whose}"
-            charts[f"lens{end}"] = titled(clickable(chart, position="customdata"), title, HEIGHT)
+            rows = "layer by layer" if stride == 1 else f"every {STRIDES.get(stride, f'{stride}th')} layer"
+            title = f"Predictions after each token, {rows}{whose}"
+            charts[f"lens{end}"] = titled(clickable(chart, position="customdata"), title)
             sides = []
             for look, each in group:
                 measures = each.entropy, each.margin, each.answer_logprobs, each.answer_ranks

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from probe.logits.figures import RANKS
+from probe.logits.figures import rank_ticks
 from probe.plotting.marks import CLICKS, cells, few_ticks, frame, marks, token_bars
 from probe.plotting.panels import Panels
 from probe.plotting.theme import DASHES, Kind, colour_axis, escape, numbered, on_hover, shorten, signed_axis, token_axis
@@ -204,7 +204,8 @@ def training_map(
     """
     bar: dict[str, Any] = {}
     if logarithmic:
-        bar = {"tickvals": np.log10(RANKS).tolist(), "ticktext": [f"{rank:,}" for rank in RANKS]}
+        ranks = rank_ticks(high)
+        bar = {"tickvals": np.log10(ranks).tolist(), "ticktext": [f"{rank:,}" for rank in ranks]}
         low, high = np.log10(low), np.log10(high)
     form = ".0f" if logarithmic else ".3f"
     hover = [

@@ -125,7 +125,7 @@ class ScalarLenses(Beside[ScalarLens]):
             apart = f": {group[0][0].name}" * (not alike)
             title = f"The {last.unit} read after each token, layer by layer{apart}"
             name = "lens" if not index else f"lens-{index}"
-            charts[name] = titled(clickable(chart, position="customdata"), title, HEIGHT)
+            charts[name] = titled(clickable(chart, position="customdata"), title)
         return charts
 
     def lists(self) -> dict[str, pd.DataFrame]:

@@ -40,3 +40,18 @@ def split_messages(text: str) -> list[Message]:
         for role, start, end in zip(roles, starts, ends, strict=True)
     ]
     return [message for message in messages if message.text]
+
+
+def last_words(text: str, length: int) -> str:
+    """Return the end of a prompt's last message, on one line of at most `length` characters.
+
+    A text that is short enough is returned as it is; else an ellipsis replaces the words before the end.
+    """
+    if len(text) <= length:
+        return text
+    messages = split_messages(text)
+    whole = " ".join((messages[-1].text if messages else text).split())
+    if len(whole) <= length:
+        return whole
+    cut, _, words = whole[1 - length :].partition(" ")
+    return f"\u2026 {words}" if words else f"\u2026{cut}"

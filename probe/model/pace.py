@@ -7,20 +7,23 @@ if TYPE_CHECKING:
     from probe.model.lm import LM
 
 TIMED = (8, 32)
-"""Numbers of texts and of tokens in each, with which the pace of a model is measured."""
-ENOUGH, MOST = 0.5, 20
-"""Minimum seconds and maximum number of runs of the measurement; on a busy machine few runs are undisturbed."""
+"""Largest number of texts, and number of tokens in each, with which the pace of a model is measured."""
+BRIEF, ENOUGH, MOST = 0.05, 0.3, 20
+"""Seconds below which a run is too short, minimum seconds of all runs, and their maximum number; on a busy machine few
+runs are undisturbed."""
 
 
 def seconds_a_token(lm: "LM") -> float:
     """Measure the seconds that a model takes to read one token of short texts.
 
     The first run of a model takes longer, and so does one that waits for other processes: the fastest of at least two
-    runs counts.
+    runs counts. The first run has one text, so that a large model answers within a second; short runs have more.
     """
-    times: list[float] = []
+    times, texts, each = list[float](), 1, float("inf")
     while len(times) < 2 or (sum(times) < ENOUGH and len(times) < MOST):
         start = time.perf_counter()
-        lm.logits([[0] * TIMED[1]] * TIMED[0])
+        lm.logits([[0] * TIMED[1]] * texts)
         times.append(time.perf_counter() - start)
-    return min(times) / (TIMED[0] * TIMED[1])
+        each = min(each, times[-1] / (texts * TIMED[1]))
+        texts = min(2 * texts, TIMED[0]) if times[-1] < BRIEF else texts
+    return each

@@ -224,7 +224,7 @@ def completion_logprobs(
         return _nothing(model, readout, batch.mask)
     trees_fit = share_prompt and can_branch(model) and fits(unwrap(model), prompts, completions)
     if trees_fit and _sound(model, "trees", widest(prompts, completions)):
-        lead = _common(prompts) if can_share(model) and not torch.is_grad_enabled() else 0
+        lead = count_common(prompts) if can_share(model) and not torch.is_grad_enabled() else 0
         if lead >= PREFIX and _sound(model, "prefix", widest(prompts, completions)):
             return _score_behind(model, batch)
         return _score_as_trees(model, batch)
@@ -361,14 +361,14 @@ def _score_as_trees(model: nn.Module, batch: _Batch, before: DynamicCache | None
 
 def _score_behind(model: nn.Module, batch: _Batch) -> TokenLogprobs:
     """Run the tokens with which all prompts begin once, then score the rest as trees on their keys and values."""
-    lead = _common(batch.prompts)
+    lead = count_common(batch.prompts)
     ids = torch.tensor([list(batch.prompts[0][:lead])], device=batch.targets.device)
     head = forward(model, ids, keep=1, use_cache=True, past_key_values=DynamicCache())
     rest = replace(batch, prompts=[prompt[lead:] for prompt in batch.prompts])
     return _score_as_trees(model, rest, head.past_key_values)
 
 
-def _common(prompts: Sequence[Ids]) -> int:
+def count_common(prompts: Sequence[Ids]) -> int:
     """Count the tokens with which all prompts begin; the last token of each prompt is never counted."""
     if len(prompts) < 2:
         return 0

@@ -10,12 +10,14 @@ import numpy as np
 import plotly.graph_objects as go
 
 from probe.plotting.panels import Panels
-from probe.plotting.theme import CHOSEN, numbered, on_hover, token_axis
+from probe.plotting.theme import CHOSEN, escape, numbered, on_hover, shorten, token_axis
 
 CLICKS = {"clickmode": "event+select", "dragmode": False, "showlegend": False}
 """Layout of a figure with clickable cells: no dragging, no legend."""
 MOST = 6
 """Maximum number of squares along the longer side of a cell."""
+ROW, LETTER = 14.0, 5.6
+"""Least height of a row with text, and width of a character of such a text, in pixels; an ellipsis takes two."""
 
 
 def cells(
@@ -47,6 +49,37 @@ def cells(
         ygap=1,
         **under,
     )
+
+
+def fit_text(text: str, cell: tuple[float, float]) -> str:
+    """Return a token as it fits into a cell, escaped: whole, cut with an ellipsis, or nothing.
+
+    Args:
+        text: the token.
+        cell: width and height of the cell in pixels.
+    """
+    room = int(cell[0] // LETTER)
+    if cell[1] < ROW or room < min(len(text), 3):
+        return ""
+    return escape(text if len(text) <= room else shorten(text, room - 1))
+
+
+def space_rows(counts: Sequence[int], height: float) -> int:
+    """Return the smallest n for which every n-th row of some maps, one below the other, fits a height with its text.
+
+    Args:
+        counts: number of rows of each map.
+        height: height of all maps in pixels.
+    """
+    n = 1
+    while n < max(counts) and ROW * sum(len(every_row(count, n)) for count in counts) > height:
+        n += 1
+    return n
+
+
+def every_row(count: int, n: int) -> list[int]:
+    """Return the indices of every n-th row, counted from the last one, and of the first."""
+    return sorted({0, *range(count - 1, -1, -n)})
 
 
 def token_bars(

@@ -1,6 +1,7 @@
 """Analyses of captures over training: rewards of fixed pairs, and rewards and KL of samples (docs/runs.md)."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 MARGIN = r"m_t = R_{\phi_t}(x, y^+) - R_{\phi_t}(x, y^-)"
+LABEL = 30
+"""Largest number of characters of a text in the legend of pairs; the table has the texts."""
 MARGIN_HEIGHT = 330
 """Height of the figure of pairs in pixels."""
 
@@ -65,10 +68,12 @@ class PairMargins(Drawable):
     def figures(self) -> "dict[str, go.Figure]":
         """Draw the margin of each pair over training."""
         from probe.plotting.curves import answer_curves
+        from probe.plotting.theme import shorten
 
         margins = self.pairs.pivot_table(index="step", columns="pair", values="margin")
         own = self.pairs.drop_duplicates("pair")
-        labels = [f"{first} against {second}" for first, second in zip(own["first"], own["second"], strict=True)]
+        pairs = zip(*(own[name].map(partial(shorten, length=LABEL)) for name in ("first", "second")), strict=True)
+        labels = [f"{first} against {second}" for first, second in pairs]
         chart = answer_curves(list(margins.index), margins.to_numpy(), labels, axis="margin (nats)")
         title = f"By how much {self.looks[0].name} preferred the first text of each pair while it was trained"
         return {"pair-margins": titled(chart, title, MARGIN_HEIGHT)}

@@ -1,17 +1,20 @@
 """Attention as the model's own modules give it, over prompts and step by step; one head's stages multiply out."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from scipy.spatial.distance import jensenshannon
 from transformers import DynamicCache
 
-from probe.attention.head_stages import stages
+from probe.attention.head_stages import HeadsStages, read_stages, stages
 from probe.attention.patterns import Attention, attention, difference, distance_table, head_distance
 from probe.attention.tracing import value_norms
 from probe.errors import ConfigError, DataError, ModelError
 from probe.logits.direct import direct_logits, held_norm
 from probe.model.rewards import reward_lm
+from probe.plotting.notebook import alone
 from tests.models import ARCHITECTURES, MORE, OTHERS, random_lm, random_reward_model
 
 TEXT = "mira lives in oslo . where does mira"
@@ -264,3 +267,19 @@ def test_narrow_formats_are_read_at_their_precision(name):
     assert other.written.dtype == np.float32
     np.testing.assert_allclose(other.written, one.written, rtol=0.05, atol=0.05)
     np.testing.assert_allclose(other.pattern, one.pattern, atol=0.02)
+
+
+def test_the_token_that_a_head_moves_most_from_is_not_the_sink_on_which_it_rests():
+    found = read_stages(random_lm(), "mira lives in oslo .", head="L1H1")
+    at = len(found.tokens) - 1
+    pattern, moved = np.nan_to_num(found.pattern), np.nan_to_num(found.contribution)
+    pattern[at], moved[at] = 0.05, 0.1
+    pattern[at, 0], pattern[at, 2], moved[at, 2] = 0.75, 0.2, 3.0
+    rests = replace(found, pattern=pattern, contribution=moved)
+    token = rests.tokens[2].strip()
+    said = HeadsStages((rests,), alone()).sentence()
+    assert f"from \u201c{token}\u201d (weight 0.20; 75 % of its attention rests on the first token)" in said
+    moved[at, 0] = 9.0
+    said = HeadsStages((replace(found, pattern=pattern, contribution=moved),), alone()).sentence()
+    assert "(weight 0.75)" in said
+    assert "rests on" not in said

@@ -15,6 +15,7 @@ from transformers import (
     LlamaForSequenceClassification,
 )
 
+import probe
 from probe.attention.long import AttentionStatistics, LongTexts, attention_statistics
 from probe.attention.streaming import stream_weights
 from probe.errors import ConfigError, DataError, ModelError
@@ -305,12 +306,42 @@ def test_tables_hold_the_arrays():
     assert row.beyond == pytest.approx(seen.lag_tail[1, 2])
     lags = seen.lag_table()
     assert lags[(lags.name == "L1H2") & (lags.lag == 3)].weight.item() == seen.lag_profile[1, 2, 3]
+    assert lags.without_first.tolist() == seen.without_sink()[0].ravel().tolist()
     queries, sources = seen.query_table(1, 2), seen.source_table(1, 2)
     assert queries.token.tolist() == seen.tokens
     assert queries.distance.tolist() == seen.distance[1, 2].tolist()
     assert len(sources) == 2 * len(seen.tokens) - 1
     assert (sources["source"] == [seen.tokens[key] for key in sources.key]).all()
     assert sources.iloc[-2].weight == seen.top_weights[1, 2, -1, 0]
+
+
+def test_the_first_token_is_left_out_of_how_far_back_heads_look():
+    lm, text = random_lm(), "mira lives in oslo . mira likes figs ."
+    seen, read = attention_statistics(lm, text, lags=3), probe.attention.read_attention(lm, text)
+    pattern = np.nan_to_num(read.pattern).astype(np.float64)
+    length = pattern.shape[-1]
+    pattern[..., 0] = 0
+    lag = np.subtract.outer(np.arange(length), np.arange(length))
+    reach = (pattern * lag).sum(-1)[..., 1:].mean(-1)
+    np.testing.assert_allclose(seen.reach(), reach, rtol=1e-4, atol=1e-5)
+    profile, tail = seen.without_sink()
+    for k in range(4):
+        np.testing.assert_allclose(
+            profile[..., k], (pattern * (lag == k)).sum((-1, -2)) / (length - k), atol=1e-6, rtol=1e-4
+        )
+    np.testing.assert_allclose(tail, (pattern * (lag > 3)).sum((-1, -2)) / length, atol=1e-6, rtol=1e-4)
+    assert seen.place(None) == np.unravel_index(reach.argmax(), reach.shape)
+
+
+def test_a_head_that_rests_on_the_first_token_does_not_look_back_furthest():
+    seen = attention_statistics(random_lm(), "mira lives in oslo . mira likes figs .")
+    head = seen.place(None)
+    for name, whole in (("sink", 1.0), ("previous", 0.0), ("itself", 0.0)):
+        getattr(seen, name)[head] = whole
+    seen.distance[head] = np.arange(len(seen.tokens))
+    assert seen.place(None) != head
+    assert f"L{head[0]}H{head[1]} looks back furthest" not in seen.sentence()
+    assert "the first token left out" in seen.sentence()
 
 
 def test_two_models_stand_beside_each_other_and_a_head_is_chosen():
@@ -323,7 +354,7 @@ def test_two_models_stand_beside_each_other_and_a_head_is_chosen():
     assert list(charts) == ["statistic", "lags", "layers", "along", "sources"]
     grids = [trace.z for trace in charts["statistic"].data if trace.type == "heatmap"]
     np.testing.assert_allclose(grids[2], reads[1].mean("entropy") - reads[0].mean("entropy"))
-    np.testing.assert_array_equal(charts["lags"].data[1].y, reads[1].lag_profile[1, 2])
+    np.testing.assert_array_equal(charts["lags"].data[1].y, reads[1].without_sink()[0][1, 2])
     np.testing.assert_array_equal(charts["along"].data[0].y, reads[0].entropy[1, 2])
     assert len(both.data("along", "L1H2")) == 2 * len(reads[0].tokens)
     assert set(both.data("lags", "L1H2")["name"]) == {"L1H2"}

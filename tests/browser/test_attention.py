@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.pages import bottom, expect_theme, figure, open_page, repeat
+from tests.browser.pages import PAGES, bottom, box, eventually, expect_theme, figure, open_page, repeat, settle
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 
@@ -32,3 +32,22 @@ def test_clicks_choose_the_head_its_query_and_its_partners(page: Page, server: A
     expect(page.get_by_text(re.compile(r"L1H1 ranks \d of 4"))).to_be_visible()
     page.reload()
     expect(page.get_by_text(re.compile(r"L1H1 ranks \d of 4"))).to_be_visible()
+
+
+def test_a_tab_below_the_fold_comes_into_view_once_it_is_chosen(page: Page, server: Any):
+    open_page(page, server, PAGES["attention"])
+    bar, main = page.get_by_test_id("stTabs"), page.get_by_test_id("stMain")
+    start = box(bar)["y"]
+    assert start > 400  # far down, so that its content is not seen
+    assert main.evaluate("node => node.scrollTop") == 0
+    tab = page.get_by_role("tab", name="What moved")
+    tab.click()
+    expect(page.get_by_role("tabpanel", name="What moved")).to_be_visible()
+    settle(page)
+    eventually(page, lambda: box(bar)["y"] < 200)
+    settle(page)
+    page.mouse.move(700, 400)
+    page.mouse.wheel(0, -2000)
+    eventually(page, lambda: main.evaluate("node => node.scrollTop") == 0)
+    page.wait_for_timeout(500)
+    assert main.evaluate("node => node.scrollTop") == 0  # a reader who scrolls is left alone

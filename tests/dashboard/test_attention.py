@@ -274,7 +274,7 @@ def test_long_texts_get_statistics_and_the_size_of_what_is_not_shown(
     for found, right in zip(shown, (first.mean("entropy"), second.mean("entropy")), strict=False):
         np.testing.assert_allclose(found, right, atol=1e-5, rtol=1e-4)
     profile = chart(app, "lags")["data"][1]["y"]
-    np.testing.assert_allclose(values(profile), second.lag_profile[1, 0], atol=1e-5, rtol=1e-4)
+    np.testing.assert_allclose(values(profile), second.without_sink()[0][1, 0], atol=1e-5, rtol=1e-4)
     marks = chart(app, "sources")["data"][1]
     assert set(zip(values(marks["y"]), values(marks["x"]), strict=True)) == {
         (query, key)
@@ -284,7 +284,7 @@ def test_long_texts_get_statistics_and_the_size_of_what_is_not_shown(
     }
     np.testing.assert_allclose(values(chart(app, "along")["data"][1]["y"]), second.entropy[1, 0], atol=1e-5, rtol=1e-4)
     averaged = chart(app, "layers")["data"][1]["y"]
-    np.testing.assert_allclose(values(averaged)[:9], second.lag_profile[1].mean(0)[:9], atol=1e-5, rtol=1e-4)
+    np.testing.assert_allclose(values(averaged)[:9], second.without_sink()[0][1].mean(0)[:9], atol=1e-5, rtol=1e-4)
     app.toggle(key="att_cut").set_value(True).run()
     assert not app.exception
     assert len(chart(app, "stages")["layout"]["xaxis"]["ticktext"]) == 12

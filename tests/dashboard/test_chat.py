@@ -40,6 +40,21 @@ def test_a_real_model_is_sent_its_template_at_first(show: Show, runs: Path, chat
     assert PLAIN in read(app)
 
 
+def test_autoregression_says_that_it_reads_plain_text(show: Show, runs: Path, chatty: str):
+    app = show(runs, page="autoregression/page.py", base=chatty, aligned=chatty, prompt=PROMPT)
+    assert not app.error
+    assert read(app).count(PLAIN) == 1
+    assert "The prompt was sent" not in read(show(runs, page="autoregression/page.py", lag_texts="2"))
+
+
+def test_a_system_message_of_the_template_is_said(show: Show, runs: Path, tmp_path: Path):
+    lm = random_lm()
+    lm.tokenizer.chat_template = "<|system|> where {% for m in messages %}<|user|> {{ m['content'] }} {% endfor %}"
+    ref = str(lm.save(tmp_path / "systematic"))
+    app = show(runs, page="compare/page.py", base=ref, aligned=ref, prompt=PROMPT)
+    assert f"{SENT[:-1]} after the system message that the template adds." in read(app)
+
+
 @pytest.mark.parametrize("page", CHAT)
 def test_a_text_with_special_tokens_is_read_as_it_stands(show: Show, runs: Path, chatty: str, page: str):
     text = "<bos> <user> where does mira live ? <bot>"

@@ -169,7 +169,8 @@ def test_the_form_is_the_signature(show: Show, fresh: Path, mine: Path):
     press(app, RUN)
     prompts = table(app, "prompt")["prompt"]
     assert len(prompts) == 3
-    assert all(prompt.startswith("<user>") for prompt in prompts)
+    stored = max((fresh / "base/results").glob("echo-*"), key=lambda place: place.stat().st_mtime_ns)
+    assert all(prompt.startswith("<user>") for prompt in Result.load(stored).items["prompt"])
     linked = show(fresh, page=PAGE, **{"echo.n": "3", "echo.lead": "<user>"})
     assert list(table(linked, "prompt")["prompt"]) == list(prompts)
 
@@ -291,7 +292,11 @@ def test_from_an_item_to_its_tokens_and_on(show: Show, echoed: Path):
     rows = chips(app)["rows"]
     assert [row["label"] for row in rows] == ["prompt", "base", "dpo-agreeable"]
     lm = probe.LM.load(echoed / "dpo-agreeable")
-    shown = table(app, "prompt").set_index("item").loc["opinion_false-2"]
+    shown = table(app, "prompt").set_index("item").loc["opinion_false-2"].copy()
+    stored = Result.load(next((echoed / "base/results").glob("echo-*"))).items.set_index("item")
+    ending, shown["prompt"] = shown["prompt"].removeprefix("\u2026 "), stored.loc["opinion_false-2", "prompt"]
+    assert len(ending) < len(shown["prompt"])
+    assert ending in shown["prompt"]
     said = read(app)
     assert unescape(shown["prompt"]).replace("<user>", "").replace("<bot>", "").strip() in said
     for label in ("base", "dpo-agreeable"):

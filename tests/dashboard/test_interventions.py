@@ -1,6 +1,7 @@
 """The Interventions page through the entrypoint: its numbers are those of the library, its choices change them."""
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from dashboard import models
+from probe.analyses.catalogue import find_analysis
+from probe.analyses.stored_results import keep_result
 from probe.interventions import requested_change as change
 from probe.interventions.controls import intervene
 from probe.interventions.patching import Filling, ablate, agreement, attribute, pair_of, patch
@@ -221,6 +224,26 @@ def test_steering_by_typed_texts(show: Show, runs: Path):
     assert not app.exception
     assert re.search(r"moves the target by [+\u2212]\d+\.\d\d nats \(random directions [+\u2212]\d", heading(app))
     assert any("logit(lyon)" in note["text"] for note in chart(app, "dose")["layout"]["annotations"])
+
+
+@pytest.mark.usefixtures("new_server")
+def test_a_new_prompt_gets_its_estimate_and_not_the_stored_result_of_another_one(
+    show: Show, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("base", "dpo-agreeable"):
+        shutil.copytree(runs / name, tmp_path / name)
+    analysis, lm = find_analysis("patch_every_site"), LM.load(tmp_path / "dpo-agreeable")
+    keep_result(analysis, {"prompt": CLEAN}, analysis.run(lm, prompt=CLEAN), 9.0, lm)
+    monkeypatch.setattr(change, "seconds_a_token", lambda lm: 2.0 / 15)
+    monkeypatch.setattr(models, "is_quick", lambda seconds: seconds < 1)
+    app = show(tmp_path, page=VIEW, prompt=CLEAN)
+    assert "agreement" in names(app)
+    app = show(tmp_path, page=VIEW, prompt=CLEAN.replace("lyon", "rome"))
+    assert not app.exception
+    assert not app.error
+    assert "This is the stored result with" not in read(app)
+    assert "grid" in names(app)
+    assert "agreement" not in names(app)
 
 
 @pytest.mark.usefixtures("new_server")

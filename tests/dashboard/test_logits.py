@@ -20,7 +20,7 @@ from probe.model.text import encode
 from probe.recording.recorder import ReferenceKL, watch
 from probe.runs import open_run
 from tests.dashboard import store
-from tests.dashboard.pages import Show, chart, every_tab, heading, names, offered, open_tab, read, values
+from tests.dashboard.pages import Show, again, chart, every_tab, heading, names, offered, open_tab, read, values
 from tests.models import random_lm, tiny, word_tokenizer
 
 PAGE = "logits/page.py"
@@ -271,6 +271,33 @@ def test_models_that_do_not_pair_up(show: Show, runs: Path, tmp_path: Path):
     assert not app.exception
     assert app.segmented_control(key="log_view").options == ["aligned", "base"]
     assert "each is shown alone" in read(app)
+
+
+def test_a_reader_chooses_which_layers_of_a_deep_model_are_drawn(show: Show, runs: Path, tmp_path: Path):
+    ref = str(random_lm(num_hidden_layers=24).save(tmp_path / "deep"))
+    app = show(runs, page=PAGE, base=ref, aligned=ref, prompt="where does mira live ?")
+    assert app.selectbox(key="log_layers").options == [
+        "auto",
+        "all",
+        "every 2nd",
+        "every 3rd",
+        "every 4th",
+        "every 5th",
+    ]
+    drawn = chart(app, "lens")["layout"]
+    assert len(drawn["yaxis"]["ticktext"]) == 25
+    assert "layer by layer" in read(app)
+    app.selectbox(key="log_layers").select("every 4th")
+    again(app)
+    assert not app.exception
+    assert chart(app, "lens")["layout"]["yaxis"]["ticktext"] == [
+        "embedding",
+        *(f"L{at}" for at in (3, 7, 11, 15, 19)),
+        "L23 = output",
+    ]
+    assert "Predictions after each token, every 4th layer" in read(app)
+    shallow = show(runs, page=PAGE)
+    assert "log_layers" not in {box.key for box in shallow.selectbox}
 
 
 def test_an_empty_page_says_what_to_do(show: Show, runs: Path, tmp_path: Path):

@@ -103,6 +103,15 @@ def test_experiments_show_what_is_nearest(show: Show) -> None:
     assert heading(app).startswith("base forgets")
 
 
+def test_a_model_without_a_result_shows_that_of_its_relatives(show: Show) -> None:
+    """Before that of a pair of another world: another run of the same base is nearer."""
+    app = show(SAMPLES, page=page_file("chain_of_thought"), base=REAL_MODEL, aligned="real-rlvr")
+    assert names(app)
+    said = read(app)
+    assert f"This is the stored result of {REAL_MODEL} and real-" in said
+    assert "the models chosen here have not been measured." in said
+
+
 def test_what_an_earlier_version_stored_is_shown_and_said(show: Show, tmp_path: Path) -> None:
     """Beside a result that is whole, too: what the older one lacks is not known."""
     for name in (REAL_MODEL, "real-honest"):

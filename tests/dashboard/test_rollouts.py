@@ -51,6 +51,17 @@ def test_rollouts_newest_first_and_one_of_them_read(show: Show, sampled: Path):
     assert rows[1]["tokens"][1]["strength"] < 0 < rows[1]["tokens"][0]["strength"]
 
 
+def test_the_table_shows_the_last_words_of_a_prompt_and_the_file_all(show: Show, tmp_path: Path):
+    text = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nOne and two are three. How much are two and two?"
+    store.sampled(tmp_path / "rlvr", text=text)
+    app = show(tmp_path, page=PAGE, runs="rlvr")
+    table = next(part.value for part in app.dataframe if "completion" in part.value)
+    assert list(table)[:3] == ["step", "prompt", "completion"]
+    assert table["prompt"].iloc[0] == "\u2026 How much are two and two? 1"
+    assert not app.exception
+    assert f"{text} 1" in read(app) or "One and two are three. How much are two and two? 1" in read(app)
+
+
 def test_filters_and_the_url(show: Show, sampled: Path):
     app = show(sampled, page=PAGE, runs="rlvr", rollout_text="ANSWER 1", rollout="1", measure="entropy")
     assert listing(app) == ["answer 1"] * 2

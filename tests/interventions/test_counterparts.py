@@ -74,3 +74,21 @@ def test_a_reward_model_reads_two_answers(world: World):
     made = counterpart(lm, item.prompt, world)
     assert made.clean == f"{item.prompt}{item.claim} <end>"
     assert made.corrupted == f"{item.prompt}{item.answers[0]} <end>"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "corrupted"),
+    [
+        ("The capital of France is", "The capital of Russia is"),  # the next of its kind with as many letters
+        ("John met Mary. Then Mary", "John met Mary. Then Anna"),
+        ("The 3 sides of 12 figures", "The 4 sides of 12 figures"),
+        ("Ask Monday or Sunday", "Ask Monday or Monday"),
+        ("frances is here", None),
+    ],
+)
+def test_a_word_of_a_known_kind_is_replaced_by_another_with_as_many_tokens(prompt: str, corrupted: str | None):
+    made = counterpart(random_lm(tokenizer=byte_tokenizer()), prompt)
+    assert made.corrupted == corrupted
+    assert made.clean == prompt
+    assert made.answer is None
+    assert made.against is None

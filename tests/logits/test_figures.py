@@ -5,8 +5,20 @@ import json
 import numpy as np
 import pytest
 
-from probe.logits.figures import LensPanel, ModelMeasures, curves, kl_map, lens_map
+from probe.logits.figures import (
+    BETWEEN,
+    MARGINS,
+    RANKS,
+    TALLEST,
+    LensPanel,
+    ModelMeasures,
+    curves,
+    kl_map,
+    lens_map,
+    lens_stride,
+)
 from probe.logits.part_figures import training_kl, training_lines, training_map, training_parts
+from probe.plotting.marks import ROW, fit_text
 from probe.plotting.theme import LIGHT
 
 HOSTILE = "<b>x</b> $y$ %{z}"
@@ -62,15 +74,30 @@ def test_models_of_different_depth_have_no_difference():
     assert sum(trace.type == "heatmap" for trace in figure.data) == 2
 
 
-def test_a_deep_model_shows_every_nth_layer_and_names_it_right():
-    deep = panel(rows=31)
-    figure = lens_map([deep, panel(rows=31, seed=1)], TOKENS, label="log p(w)", height=420)
+@pytest.mark.parametrize(("models", "every", "stride"), [(2, None, 3), (1, None, 1), (2, 1, 1), (2, 5, 5)])
+def test_a_deep_model_shows_every_nth_layer_in_readable_rows(models: int, every: int | None, stride: int):
+    deep = panel(rows=31, word="extraordinarily")
+    lenses = [deep, panel(rows=31, seed=1)][:models]
+    assert every is not None or lens_stride(lenses) == stride
+    figure = lens_map(lenses, TOKENS, label="log p(w)", height=420, every=every)
     names = list(figure.layout.yaxis.ticktext)
-    assert len(names) <= 9
-    assert names[0] == "embedding"
-    assert names[-1] == "L29 = output"
+    assert names == ["embedding", *(f"L{row - 1}" for row in range(1, 30) if (30 - row) % stride == 0), "L29 = output"]
     for row, name in enumerate(names[1:-1], start=1):
         np.testing.assert_allclose(figure.data[0].z[row], deep.values[int(name[1:]) + 1], atol=1e-6, rtol=1e-4)
+    maps = 2 * models - 1
+    assert (figure.layout.height - MARGINS - BETWEEN * (maps - 1)) / (maps * len(names)) >= ROW - 0.1
+    assert every is not None or figure.layout.height <= TALLEST
+    assert figure.data[0].text[0][0] == "extraordinari\u2026"
+    assert "extraordinarily0.0.0 " in figure.data[1].text[0]
+
+
+def test_a_token_fits_its_cell_or_is_cut_or_left_out():
+    assert fit_text("extraordinary", (80.0, ROW)) == "extraordinary"
+    assert fit_text("extraordinary", (60.0, ROW)) == "extraord\u2026"
+    assert fit_text("<b>", (60.0, ROW)) == "&lt;b&gt;"
+    assert fit_text("extraordinary", (60.0, ROW - 1)) == ""
+    assert fit_text("extraordinary", (12.0, ROW)) == ""
+    assert fit_text("is", (12.0, ROW)) == "is"
 
 
 def test_a_scalar_has_a_scale_centred_on_zero_and_numbers_in_its_cells():
@@ -89,6 +116,10 @@ def test_curves_have_one_line_a_model_and_answer():
     assert figure.layout.yaxis2.autorange == "reversed"
     assert sum(bool(trace.showlegend) for trace in figure.data) == 4
     assert {trace.line.dash for trace in figure.data if trace.yaxis == "y"} == {"solid", "dash"}
+    assert list(figure.layout.yaxis2.tickvals) == RANKS
+    wide = ModelMeasures(**(vars(side()) | {"ranks": np.full((4, 2), 40_000)}))
+    axis = curves([side(), wide], ["x", "y"], axis="after layer", ticks=["a"] * 4).layout.yaxis2
+    assert list(axis.tickvals) == [1, 10, 100, 1000, 10_000, 100_000]
     alone = curves([side(answers=0)], [], axis="after layer", ticks=["a"] * 4)
     assert [note.text for note in alone.layout.annotations] == ["entropy (nats)", "margin (nats)"]
 

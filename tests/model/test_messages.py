@@ -2,7 +2,7 @@
 
 import pytest
 
-from probe.model.messages import Message, split_messages
+from probe.model.messages import Message, last_words, split_messages
 from probe.world.tokenizer import make_tokenizer
 
 CHATML = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhat is 2 + 2?\n\nShow it.<|im_end|>\n"
@@ -42,3 +42,12 @@ def test_the_template_of_the_world_is_read_back():
 def test_a_long_text_is_read_at_once():
     text = "<|im_start|>" * 20_000 + "\nHuman:" * 20_000
     assert "".join(each.text for each in split_messages(text)) == text
+
+
+def test_a_long_prompt_is_known_by_its_last_words():
+    start = CHATML + "<|im_start|>assistant\n"
+    assert last_words(start, 40) == "What is 2 + 2? Show it."
+    assert last_words(start, 12) == "\u2026 Show it."
+    assert last_words("<|im_start|>user\nextraordinary", 5) == "\u2026nary"
+    assert last_words("where does mira live ?", 30) == "where does mira live ?"
+    assert last_words("<|im_start|>user\n" * 9, 20) == "\u2026 <|im_start|>user"

@@ -14,7 +14,7 @@ from dashboard import access, models
 from dashboard.components.focus import take_focus
 from dashboard.components.form import lasting_key, memory, options
 from dashboard.consent import may_open, name_all
-from dashboard.data import stamp
+from dashboard.data import parents, stamp
 from dashboard.jobs import find_job, launch
 from dashboard.markdown import escape_markdown, guard_callback, note
 from dashboard.models import ModelFacts
@@ -46,6 +46,8 @@ MORE = "also"
 """Key of further models, the same on all pages of experiments."""
 MOST, MOST_VALUES = 8, 16
 """Largest number of models that are compared, and of values in a list of a stored option."""
+NEAR = 8
+"""Largest number of pairs of a run and its base whose stored results are looked for."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,11 @@ def with_options(question: Request, values: Mapping[str, Any]) -> Request:
 
 
 def nearest_results(question: Request, asked: Sequence[Subject]) -> Nearest | None:
-    """Find stored results for a question without any: with other options, else those of the usual pair of models."""
+    """Find stored results for a question without any.
+
+    They are those with other options, else those of a run and its base of which one was asked about, else of one of the
+    models, else of the usual pair of models.
+    """
     found = _with_other_options(question, asked)
     if found is not None:
         other, outcomes, told = found
@@ -193,8 +199,10 @@ def nearest_results(question: Request, asked: Sequence[Subject]) -> Nearest | No
         return Nearest(other, outcomes, remark)
     shared = current()
     usual = subjects(shared, [choice for choice in default_pair(shared.store) if choice])
-    for pair in (usual, *([each] for each in usual)):
-        found = _with_other_options(question, pair) if not set(pair) & set(asked) else None
+    choices = {each.choice for each in asked}
+    near = [subjects(shared, [*pair]) for pair in parents(shared.store) if choices & {*pair}][:NEAR]
+    for pair in (*near, *([each] for each in asked), usual, *([each] for each in usual)):
+        found = _with_other_options(question, pair) if set(pair) != set(asked) else None
         if found is not None:
             other, outcomes, told = found
             names = " and ".join(each.label for each in pair)

@@ -21,6 +21,7 @@ from probe.experiments.comparison import NUMBERS, ModelComparison
 from probe.experiments.metrics import EXPECTED, ITEM, Metric, Share
 from probe.experiments.result import MODEL
 from probe.experiments.slices import ALL, DIFFER, ONES, RIGHT, VERDICTS, ZEROS, Slice
+from probe.model.messages import last_words
 from probe.texts import visible
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ CHOICES = (OF_METRIC, OF_MODEL, CHOSEN_ITEM, SHOW, KIND, TEXT, PAGE)
 """Suffixes of the keys of all choices of items."""
 ROWS = 12
 """Number of metrics in the table of numbers that are visible without scrolling."""
+WORDS = 34
+"""Largest number of characters of a prompt in the table."""
 EACH = 100
 """Number of rows on a page of the table."""
 ANY = "any model"
@@ -294,6 +297,8 @@ def listing(name: str, items: pd.DataFrame) -> None:
 
     table = items.rename(columns=lambda column: str(column).replace("_", " "))
     table = table.rename_axis("item").reset_index().map(readable)
+    if "prompt" in table:
+        table["prompt"] = [None if each is None else last_words(str(each), WORDS) for each in table["prompt"]]
     number = st.column_config.NumberColumn(format="%.3g", width="small")
     floats = [str(column) for column in table if pd.api.types.is_float_dtype(table[column])]
     answers = [str(column) for column in table if str(column).startswith("answer: ")]
@@ -307,7 +312,7 @@ def listing(name: str, items: pd.DataFrame) -> None:
         column_config={
             "item": st.column_config.TextColumn(pinned=True),
             "kind": st.column_config.TextColumn(width=90),
-            "prompt": st.column_config.TextColumn(width=230),
+            "prompt": st.column_config.TextColumn(width=230, help="Its last words."),
             "expected": st.column_config.TextColumn(width=90),
             **dict.fromkeys(answers, st.column_config.TextColumn(width=120)),
             **dict.fromkeys(floats, number),

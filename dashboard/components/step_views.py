@@ -11,10 +11,12 @@ from dashboard.components.figure import figure
 from dashboard.data import Store
 from dashboard.markdown import note
 from dashboard.state import keep
+from probe.analyses.catalogue import find_analysis
 from probe.attention.figures import MOST_HEADS, attention_head, attention_mosaic
 from probe.logits.figures import lens_grid
 from probe.logits.trained import answer_names
 from probe.plotting.curves import answer_curves
+from probe.plotting.notebook import title_of
 from probe.runs.captured import (
     answers_table,
     attention,
@@ -31,6 +33,8 @@ from probe.texts import visible
 HEAD, TAB = "head", "training_tab"
 """Keys of the enlarged head, and of the page's tabs: a click on the mosaic opens the tab of the head."""
 ENLARGED = "Head and answers"
+MOVEMENT = "rank_movement"
+"""Analysis of the heads and layers that changed most between two captures."""
 """Title of the tab of the enlarged head."""
 
 
@@ -56,8 +60,8 @@ class Moment:
     @property
     def head(self) -> tuple[int, int]:
         """The enlarged head as (layer, head)."""
-        choice = st.session_state.get(HEAD)
-        layer, _, head = (choice if choice in self.heads else "L0H0")[1:].partition("H")
+        choice = st.session_state.get(HEAD, st.query_params.get(HEAD))
+        layer, _, head = (choice if choice in self.heads else data.moved_head(self.run))[1:].partition("H")
         return int(layer), int(head)
 
     @property
@@ -147,19 +151,20 @@ def main_figure(moment: Moment) -> None:
         )
         return
     weights = attention(moment.tensors, moment.index, moment.prompt)
-    layers = choose_layers(weights)
+    layers = choose_layers(weights, moment.head[0])
     table = attention_table(weights[layers], tokens, layers)
     chart = attention_mosaic(weights[layers], tokens, layers=layers, chosen=moment.head, height=410)
     title = f"Attention of {moment.label} at step {moment.step:,} (click a head)"
     figure(chart, table, "heads", title=title, source=moment.source, on_select=_take_head)
 
 
-def choose_layers(weights: np.ndarray) -> list[int]:
-    """Return all layers, or let the reader choose one if there are too many."""
+def choose_layers(weights: np.ndarray, first: int) -> list[int]:
+    """Return all layers, or let the reader choose one if there are too many, at the beginning the `first`."""
     depth, heads = weights.shape[:2]
     if depth * heads <= MOST_HEADS:
         return list(range(depth))
-    return [st.select_slider("Layer", list(range(depth)), key="layer", bind="query-params")]
+    layers = list(range(depth))
+    return [st.select_slider("Layer", layers, key=keep("layer", layers, first), bind="query-params")]
 
 
 def detail_figures(moment: Moment) -> None:
@@ -183,10 +188,28 @@ def detail_figures(moment: Moment) -> None:
         st.text(visible(moment.prompt.text, lines=True))
 
 
+def movement_figures(moment: Moment) -> None:
+    """Draw which heads and layers changed most while the run was trained; a click on a head enlarges it."""
+    with data.quiet():
+        found = find_analysis(MOVEMENT).function(run=moment.run.path)
+    name = "L{}H{}".format(*moment.head)
+    note(found.sentence(name))
+    charts = found.figures(name)
+    for row in (list(charts)[:2], list(charts)[2:]):
+        for column, each in zip(st.columns(len(row), gap="medium"), row, strict=True):
+            act = _take_head if each == next(iter(charts)) else None
+            with column:
+                title = title_of(charts[each], each) + " (click a head)" * (act is not None)
+                figure(charts[each], found.data(each), each, title=title, source=moment.source, on_select=act)
+    for remark in found.notes:
+        note(remark)
+
+
 def head_figure(moment: Moment) -> None:
     """Draw the chosen head enlarged."""
-    st.selectbox("Head", moment.heads, key=HEAD, bind="query-params", format_func=visible)
     layer, head = moment.head
+    key = keep(HEAD, moment.heads, f"L{layer}H{head}")
+    st.selectbox("Head", moment.heads, key=key, bind="query-params", format_func=visible)
     weights = attention(moment.tensors, moment.index, moment.prompt)
     table = attention_table(weights[layer : layer + 1, head : head + 1], moment.prompt.tokens, [layer]).assign(
         head=head

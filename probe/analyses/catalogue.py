@@ -47,6 +47,7 @@ MODULES = {
     "attention_rollout": "probe.attention.tracing",
     "attention_statistics": "probe.attention.long",
     "captured_attention": "probe.attention.trained_heads",
+    "rank_movement": "probe.attention.captured_movement",
     "follow_attention": "probe.attention.trained_heads",
     "logit_lens": "probe.logits.lens",
     "scalar_lens": "probe.logits.scalar",

@@ -150,13 +150,22 @@ def read_captured(captures: Captures, index: int, step: int) -> PromptAttention:
     if step not in captures.steps:
         raise DataError(f"Step {step:,} was not captured: give one of {', '.join(map(str, captures.steps))}.")
     prompt, tensors = captures.prompts[index], captures.load(step)
+    require_attention(tensors)
+    pattern = attention(tensors, index, prompt).astype(np.float32)
+    return PromptAttention(list(prompt.tokens), list(prompt.token_ids), prompt.length, pattern)
+
+
+def require_attention(tensors: Mapping[str, np.ndarray]) -> None:
+    """Check that a capture holds attention.
+
+    Raises:
+        DataError: it does not.
+    """
     if "attention" not in tensors:
         raise DataError(
             "The captures of this run hold no attention, since not every block of its model has heads: choose another "
             "run."
         )
-    pattern = attention(tensors, index, prompt).astype(np.float32)
-    return PromptAttention(list(prompt.tokens), list(prompt.token_ids), prompt.length, pattern)
 
 
 def _open(run: Path, prompt: str, captured: str | None) -> tuple[Captures, int]:

@@ -81,6 +81,35 @@ def most_moved(first: dict[str, np.ndarray], last: dict[str, np.ndarray], prompt
     return int(np.argmax(changes))
 
 
+def head_movement(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return how far each head moved on one prompt, [D H], and the part among tokens other than the first.
+
+    A row with one key cannot move and is left out. With change d of a row's weights, the first is half the sum of |d|;
+    the second is that minus |d| of the first token, which is what the sink's gain or loss alone requires.
+
+    Args:
+        before: [D H R T] attention of the prompt's last R queries at one step.
+        after: the same at another step.
+    """
+    change = after.astype(np.float32) - before.astype(np.float32)
+    rows, keys = change.shape[-2:]
+    change = change[:, :, 1 if rows == keys > 1 else 0 :]
+    moved = np.abs(change).sum(-1) / 2
+    return moved.mean(-1), np.maximum(moved - np.abs(change[..., 0]), 0).mean(-1)
+
+
+def heads_moved(
+    first: dict[str, np.ndarray], last: dict[str, np.ndarray], prompts: Sequence[ProbePrompt]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return how far each head moved between two captures with attention, mean over the prompts (`head_movement`)."""
+    found = [
+        head_movement(*(attention(tensors, index, prompt) for tensors in (first, last)))
+        for index, prompt in enumerate(prompts)
+    ]
+    moved, others = (np.mean(each, axis=0) for each in zip(*found, strict=True))
+    return moved, others
+
+
 def captures_of(run: Path) -> Captures:
     """Return the captures of a run.
 

@@ -11,7 +11,7 @@ from dashboard import data
 from dashboard.analysis import CHAT, code, draw, draw_below, draw_results, keys_of
 from dashboard.components.badge import trust_badge
 from dashboard.components.details import TAB_DETAILS
-from dashboard.components.step_views import choose_moment
+from dashboard.components.step_views import MOVEMENT, choose_moment
 from dashboard.components.tabs import open_tab
 from dashboard.inputs import Page
 from dashboard.markdown import finding, note, say, sentence_place
@@ -142,12 +142,15 @@ def look_back(shared: SharedChoices, own: Page) -> None:
     below = replace(below, given=below.given | {"since": found.starts or len(found.results) > 1})
     tabs: dict[str, Callable[[], None]] = {
         TRAINED: partial(draw_below, TRAINED, below),
+        MOVEMENT: partial(draw_below, MOVEMENT, below),
         "score_heads": lambda: draw_captured("score_heads", below, found.scores, choose_score()),
         "compare_attention": partial(draw_captured, "compare_attention", below, found.shift, below.given["head"]),
         "attention_rollout": partial(draw_captured, "attention_rollout", below, found.rollout),
     }
     if not found.comparable:
         del tabs["compare_attention"]
+    if len(data.captures(moment.run)) == 1:
+        del tabs[MOVEMENT]
     open_tabs(CAPTURED, tabs)
 
 

@@ -12,7 +12,16 @@ from dashboard.components.details import details
 from dashboard.components.figure import figure
 from dashboard.components.rollouts import CHOICES as ROLLOUT_CHOICES
 from dashboard.components.rollouts import rollouts
-from dashboard.components.step_views import ENLARGED, HEAD, TAB, Moment, choose_moment, detail_figures, main_figure
+from dashboard.components.step_views import (
+    ENLARGED,
+    HEAD,
+    TAB,
+    Moment,
+    choose_moment,
+    detail_figures,
+    main_figure,
+    movement_figures,
+)
 from dashboard.components.tabs import open_tab
 from dashboard.data import Store
 from dashboard.markdown import finding, guard, note
@@ -34,6 +43,8 @@ from probe.texts import visible
 
 LIVE = "_live"
 """Key of whether a chosen run was training when the page was drawn; if this changes, the page is redrawn."""
+MOVED = "What moved"
+"""Title of the tab of the heads and layers that changed most."""
 X, JOINED = "x", "joined"
 """Keys of the axis of the curves, and of whether seeds of one training are one line."""
 # Seconds between two updates for a running training.
@@ -304,6 +315,17 @@ def enlarged(moment: Moment) -> None:
         detail_figures(moment)
 
 
+def moves(moment: Moment) -> bool:
+    """Return whether the captures of a run hold attention at several steps."""
+    return "attention" in moment.tensors and len(data.captures(moment.run)) > 1
+
+
+def moved(moment: Moment) -> None:
+    """Draw which heads and layers changed most; damaged captures do not hide anything else."""
+    with guard():
+        movement_figures(moment)
+
+
 def body() -> None:
     """Draw the page, which is updated while a chosen run is training."""
     with guard():
@@ -341,6 +363,8 @@ def body() -> None:
                 with left:
                     curves(store, section, section.marker(moment), all_panels=False)
             parts: dict[str, Callable[[], None]] = {ENLARGED: partial(enlarged, moment)} if moment else {}
+            if moment and moves(moment):
+                parts[MOVED] = partial(moved, moment)
             parts["Rollouts"] = partial(rollouts, store, names)
             if section and len(section.panels) > PANELS:
                 parts["All metrics"] = partial(curves, store, section, section.marker(moment), all_panels=True)

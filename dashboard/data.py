@@ -195,6 +195,12 @@ def _capture(path: str, step: int, version: Stamp) -> dict[str, np.ndarray]:
     return _captures(path, version)[0].load(step)
 
 
+def has_pairs(run: Run) -> bool:
+    """Return whether a run captured pairs through the layers (`probe.recording.pair_lens`)."""
+    steps = captures(run).steps
+    return bool(steps) and "pair_lens_logprobs" in capture(run, steps[-1])
+
+
 def moved_head(run: Run) -> str:
     """Return the head that moved most over all prompts between a run's first and last capture, which hold attention."""
     return _moved_head(str(run.path), stamp(run.path / CAPTURES / INDEX))

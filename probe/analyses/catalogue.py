@@ -74,6 +74,7 @@ MODULES = {
     "follow_rewards": "probe.rewards.captured_rewards",
     "compare_completions": "probe.rewards.completions",
     "follow_pairs": "probe.rewards.captured_rewards",
+    "follow_pair_layers": "probe.rewards.pair_layers",
     "separate_causes": "probe.rewards.causes",
     "compare_trainings": "probe.rewards.over_trainings",
     "compare_best_of_n": "probe.rewards.best_of_n",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import streamlit as st
 
+from dashboard import data
 from dashboard.analysis import draw, draw_below, draw_several, keys_of
 from dashboard.components.details import TAB_DETAILS
 from dashboard.components.tabs import open_tab
@@ -26,6 +27,7 @@ MAIN = "place_policies"
 SAMPLES = ("compare_rewards", "follow_rewards")
 """Analyses of the tab on sampled answers, which are the main analyses without a world."""
 FITS, TOKENS = ("fit_overoptimisation",), ("compare_completions", "follow_pairs")
+LAYERS = ("follow_pair_layers",)
 CAUSES, TRAININGS, RANKED = ("separate_causes",), ("compare_trainings",), ("compare_best_of_n",)
 
 
@@ -91,6 +93,9 @@ def sections(scene: Scene, own: Page, world: bool) -> None:
     if world:
         tabs[FITS] = partial(alone, FITS)
     tabs[TOKENS] = lambda: read_tokens(scene, below())
+    run = scene.run("aligned")
+    if run is not None and data.has_pairs(run):
+        tabs[LAYERS] = lambda: draw_below(LAYERS[0], replace(own, sides=(), given={"run": run.path}))
     if world and has_causes(scene.base):
         tabs[CAUSES] = partial(alone, CAUSES)
     if world and several_trainings(scene):

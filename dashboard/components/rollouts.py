@@ -16,11 +16,11 @@ from dashboard.components.tokens import token_rows
 from dashboard.components.transcript import Reply, show_transcript, walk
 from dashboard.data import Store
 from dashboard.markdown import guard_callback, note
-from dashboard.state import compare_link, keep
+from dashboard.state import compare_link, keep, look_link
 from probe.plotting.chips import Chip, TokenRow
 from probe.plotting.runs import token_panels
 from probe.plotting.theme import method_colour
-from probe.runs.captured import MEASURES, SIGNED, matching, token_measures, tokens
+from probe.runs.captured import MEASURES, SIGNED, matching, rollout_text, token_measures, tokens
 from probe.texts import visible
 
 ROLLOUT, TOKEN, TABLE = "rollout", "rollout_token", "rollouts-table"
@@ -163,7 +163,7 @@ def one(store: Store, label: str, frame: pd.DataFrame, table: pd.DataFrame, numb
         token = choose_token(len(tokens(row)))
     show_transcript([reply(table.loc[number].to_dict())])
     measure = choose_measure([name for name in MEASURES if name in measures])
-    compare_link("Compare on this prompt", aligned=label, prompt=str(row["prompt"]))
+    links(store, label, number, row, token)
     rows = [
         completion(frame.loc[index].to_dict(), measure, method_colour(store.runs[label].method)) for index in family
     ]
@@ -181,6 +181,18 @@ def one(store: Store, label: str, frame: pd.DataFrame, table: pd.DataFrame, numb
     title = f"Rollout {number} at step {int(row['step']):,}" + describe_parts(row)
     height = 90 + 75 * len(measures)
     figure(chart, table, "rollout", title=title, height=height, source={"run": str(store.runs[label].path)})
+
+
+def links(store: Store, label: str, number: int, row: dict[Any, Any], token: int) -> None:
+    """Draw links to other pages with the prompt alone, and with the completion up to the chosen token."""
+    with st.container(horizontal=True, gap="medium"):
+        compare_link("Compare on this prompt", aligned=label, rollout=str(number))
+        found = rollout_text(store.runs[label], row, token)
+        if found is not None:
+            place = {"aligned": label, "rollout": str(number), "token": str(token)}
+            own = {"att_query": str(found.position)}
+            look_link("attention", "Attention of this token", ":material/grid_view:", True, own, **place)
+            look_link("compare", "Side by side after this token", ":material/compare_arrows:", True, **place)
 
 
 def first_token(at: int) -> None:

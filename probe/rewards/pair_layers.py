@@ -297,9 +297,9 @@ def follow_pair_layers(*, run: Annotated[Path, Input("Run", key="rew_layers_run"
         [pair[0, :size], pair[0, size : ends[0]], pair[1, size : ends[1]]]
         for pair, size, ends in zip(ids, sizes, lengths, strict=True)
     ]
-    names = [tuple(texts(opened, each)) for each in parts]
+    names: list[Any] = [tuple(texts(opened, each)) for each in parts]
     reference = last.get("pair_ref_logprobs")
-    return PairLayers(opened, list(alike), ids, sizes, logprobs, reference, names)  # type: ignore[arg-type]
+    return PairLayers(opened, list(alike), ids, sizes, logprobs, reference, names)
 
 
 def _is_same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -326,6 +326,39 @@ def rollout_table(frame: pd.DataFrame) -> pd.DataFrame:
         table[column] = as_numbers(list(table[column])).set_axis(table.index)
     parts = [name for name in table.columns if name.startswith("reward: ")]
     return table.drop(columns=parts if len(parts) == 1 else []).dropna(axis="columns", how="all")
+
+
+class RolloutText(NamedTuple):
+    """Prompt and completion of a rollout up to one of its tokens."""
+
+    text: str
+    """Text that ends with the token."""
+    position: int
+    """Position of the token in the text, special tokens of the tokenizer counted."""
+
+
+def rollout_text(run: "Run", row: Row, token: int) -> RolloutText | None:
+    """Return the prompt and the completion up to and including a token, as a text that gives the same tokens again.
+
+    Args:
+        run: run that recorded the rollout; the tokenizer of its newest checkpoint reads the tokens.
+        row: rollout as recorded.
+        token: number of the token in the completion, from 0.
+
+    Returns:
+        None if the run has no checkpoint, the rollout no such token, or the text splits into other tokens.
+    """
+    tokenizer, ids = _run_tokenizer(run), row.get("token_ids")
+    if tokenizer is None or not isinstance(ids, list) or not 0 <= token < len(ids):
+        return None
+    own = ids[: token + 1]
+    if not all(type(each) is int and 0 <= each < 2**31 for each in own):
+        return None
+    prompt, completion = str(row.get("prompt", "")), tokenizer.decode(own, skip_special_tokens=False)
+    for text in (f"{prompt}{completion}", f"{prompt} {completion}"):
+        if tokenizer.encode(text, add_special_tokens=False).ids[-len(own) :] == own:
+            return RolloutText(text, len(tokenizer.encode(text).ids) - 1)
+    return None
 
 
 def matching(

@@ -1,4 +1,4 @@
-"""Pairs through the layers on the pages Curves and captures and Rewards, on a run of a plain loop with the instrument."""
+"""Pairs through the layers on the pages Curves and captures and Rewards, on a run with the instrument."""
 
 import shutil
 from pathlib import Path

@@ -249,7 +249,7 @@ def pair_instruments(pairs: Sequence[Preference]) -> list[Instrument]:
     """Return the instrument that captures the first short pairs through the layers; none if all pairs are long."""
     shown = short_pairs(pairs)
     sums = torch.tensor([(pair.ref_chosen, pair.ref_rejected) for pair in shown])
-    return [PairLens(shown, lambda _: sums)] if shown else []
+    return [PairLens(shown, sums)] if shown else []
 
 
 def annotator_evaluation(

@@ -45,8 +45,9 @@ from probe.model.lm import LM
 from probe.model.references import resolve
 from probe.model.rewards import RewardModel
 from probe.recording import trl_rollouts
-from probe.recording.pair_lens import PairLens, pair_sums, short_pairs
+from probe.recording.pair_lens import PairLens, short_pairs
 from probe.recording.recorder import Instrument, Prompt, Recorder, ReferenceKL, leave_undisturbed, watch
+from probe.recording.reward_shift import LogitsFn
 from probe.recording.reward_tokens import RewardTokens, TextPair, pair_rows, split_pair
 from probe.runs.addresses import is_run
 from probe.runs.captures import Captures
@@ -258,22 +259,21 @@ class ProbeCallback(TrainerCallback):
     def _instruments(self, view: LM, step: int, pairs: Sequence[TextPair]) -> list[Instrument]:
         """Return the further instruments of captures: pairs, and the KL to the reference."""
         instruments: list[Instrument] = [self._head] if self._head and self._head.pairs else []
-        reference = self._open_reference(view, step)
+        reference = self._reference_logits(view, step)
         if pairs:
-            sums = None if reference is None else lambda some: pair_sums(reference(), some)
-            instruments.append(PairLens(pairs, sums))
-        return instruments if reference is None else [*instruments, ReferenceKL(lambda rows: reference().logits(rows))]
+            instruments.append(PairLens(pairs, reference))
+        return instruments if reference is None else [*instruments, ReferenceKL(reference)]
 
-    def _open_reference(self, view: LM, step: int) -> Callable[[], LM] | None:
-        """Return a function that opens the reference, if there is one; at step 0 it is the model itself."""
+    def _reference_logits(self, view: LM, step: int) -> LogitsFn | None:
+        """Return the logits of the reference, if there is one; at step 0 it is the model itself."""
         origin = self._reference
         if origin is None or not step:
-            return None if origin is None else lambda: view
+            return None if origin is None else view.logits
         try:
             resolve(origin)
         except ProbeError:  # a resumed training whose base is gone
             return None
-        return lambda: LM.load(origin, device=view.device)
+        return lambda rows: LM.load(origin, device=view.device).logits(rows)
 
     def _capture(self, step: int) -> None:
         assert self._recorder is not None

@@ -8,7 +8,7 @@ fixed pairs. Summed over a completion, the last layer gives log pi(y | x), the q
 Axes: Q pairs, D blocks, C tokens (prompt and completion, padded on the right).
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import TypeVar
 
@@ -18,8 +18,8 @@ from torch import Tensor
 
 from probe.logits.lens import AT_ONCE, residual_names, unembed
 from probe.model.lm import LM
-from probe.model.scoring import completion_logprobs
 from probe.model.text import pad
+from probe.recording.reward_shift import LogitsFn
 from probe.recording.reward_tokens import PreferenceLike
 from probe.runs.schema import ProbePrompt
 
@@ -27,8 +27,6 @@ MOST_PAIRS, MOST_TOKENS = 4, 256
 """Numbers of pairs that trainers capture, and of tokens of a prompt with its longer completion."""
 
 P = TypeVar("P", bound=PreferenceLike)
-Reference = Callable[[Sequence[PreferenceLike]], Float[Tensor, "Q 2"]]
-"""Function that returns log pi_ref of the completions, chosen and rejected, summed over tokens, in nats."""
 
 
 def short_pairs(pairs: Iterable[P]) -> list[P]:
@@ -42,25 +40,38 @@ def _fits(pair: PreferenceLike) -> bool:
 
 
 @torch.no_grad()
-def pair_sums(lm: LM, pairs: Sequence[PreferenceLike]) -> Float[Tensor, "Q 2"]:
-    """Compute log pi of both completions of each pair, summed over their tokens, in nats."""
-    prompts, sides = [pair.prompt for pair in pairs], [[pair.chosen, pair.rejected] for pair in pairs]
-    return completion_logprobs(lm.model, prompts, sides).values.float().sum(-1).view(-1, 2)
+def pair_sums(logits: LogitsFn, pairs: Sequence[PreferenceLike]) -> Float[Tensor, "Q 2"]:
+    """Compute log pi of both completions of each pair, summed over their tokens, in nats.
+
+    Args:
+        logits: function from whole texts, as rows of ids, to logits, such as `LM.logits`.
+        pairs: Q pairs.
+    """
+    sums = torch.zeros(len(pairs), 2)
+    for number, pair in enumerate(pairs):
+        sides = [list(pair.chosen), list(pair.rejected)]
+        found = logits([[*pair.prompt, *side] for side in sides])
+        for side, ids in enumerate(sides):
+            start = len(pair.prompt) - 1
+            rows = found[side, start : start + len(ids)]
+            sums[number, side] = _own(rows, torch.tensor(ids, device=rows.device)).sum()
+    return sums
 
 
 class PairLens:
     """Instrument that reads both completions of Q fixed pairs with the logit lens, after every layer."""
 
-    def __init__(self, pairs: Sequence[PreferenceLike], reference: Reference | None = None) -> None:
+    def __init__(
+        self, pairs: Sequence[PreferenceLike], reference: LogitsFn | Float[Tensor, "Q 2"] | None = None
+    ) -> None:
         """Set the pairs.
 
         Args:
             pairs: pairs of completions, none empty.
-            reference: function that returns the pairs' log-probabilities under the reference, called once, at the first
-                capture.
+            reference: the completions' log-probabilities under the reference, summed over tokens, in nats; or the
+                reference as in `probe.recording.recorder.ReferenceKL`, called once, at the first capture.
         """
         self.pairs, self.reference = list(pairs), reference
-        self._sums: Float[Tensor, "Q 2"] | None = None
 
     @torch.no_grad()
     def __call__(self, lm: LM, _: Sequence[ProbePrompt]) -> dict[str, Tensor]:
@@ -85,8 +96,9 @@ class PairLens:
             "pair_lens_logprobs": values,
         }
         if self.reference is not None:
-            self._sums = self.reference(self.pairs).float().cpu() if self._sums is None else self._sums
-            tensors["pair_ref_logprobs"] = self._sums
+            if not isinstance(self.reference, Tensor):
+                self.reference = pair_sums(self.reference, self.pairs)
+            tensors["pair_ref_logprobs"] = self.reference.float()
         return tensors
 
 

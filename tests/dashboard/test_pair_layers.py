@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from probe import LM, watch
-from probe.recording.pair_lens import PairLens, pair_sums
+from probe.recording.pair_lens import PairLens
 from probe.recording.reward_tokens import TextPair
 from probe.rewards import follow_pair_layers
 from tests.dashboard.pages import Show, chart, names, open_tab, read, values
@@ -21,7 +21,7 @@ def paired(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("paired")
     shutil.copytree(runs / "base", root / "base")
     lm = LM.load(root / "base")
-    instrument = PairLens(PAIRS, lambda pairs: pair_sums(LM.load(root / "base"), pairs))
+    instrument = PairLens(PAIRS, LM.load(root / "base").logits)
     with watch(lm, root / "aligned", every=1, method="dpo", config={"beta": 0.1}, instruments=[instrument]) as recorder:
         recorder.step(0)
         lm.model.lm_head.weight.data[11] += 0.5

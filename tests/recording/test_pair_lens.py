@@ -29,7 +29,7 @@ def slow_lens(lm: LM, prompt: list[int], side: list[int]) -> np.ndarray:
 
 def test_every_layer_is_that_of_transformers():
     lm = random_lm(num_hidden_layers=3)
-    tensors = PairLens(PAIRS, lambda pairs: pair_sums(lm, pairs))(lm, [])
+    tensors = PairLens(PAIRS, lm.logits)(lm, [])
     values = tensors["pair_lens_logprobs"].numpy()
     assert values.shape == (2, 2, 4, 7)
     for number, pair in enumerate(PAIRS):
@@ -53,7 +53,7 @@ def test_pairs_that_are_too_long_or_empty_are_not_captured():
 def trained(tmp_path: Path) -> tuple[Path, LM, LM]:
     """A run whose model learned the first chosen completion, with the model before and after."""
     before, lm = random_lm(), random_lm()
-    instrument = PairLens(PAIRS, lambda pairs: pair_sums(before, pairs))
+    instrument = PairLens(PAIRS, before.logits)
     optimizer = torch.optim.SGD(lm.model.parameters(), lr=0.05)
     about = {"prompts": ["the cat is"], "method": "dpo", "config": {"beta": 0.2}, "instruments": [instrument]}
     with watch(lm, tmp_path / "run", every=2, **about) as recorder:
@@ -71,7 +71,7 @@ def test_the_margin_of_the_last_layer_is_that_of_the_model(trained: tuple[Path, 
     run, before, lm = trained
     found = follow_pair_layers(run=run)
     assert found.steps == open_run(run).captures().steps
-    sums, reference = (pair_sums(each, PAIRS).numpy() for each in (lm, before))
+    sums, reference = (pair_sums(each.logits, PAIRS).numpy() for each in (lm, before))
     margins = found.margins[-1, :, -1]
     np.testing.assert_allclose(margins, sums[:, 0] - sums[:, 1], rtol=1e-4, atol=1e-4)
     own = found.table()

@@ -9,6 +9,7 @@ from urllib.parse import parse_qs
 import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
+from dashboard.components.conversation import edit_conversation
 from dashboard.consent import name_choice
 from dashboard.data import Store, parents, read_store, rollouts
 from dashboard.examples import example_prompts
@@ -33,6 +34,8 @@ ROLLOUT, TOKEN = "rollout", "token"
 """Names in links of a rollout of the aligned run and of the token at which the prompt ends."""
 NUMBER = 12
 """Most digits of a number in a link."""
+LABEL = 32
+"""Height of a label above a widget, in pixels."""
 IN_ADDRESS = 8000
 """Largest number of characters of a prompt that the URL keeps; servers and browsers refuse long addresses."""
 
@@ -236,8 +239,13 @@ def ask(asks: Sequence[str] = ASKED, default: Callable[[Store], Pair] | None = N
 
 
 def _ask_prompt(offers: Mapping[str, str]) -> str:
-    left, right = st.columns([3, 2], gap="small")
-    with right:
+    left, middle, right = st.columns([11, 7, 5], gap="small")
+    with left:
+        long = len(st.session_state.get(PROMPT) or "") > IN_ADDRESS
+        if long and PROMPT in st.query_params:
+            del st.query_params[PROMPT]
+        text = st.text_area("Prompt", key=PROMPT, bind=None if long else "query-params", height=68)
+    with middle:
         st.selectbox(
             "Example prompts",
             list(offers),
@@ -247,11 +255,10 @@ def _ask_prompt(offers: Mapping[str, str]) -> str:
             placeholder="choose one",
             on_change=_take_example,
         )
-    with left:
-        long = len(st.session_state.get(PROMPT) or "") > IN_ADDRESS
-        if long and PROMPT in st.query_params:
-            del st.query_params[PROMPT]
-        return st.text_area("Prompt", key=PROMPT, bind=None if long else "query-params", height=68)
+    with right:
+        st.space(LABEL)
+        edit_conversation(PROMPT)
+    return text
 
 
 def folders(store: Store) -> None:

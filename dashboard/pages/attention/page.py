@@ -15,7 +15,7 @@ from dashboard.components.step_views import MOVEMENT, choose_moment
 from dashboard.components.tabs import open_tab
 from dashboard.inputs import Page
 from dashboard.markdown import finding, note, say, sentence_place
-from dashboard.sides import Role, Side, ask_for_model, asked_text, choose_chat, load_side, note_form
+from dashboard.sides import Role, Side, ask_for_model, asked_text, choose_chat, load_side, note_form, written
 from dashboard.state import SharedChoices, current, keep
 from dashboard.without_base import draw_stored
 from probe.analyses.catalogue import find_analysis
@@ -91,6 +91,8 @@ def choose_score() -> str:
 def look_inside(shared: SharedChoices, sides: Sequence[Side], own: Page) -> None:
     """Draw the patterns of one or two models on the prompt, or statistics of a long prompt, and the tabs."""
     lms, writer = [side.lm for side in sides], sides[-1].lm
+    shared = written(shared, lms)
+    own = replace(own, shared=shared)
     with own.row or st.container():
         row, middle, right = st.columns([9, 5, 5], gap="medium", vertical_alignment="bottom")
     with middle:

@@ -14,7 +14,7 @@ from dashboard.components.tabs import open_tab
 from dashboard.inputs import Page, Values
 from dashboard.markdown import finding, note, say, sentence_place
 from dashboard.pages.rewards.choices import Scene, badges, choose_policies, choose_reward, load_scene, unloaded_reward
-from dashboard.sides import words_known
+from dashboard.sides import words_known, written
 from dashboard.state import current
 from dashboard.without_base import draw_stored
 from probe.analyses.catalogue import find_analysis
@@ -140,6 +140,9 @@ def page() -> None:
         with answer:
             finding(str(error))
         return
+    if scene is not None:
+        choices = written(choices, [scene.sides[role].lm for role in ("base", "aligned") if role in scene.sides])
+        scene = replace(scene, shared=choices)
     if scene is None or not words_known(choices, ((side.name, side.lm) for side in scene.sides.values()), answer):
         return
     own, more, world = page_of(scene, answer), False, bool(kinds_of(scene.base))

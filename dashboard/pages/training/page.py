@@ -28,7 +28,7 @@ from dashboard.data import Store
 from dashboard.inputs import Page
 from dashboard.markdown import finding, guard, note
 from dashboard.seed_groups import SeedGroup, by_member, cautions, group_curves, seed_groups
-from dashboard.state import RUNS, begin, current, keep, keep_choices, tell_again
+from dashboard.state import LABEL, RUNS, begin, current, keep, keep_choices, tell_again
 from probe.plotting.curves import (
     AXES,
     RELATIVE,
@@ -64,8 +64,6 @@ X_AXIS = (
     "for runs that count them. *time*: seconds of training; the pause before a run was continued does not count."
 )
 
-LABEL = 32
-"""Height of a label above a widget, in pixels."""
 DEFINITION = """
 `loss` is the mean negative log-probability of the next token in nats. Smoothing is an exponential moving average,
 corrected for its start; the raw curve stays behind it. Attention: rows are queries (destination), columns keys

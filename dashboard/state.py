@@ -255,7 +255,7 @@ def _ask_prompt(offers: Mapping[str, str]) -> str:
             placeholder="choose one",
             on_change=_take_example,
         )
-    with right:
+    with right, st.container(gap=None):
         st.space(LABEL)
         edit_conversation(PROMPT)
     return text
@@ -406,7 +406,7 @@ def _take_link(store: Store) -> None:
     """Apply a choice from a link (`look_link`), and remove it from the URL."""
     linked = {name: st.query_params.pop(LINK + name, None) for name in (*ASKED, ROLLOUT, TOKEN)}
     if linked[ROLLOUT] is not None:
-        linked[PROMPT] = _rollout_prompt(store, linked[ALIGNED] or "", linked[ROLLOUT], linked[TOKEN])
+        linked[PROMPT] = _rollout_prompt(store, linked[ALIGNED] or "", str(linked[ROLLOUT]), linked[TOKEN])
     for name in ASKED:
         value = linked[name]
         if value is None:

@@ -25,7 +25,7 @@ def turns_of(prompt: str) -> list[Message]:
 
 def edit_conversation(key: str) -> None:
     """Draw a button that opens the editor of the prompt with this key of the session."""
-    with st.popover("Conversation", icon=":material/forum:", help="Give the prompt as turns with roles."):
+    with st.popover("Turns", icon=":material/forum:", help="Give the prompt as a conversation: turns with roles."):
         _editor(key)
 
 

@@ -203,7 +203,7 @@ class PairLayers(Drawable):
                 for layer, row in zip(self.layers, grid, strict=True)
             ]
             panels.add(column, cells(grid, hover=hover))
-            panels.axis("x", column, tickangle=-45, **token_axis(names))
+            panels.axis("x", column, title="token of the completion", tickangle=-45, **token_axis(names))
             panels.axis("y", column, **few_ticks([escape(layer) for layer in self.layers], 14))
         low = float(table["logprob"].min())
         return panels.figure(
@@ -276,9 +276,9 @@ def follow_pair_layers(*, run: Annotated[Path, Input("Run", key="rew_layers_run"
     read: dict[int, dict[str, np.ndarray]] = {}
     for step in pair_steps(captures):
         tensors = captures.load(step)
-        names = [name for name in tensors if name.startswith("pair_")]
-        if "pair_lens_logprobs" in names:
-            read[step] = {name: tensors[name] for name in ("pair_ids", "pair_prompt", *names)}
+        own = [name for name in tensors if name.startswith("pair_")]
+        if "pair_lens_logprobs" in own:
+            read[step] = {name: tensors[name] for name in ("pair_ids", "pair_prompt", *own)}
     if not read:
         raise DataError(
             f"{run.name} captured no pairs through the layers: `probe train dpo` and TRL's DPOTrainer with a "
@@ -287,11 +287,11 @@ def follow_pair_layers(*, run: Annotated[Path, Input("Run", key="rew_layers_run"
     last = next(reversed(read.values()))
     ids, sizes = last["pair_ids"].astype(np.int64), last["pair_prompt"].astype(np.int64)
     alike = {step: each for step, each in read.items() if _is_same(each, last)}
-    own = (np.arange(ids.shape[-1]) >= sizes[:, None, None]) & (ids >= 0)
-    if not len(ids) or not own.any(-1).all():
+    written = (np.arange(ids.shape[-1]) >= sizes[:, None, None]) & (ids >= 0)
+    if not len(ids) or not written.any(-1).all():
         raise DataError(f"The captures of {run.name} hold pairs without tokens: copy the run again from its origin.")
     logprobs = np.stack([each["pair_lens_logprobs"] for each in alike.values()]).astype(np.float32)
-    logprobs = np.where(own[None, :, :, None], logprobs, 0)
+    logprobs = np.where(written[None, :, :, None], logprobs, 0)
     lengths = [[int((side >= 0).sum()) for side in pair] for pair in ids]
     parts = [
         [pair[0, :size], pair[0, size : ends[0]], pair[1, size : ends[1]]]

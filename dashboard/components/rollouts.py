@@ -190,7 +190,7 @@ def links(store: Store, label: str, number: int, row: dict[Any, Any], token: int
         found = rollout_text(store.runs[label], row, token)
         if found is not None:
             place = {"aligned": label, "rollout": str(number), "token": str(token)}
-            own = {"att_query": str(found.position)}
+            own = {} if found.position is None else {"att_query": str(found.position)}
             look_link("attention", "Attention of this token", ":material/grid_view:", True, own, **place)
             look_link("compare", "Side by side after this token", ":material/compare_arrows:", True, **place)
 

@@ -30,8 +30,8 @@ from probe.runs.reader import Run
 from probe.runs.schema import ProbePrompt
 from probe.texts import visible
 
-HEAD, TAB = "head", "training_tab"
-"""Keys of the enlarged head, and of the page's tabs: a click on the mosaic opens the tab of the head."""
+HEAD, LAYER, TAB = "head", "layer", "training_tab"
+"""Keys of the enlarged head, of the shown layer of a deep model, and of the tabs: a click on a head opens its tab."""
 ENLARGED = "Head and answers"
 MOVEMENT = "rank_movement"
 """Analysis of the heads and layers that changed most between two captures."""
@@ -164,7 +164,7 @@ def choose_layers(weights: np.ndarray, first: int) -> list[int]:
     if depth * heads <= MOST_HEADS:
         return list(range(depth))
     layers = list(range(depth))
-    return [st.select_slider("Layer", layers, key=keep("layer", layers, first), bind="query-params")]
+    return [st.select_slider("Layer", layers, key=keep(LAYER, layers, first), bind="query-params")]
 
 
 def detail_figures(moment: Moment) -> None:
@@ -223,4 +223,5 @@ def _take_head(points: list[dict]) -> None:
     custom = points[0].get("customdata")
     if custom:
         st.session_state[HEAD] = custom[0]
+        st.session_state[LAYER] = int(custom[0][1:].partition("H")[0])
         st.session_state[TAB] = ENLARGED

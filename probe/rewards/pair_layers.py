@@ -284,6 +284,9 @@ def follow_pair_layers(*, run: Annotated[Path, Input("Run", key="rew_layers_run"
             f"{run.name} captured no pairs through the layers: `probe train dpo` and TRL's DPOTrainer with a "
             "ProbeCallback do; other loops with the instrument probe.recording.pair_lens.PairLens."
         )
+    read = {step: each for step, each in read.items() if _is_sound(each)}
+    if not read:
+        raise DataError(f"The captures of {run.name} hold pairs that are not finite or damaged: choose another run.")
     last = next(reversed(read.values()))
     ids, sizes = last["pair_ids"].astype(np.int64), last["pair_prompt"].astype(np.int64)
     alike = {step: each for step, each in read.items() if _is_same(each, last)}
@@ -300,6 +303,12 @@ def follow_pair_layers(*, run: Annotated[Path, Input("Run", key="rew_layers_run"
     names: list[Any] = [tuple(texts(opened, each)) for each in parts]
     reference = last.get("pair_ref_logprobs")
     return PairLayers(opened, list(alike), ids, sizes, logprobs, reference, names)
+
+
+def _is_sound(tensors: dict[str, np.ndarray]) -> bool:
+    """Return whether a capture holds finite log-probabilities of tokens."""
+    whole = all(tensors[name].dtype.kind in "iu" for name in ("pair_ids", "pair_prompt"))
+    return whole and bool(np.isfinite(tensors["pair_lens_logprobs"]).all())
 
 
 def _is_same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:

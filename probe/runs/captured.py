@@ -333,28 +333,35 @@ class RolloutText(NamedTuple):
 
     text: str
     """Text that ends with the token."""
-    position: int
-    """Position of the token in the text, special tokens of the tokenizer counted."""
+    position: int | None
+    """Position of the token in the text, special tokens of the tokenizer counted; None without a tokenizer."""
 
 
 def rollout_text(run: "Run", row: Row, token: int) -> RolloutText | None:
-    """Return the prompt and the completion up to and including a token, as a text that gives the same tokens again.
+    """Return the prompt and the completion of a rollout up to and including a token, as a text.
 
     Args:
-        run: run that recorded the rollout; the tokenizer of its newest checkpoint reads the tokens.
+        run: run that recorded the rollout; the tokenizer of its newest checkpoint, if there is one, reads the tokens.
         row: rollout as recorded.
         token: number of the token in the completion, from 0.
 
     Returns:
-        None if the run has no checkpoint, the rollout no such token, or the text splits into other tokens.
+        None if the rollout has no such token, or the text is not known to give the same tokens again: it splits into
+        others, or, without a tokenizer, the recorded pieces do not make up the completion.
     """
-    tokenizer, ids = _run_tokenizer(run), row.get("token_ids")
-    if tokenizer is None or not isinstance(ids, list) or not 0 <= token < len(ids):
+    prompt, tokenizer, ids = str(row.get("prompt", "")), _run_tokenizer(run), row.get("token_ids")
+    if tokenizer is None:
+        parts = tokens(row)[: token + 1]
+        text = "".join(parts).replace("\u00b7", " ").replace("\u21b5", "\n").replace("\u21e5", "\t")
+        whole = str(row.get("completion", "")).lstrip()
+        known = 0 <= token < len(parts) and isinstance(row.get("tokens"), list) and whole.startswith(text.lstrip())
+        return RolloutText(prompt + text, None) if known else None
+    if not isinstance(ids, list) or not 0 <= token < len(ids):
         return None
     own = ids[: token + 1]
     if not all(type(each) is int and 0 <= each < 2**31 for each in own):
         return None
-    prompt, completion = str(row.get("prompt", "")), tokenizer.decode(own, skip_special_tokens=False)
+    completion = tokenizer.decode(own, skip_special_tokens=False)
     for text in (f"{prompt}{completion}", f"{prompt} {completion}"):
         if tokenizer.encode(text, add_special_tokens=False).ids[-len(own) :] == own:
             return RolloutText(text, len(tokenizer.encode(text).ids) - 1)

@@ -194,10 +194,16 @@ def test_a_link_to_no_token_leaves_the_prompt(show: Show, policy: Path, token: s
     assert app.text_area(key="prompt").value not in (None, "")
 
 
-def test_a_text_that_splits_otherwise_is_not_offered(policy: Path):
+def test_a_text_that_splits_otherwise_is_not_offered(policy: Path, tmp_path: Path):
     run, row = open_run(policy / "rlvr"), open_run(policy / "rlvr").rollouts().iloc[0].to_dict()
     found = rollout_text(run, row, 0)
     assert found is not None
     assert found.text.endswith("<bot> oslo")
+    (tmp_path / "bare").mkdir()
+    bare = RunWriter.create(tmp_path / "bare", method="rlvr", config={})
+    bare.finish("finished")
+    pieces = {"prompt": "<a>", "completion": "14 + 2", "tokens": ["1", "4", "\u00b7+", "\u00b7", "2", "<|im_end|>"]}
+    without = [rollout_text(open_run(bare.path), pieces, token) for token in (1, 2, 4, 5, 6, -1)]
+    assert without == [("<a>14", None), ("<a>14 +", None), ("<a>14 + 2", None), None, None, None]
     for ids in (None, "x", ["1"], [-1], [2**40], [10_000]):
         assert rollout_text(run, row | {"token_ids": ids}, 0) is None

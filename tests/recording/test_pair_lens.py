@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from probe import LM, open_run, watch
 from probe.errors import DataError
@@ -92,6 +93,23 @@ def test_the_margin_of_the_last_layer_is_that_of_the_model(trained: tuple[Path, 
     ]
     sides = tokens[tokens["layer"] == "block 1"].groupby("side")["logprob"].sum()
     assert sides["chosen"] - sides["rejected"] == pytest.approx(found.margins[0, 1, -1], rel=1e-4, abs=1e-4)
+
+
+def test_steps_that_are_not_finite_are_left_out(trained: tuple[Path, LM, LM]):
+    run, *_ = trained
+    file = run / "captures" / "00000002.safetensors"
+    tensors = load_file(file)
+    tensors["pair_lens_logprobs"][0, 0, 1, 4] = torch.nan
+    save_file(tensors, file)
+    assert follow_pair_layers(run=run).steps == [0, 4]
+    for step in (0, 2, 4):
+        save_file(tensors | {"pair_prompt": torch.tensor([99, 99], dtype=torch.int32)}, file.with_stem(f"{step:08d}"))
+    with pytest.raises(DataError, match="pairs that are not finite or damaged"):
+        follow_pair_layers(run=run)
+    tensors["pair_lens_logprobs"].zero_()
+    save_file(tensors | {"pair_prompt": torch.tensor([99, 99], dtype=torch.int32)}, file)
+    with pytest.raises(DataError, match="hold pairs without tokens"):
+        follow_pair_layers(run=run)
 
 
 def test_a_run_without_pairs_is_refused(tmp_path: Path):

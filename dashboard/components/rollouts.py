@@ -185,12 +185,17 @@ def one(store: Store, label: str, frame: pd.DataFrame, table: pd.DataFrame, numb
 
 def links(store: Store, label: str, number: int, row: dict[Any, Any], token: int) -> None:
     """Draw links to other pages with the prompt alone, and with the completion up to the chosen token."""
+    run, place = store.runs[label], {"aligned": label, "rollout": str(number)}
+    parent = store.label(run.parent, run)
+    if parent is not None and store.runs[parent].checkpoints():
+        place["base"] = parent
     with st.container(horizontal=True, gap="medium"):
-        compare_link("Compare on this prompt", aligned=label, rollout=str(number))
-        found = rollout_text(store.runs[label], row, token)
+        compare_link("Compare on this prompt", **place)
+        found = rollout_text(run, row, token)
         if found is not None:
-            place = {"aligned": label, "rollout": str(number), "token": str(token)}
+            place["token"] = str(token)
             own = {} if found.position is None else {"att_query": str(found.position)}
+            own |= {} if "base" in place else {"att_view": "aligned"}
             look_link("attention", "Attention of this token", ":material/grid_view:", True, own, **place)
             look_link("compare", "Side by side after this token", ":material/compare_arrows:", True, **place)
 

@@ -153,7 +153,8 @@ def policy(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "token_ids": ids,
         "tokens": pieces(lm.tokenizer, ids),
     }
-    with RunWriter.create(root / "rlvr", method="rlvr", config={}, world=open_run(root / "base").world) as run:
+    world = open_run(root / "base").world
+    with RunWriter.create(root / "rlvr", method="rlvr", config={}, parent="base", world=world) as run:
         run.log(1, {"reward": 1.0})
         run.rollouts([row, row | {"prompt": "long " * 3000}])
         with run.checkpoint(1) as folder:
@@ -171,7 +172,7 @@ def test_a_token_of_a_rollout_opens_its_attention(show: Show, policy: Path):
     attention = show(policy, page="attention/page.py", **query)
     assert not attention.exception
     assert attention.text_area(key="prompt").value == prompt
-    assert attention.selectbox(key="aligned").value == "rlvr"
+    assert [attention.selectbox(key=key).value for key in ("base", "aligned")] == ["base", "rlvr"]
     assert opened(attention) == find_analysis("read_stages").title
     assert attention.selectbox(key="att_query").value == len(ids) - 1
     assert attention.selectbox(key="att_query").options[-1] == f"{len(ids) - 1}: ."

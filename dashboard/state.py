@@ -30,7 +30,7 @@ LINK = "with_"
 BASE, ALIGNED, PROMPT, EXAMPLE = "base", "aligned", "prompt", "example"
 """Keys of the widgets above a page; the first three are also names of URL parameters."""
 
-ROLLOUT, TOKEN = "rollout", "token"
+ROLLOUT, ENDS = "rollout", "token"
 """Names in links of a rollout of the aligned run and of the token at which the prompt ends."""
 NUMBER = 12
 """Most digits of a number in a link."""
@@ -47,6 +47,9 @@ CHAT = {"compare": "chat", "attention": "att_chat", "logits": "log_chat", "inter
 
 COMPARE_TAB = "compare_tab"
 """Key of the open tab of Side by side, which links to it set."""
+
+ATTENTION_OF = "att_view"
+"""Key of the models whose attention is shown, which links to its page set."""
 
 DO = "int_do"
 """Key of the choice of an intervention, which links to its page set."""
@@ -404,9 +407,9 @@ def look_link(
 
 def _take_link(store: Store) -> None:
     """Apply a choice from a link (`look_link`), and remove it from the URL."""
-    linked = {name: st.query_params.pop(LINK + name, None) for name in (*ASKED, ROLLOUT, TOKEN)}
+    linked = {name: st.query_params.pop(LINK + name, None) for name in (*ASKED, ROLLOUT, ENDS)}
     if linked[ROLLOUT] is not None:
-        linked[PROMPT] = _rollout_prompt(store, linked[ALIGNED] or "", str(linked[ROLLOUT]), linked[TOKEN])
+        linked[PROMPT] = _rollout_prompt(store, linked[ALIGNED] or "", str(linked[ROLLOUT]), linked[ENDS])
     for name in ASKED:
         value = linked[name]
         if value is None:

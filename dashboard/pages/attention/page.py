@@ -16,7 +16,7 @@ from dashboard.components.tabs import open_tab
 from dashboard.inputs import Page
 from dashboard.markdown import finding, note, say, sentence_place
 from dashboard.sides import Role, Side, ask_for_model, asked_text, choose_chat, load_side, note_form, written
-from dashboard.state import SharedChoices, current, keep
+from dashboard.state import ATTENTION_OF, SharedChoices, current, keep
 from dashboard.without_base import draw_stored
 from probe.analyses.catalogue import find_analysis
 from probe.attention.one_score import SCORES, score_label
@@ -47,7 +47,7 @@ def choose_view(shared: SharedChoices) -> str:
     """Let the reader choose the source of the patterns; by default both models, if both are chosen."""
     flags = [bool(shared.reference(choice)) for choice in (shared.base, shared.aligned)]
     default = "both" if all(flags) else "aligned" if flags[1] else "base"
-    key = keep("att_view", VIEWS, default)
+    key = keep(ATTENTION_OF, VIEWS, default)
     hint = "Captures: of a training run."
     view = st.segmented_control("Patterns of", list(VIEWS), key=key, bind="query-params", required=True, help=hint)
     return str(view or default)

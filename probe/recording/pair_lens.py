@@ -23,7 +23,7 @@ from probe.recording.reward_shift import LogitsFn
 from probe.recording.reward_tokens import PreferenceLike
 from probe.runs.schema import ProbePrompt
 
-MOST_PAIRS, MOST_TOKENS = 4, 256
+MOST_PAIRS, MOST_TOKENS = 4, 128
 """Numbers of pairs that trainers capture, and of tokens of a prompt with its longer completion."""
 
 P = TypeVar("P", bound=PreferenceLike)
@@ -121,4 +121,5 @@ def _read_pair(lm: LM, pair: PreferenceLike, names: Sequence[str], width: int) -
 
 def _own(logits: Float[Tensor, "L V"], tokens: Tensor) -> Float[Tensor, " L"]:
     """Return the log-probability of each row's token."""
-    return logits.float().log_softmax(-1).gather(-1, tokens[:, None])[:, 0].cpu()
+    values = logits.float()
+    return (values.gather(-1, tokens[:, None])[:, 0] - values.logsumexp(-1)).cpu()

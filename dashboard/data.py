@@ -17,7 +17,7 @@ from dashboard.markdown import prose
 from probe.errors import RunError
 from probe.plotting.curves import Style
 from probe.runs.addresses import RUN_FILE, is_cached
-from probe.runs.captured import rollout_table
+from probe.runs.captured import heads_moved, rollout_table
 from probe.runs.captures import Captures, Tensors
 from probe.runs.directories import roots, run_directories, shown_name, store_problems, stray_link
 from probe.runs.reader import Run
@@ -193,6 +193,26 @@ def capture(run: Run, step: int) -> Tensors:
 @st.cache_resource(show_spinner=False, max_entries=32)
 def _capture(path: str, step: int, version: Stamp) -> Tensors:
     return _captures(path, version)[0].load(step)
+
+
+def has_pairs(run: Run) -> bool:
+    """Return whether a run captured pairs through the layers (`probe.recording.pair_lens`)."""
+    steps = captures(run).steps
+    return bool(steps) and "pair_lens_logprobs" in capture(run, steps[-1])
+
+
+def moved_head(run: Run) -> str:
+    """Return the head that moved most over all prompts between a run's first and last capture, which hold attention."""
+    return _moved_head(str(run.path), stamp(run.path / CAPTURES / INDEX))
+
+
+@st.cache_data(show_spinner=False, max_entries=64)
+def _moved_head(path: str, version: Stamp) -> str:
+    index, _ = _captures(path, version)
+    first, last = (_capture(path, index.steps[at], version) for at in (0, -1))
+    moved, _ = heads_moved(first, last, index.prompts)
+    layer, head = np.unravel_index(int(np.nan_to_num(moved, nan=-1).argmax()), moved.shape)
+    return f"L{layer}H{head}"
 
 
 def answer_logprobs(run: Run, prompt: int) -> tuple[list[int], np.ndarray]:

@@ -13,7 +13,7 @@ from dashboard.components.form import draw_option, set_input
 from dashboard.consent import may_open
 from dashboard.data import quiet
 from dashboard.markdown import escape_markdown, finding
-from dashboard.sides import Side, choose_chat
+from dashboard.sides import Side, as_text, choose_chat
 from dashboard.state import CHAT, SharedChoices, has_changed, keep
 from probe.analyses.analysis_record import Analysis
 from probe.options import option, parse, words
@@ -168,6 +168,7 @@ def choose(
     """
     shared, drawn = page.shared, page.drawn
     given: dict[str, Any] = {field["flag"]: getattr(shared, field["shared"]) for field in fields if field["shared"]}
+    given = {flag: as_text(said, lms) for flag, said in given.items()}
     asked = [field for field in fields if asks(field) and field["name"] not in page.given]
     for slot in dict.fromkeys(field["folded"] for field in asked if field["folded"] in places):
         places |= _fold([each for each in asked if each["folded"] == slot and each["key"] not in drawn], places[slot])

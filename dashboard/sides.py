@@ -1,16 +1,18 @@
 """The chosen models of a page, and the form in which they read its prompt."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 import streamlit as st
 
 from dashboard import models
 from dashboard.markdown import escape_markdown, finding, note, prose
-from dashboard.state import CHAT, SharedChoices, choose_example, examples, has_changed, keep, tell_again
+from dashboard.state import CHAT, SharedChoices, choose_example, current, examples, has_changed, keep, tell_again
+from probe.model.messages import parse_conversation
 from probe.model.references import REAL_MODEL, find_model
 from probe.plotting.theme import METHODS, aligned_colour
+from probe.texts import visible
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
@@ -146,7 +148,7 @@ def choose_chat(page: str, lms: "Sequence[LM]", prompt: str) -> bool:
 
     The default is yes for real models (`chats`), unless the prompt already contains their special tokens.
     """
-    if any(lm.tokenizer.chat_template is None for lm in lms):
+    if any(lm.tokenizer.chat_template is None for lm in lms) or parse_conversation(current().prompt):
         return False
     key = tell_again(CHAT[page])
     marked = any(token and token in prompt for lm in lms for token in lm.tokenizer.all_special_tokens)
@@ -161,8 +163,8 @@ PLAIN = "as plain text, without the chat template"
 
 
 def note_form(lms: "Sequence[LM]", chat: bool) -> None:
-    """Show a note about the form in which a real model reads the prompt."""
-    if chats(lms):
+    """Show a note about the form in which a real model reads the prompt; `written` tells that of a conversation."""
+    if chats(lms) and not parse_conversation(current().prompt):
         form = f"in the chat template, as a user's message{_system(lms)}" if chat else PLAIN
         note(f"The prompt was sent {form}.")
 
@@ -174,6 +176,37 @@ def _system(lms: "Iterable[LM]") -> str:
     sent = (lm.prompt_text([{"role": "user", "content": "x"}]) for lm in lms)
     adds = any(message.role == "system" for text in sent for message in split_messages(text))
     return " after the system message that the template adds" if adds else ""
+
+
+def as_text(prompt: str, lms: "Sequence[LM]") -> str:
+    """Return a prompt as the text that models read: a conversation in the last model's chat template.
+
+    Raises:
+        DataError: the last model has no chat template, or its template refuses the conversation.
+    """
+    if not parse_conversation(prompt):
+        return prompt
+    from probe.model.asked import written_out
+
+    return written_out(prompt, *lms)
+
+
+def written(shared: SharedChoices, lms: "Sequence[LM]") -> SharedChoices:
+    """Return the choices with a conversation as text (`as_text`), and show that text; a prompt as text is unchanged.
+
+    Raises:
+        DataError: see `as_text`.
+    """
+    messages = parse_conversation(shared.prompt)
+    if not messages or not lms:
+        return shared
+    text = as_text(shared.prompt, lms)
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        count = "one message" if len(messages) == 1 else f"{len(messages)} messages"
+        note(f"The prompt was sent as a conversation of {count} in the chat template, up to the answer.")
+        with st.popover("Text that is read", icon=":material/subject:"):
+            st.text(visible(text, lines=True))
+    return replace(shared, prompt=text)
 
 
 def asked_text(lm: "LM", prompt: str, chat: bool) -> tuple[int, ...]:

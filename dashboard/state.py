@@ -9,12 +9,14 @@ from urllib.parse import parse_qs
 import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
+from dashboard.components.conversation import edit_conversation
 from dashboard.consent import name_choice
-from dashboard.data import Store, parents, read_store
+from dashboard.data import Store, parents, read_store, rollouts
 from dashboard.examples import example_prompts
 from dashboard.markdown import guard_callback, note, prose
 from dashboard.pages import page_file
 from probe.runs.addresses import is_url
+from probe.runs.captured import rollout_text
 from probe.runs.directories import shown_name
 from probe.texts import visible
 
@@ -28,6 +30,15 @@ LINK = "with_"
 BASE, ALIGNED, PROMPT, EXAMPLE = "base", "aligned", "prompt", "example"
 """Keys of the widgets above a page; the first three are also names of URL parameters."""
 
+ROLLOUT, ENDS = "rollout", "token"
+"""Names in links of a rollout of the aligned run and of the token at which the prompt ends."""
+NUMBER = 12
+"""Most digits of a number in a link."""
+LABEL = 32
+"""Height of a label above a widget, in pixels."""
+IN_ADDRESS = 8000
+"""Largest number of characters of a prompt that the URL keeps; servers and browsers refuse long addresses."""
+
 ASKED = (BASE, ALIGNED, PROMPT)
 """Choices that pages share."""
 
@@ -36,6 +47,9 @@ CHAT = {"compare": "chat", "attention": "att_chat", "logits": "log_chat", "inter
 
 COMPARE_TAB = "compare_tab"
 """Key of the open tab of Side by side, which links to it set."""
+
+ATTENTION_OF = "att_view"
+"""Key of the models whose attention is shown, which links to its page set."""
 
 DO = "int_do"
 """Key of the choice of an intervention, which links to its page set."""
@@ -205,7 +219,7 @@ def ask(asks: Sequence[str] = ASKED, default: Callable[[Store], Pair] | None = N
         default: function that returns the page's models while nobody has chosen any (`default_pair`).
     """
     store = read_store()
-    _take_link()
+    _take_link(store)
     _start(store, asks, default or default_pair)
     if not Visit.current().drawn:  # until then the browser may not have received them
         for name in asks:
@@ -228,8 +242,13 @@ def ask(asks: Sequence[str] = ASKED, default: Callable[[Store], Pair] | None = N
 
 
 def _ask_prompt(offers: Mapping[str, str]) -> str:
-    left, right = st.columns([3, 2], gap="small")
-    with right:
+    left, middle, right = st.columns([11, 7, 5], gap="small")
+    with left:
+        long = len(st.session_state.get(PROMPT) or "") > IN_ADDRESS
+        if long and PROMPT in st.query_params:
+            del st.query_params[PROMPT]
+        text = st.text_area("Prompt", key=PROMPT, bind=None if long else "query-params", height=68)
+    with middle:
         st.selectbox(
             "Example prompts",
             list(offers),
@@ -239,8 +258,10 @@ def _ask_prompt(offers: Mapping[str, str]) -> str:
             placeholder="choose one",
             on_change=_take_example,
         )
-    with left:
-        return st.text_area("Prompt", key=PROMPT, bind="query-params", height=68)
+    with right, st.container(gap=None):
+        st.space(LABEL)
+        edit_conversation(PROMPT)
+    return text
 
 
 def folders(store: Store) -> None:
@@ -344,7 +365,7 @@ def tell_again(key: str) -> str:
 
 
 def compare_link(title: str, **choices: str) -> None:
-    """Draw a link to the Compare page with choices (`base`, `aligned`, `prompt`)."""
+    """Draw a link to the Compare page with choices (see `look_link`)."""
     look_link("compare", title, ":material/compare_arrows:", **choices)
 
 
@@ -365,7 +386,9 @@ def look_link(
 ) -> None:
     """Draw a link to another page with choices (`base`, `aligned`, `prompt`).
 
-    The choices have separate parameter names, since a parameter bound to a widget keeps the widget's value.
+    The choices have separate parameter names, since a parameter bound to a widget keeps the widget's value. In place
+    of a prompt, `rollout` is the number of a rollout of the aligned run, and `token` that of the last token of its
+    completion that the prompt contains (none by default), so that no long text is in the address.
 
     Args:
         page: name of the page, such as `attention`.
@@ -382,16 +405,35 @@ def look_link(
     st.page_link(page_file(page), label=title, icon=icon, query_params=parameters, disabled=disabled)
 
 
-def _take_link() -> None:
+def _take_link(store: Store) -> None:
     """Apply a choice from a link (`look_link`), and remove it from the URL."""
-    for name in (BASE, ALIGNED, PROMPT):
-        value = st.query_params.get(LINK + name)
+    linked = {name: st.query_params.pop(LINK + name, None) for name in (*ASKED, ROLLOUT, ENDS)}
+    if linked[ROLLOUT] is not None:
+        linked[PROMPT] = _rollout_prompt(store, linked[ALIGNED] or "", str(linked[ROLLOUT]), linked[ENDS])
+    for name in ASKED:
+        value = linked[name]
         if value is None:
             continue
-        del st.query_params[LINK + name]
-        if name not in st.session_state:
+        if name not in st.session_state and (name != PROMPT or len(value) <= IN_ADDRESS):
             st.query_params[name] = value
         st.session_state[name] = value
+
+
+def _rollout_prompt(store: Store, label: str, number: str, token: str | None) -> str | None:
+    """Return the prompt of a rollout, continued up to a token if one is given; None if there is no such rollout."""
+    run = store.runs.get(label)
+    if run is None or not _is_number(number) or not (token is None or _is_number(token)):
+        return None
+    frame, _ = rollouts(run)
+    if int(number) not in frame.index:
+        return None
+    row = frame.loc[int(number)].to_dict()
+    found = None if token is None else rollout_text(run, row, int(token))
+    return str(row["prompt"]) if token is None else found and found.text
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= NUMBER
 
 
 def _start(store: Store, asks: Sequence[str], default: Callable[[Store], Pair]) -> None:

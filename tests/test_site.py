@@ -90,11 +90,15 @@ def test_the_metrics_and_equations_of_a_page_are_defined(method: str):
         assert f"| {number} |" in equations
 
 
+NOT_CAPTURED = ("follow_pair_layers",)
+"""Analyses of captures that the sample runs do not hold."""
+
+
 @pytest.mark.parametrize("page", dict.fromkeys(page for page, _ in summaries().values()))
 def test_every_analysis_is_drawn_in_the_document_of_its_page(page: str):
     places = {each["name"]: each for each in analyses.PLACE.finditer((DOCS / f"{page}.md").read_text())}
     assert set(places) == {name for name, (own, _) in summaries().items() if own == page}
-    assert all(each["models"] or each["options"] for each in places.values())
+    assert all(each["models"] or each["options"] for name, each in places.items() if name not in NOT_CAPTURED)
 
 
 def test_what_a_document_says_of_an_analysis_comes_from_its_record():

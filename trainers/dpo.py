@@ -43,6 +43,8 @@ from probe import Run
 from probe.cli import main
 from probe.commands.progress import Bar
 from probe.model.scoring import TokenLogprobs, completion_logprobs
+from probe.recording.pair_lens import PairLens, short_pairs
+from probe.recording.recorder import Instrument
 from probe.rewards.answers import AnswerSet, preference_rewards
 from probe.world import World
 from probe.world.extensions import find_annotator
@@ -237,9 +239,17 @@ def train(config: DPOConfig) -> Run:
         data=preferences.data | {"reference": fingerprint},
         texts=data_texts(rows),
         prompts=preferences.prompts,
+        instruments=pair_instruments(pairs),
         evaluation=annotator_evaluation(session, config, trainee, world, preferences.longest),
     )
     return fit(session, DPO(session, config, trainee, pairs), origin)
+
+
+def pair_instruments(pairs: Sequence[Preference]) -> list[Instrument]:
+    """Return the instrument that captures the first short pairs through the layers; none if all pairs are long."""
+    shown = short_pairs(pairs)
+    sums = torch.tensor([(pair.ref_chosen, pair.ref_rejected) for pair in shown])
+    return [PairLens(shown, sums)] if shown else []
 
 
 def annotator_evaluation(

@@ -17,16 +17,16 @@ from dashboard.components.tokens import token_rows
 from dashboard.components.transcript import Reply, show_transcript, walk
 from dashboard.data import Store
 from dashboard.markdown import guard_callback, note
-from dashboard.state import compare_link, keep
+from dashboard.state import ALIGNED, ATTENTION_OF, BASE, ENDS, ROLLOUT, compare_link, keep, look_link
 from probe.model.messages import last_words
 from probe.plotting.chips import Chip, TokenRow
 from probe.plotting.runs import token_panels
 from probe.plotting.theme import method_colour
-from probe.runs.captured import MEASURES, SIGNED, matching, token_measures, tokens
+from probe.runs.captured import MEASURES, SIGNED, matching, rollout_text, token_measures, tokens
 from probe.texts import visible
 
-ROLLOUT, TOKEN, TABLE = "rollout", "rollout_token", "rollouts-table"
-"""Keys of the chosen completion, of its token, and of the table of completions."""
+TOKEN, TABLE = "rollout_token", "rollouts-table"
+"""Keys of the token of the chosen completion (`ROLLOUT`), and of the table of completions."""
 NUMBER = "Its number in rollouts.jsonl, from 0."
 SAMPLED, STEPS, REWARD, TEXT, MEASURE = "sampled", "rollout_steps", "rollout_reward", "rollout_text", "measure"
 """Keys of the run, of the filters of completions, and of the tokens' colour."""
@@ -170,7 +170,7 @@ def one(store: Store, label: str, frame: pd.DataFrame, table: pd.DataFrame, numb
         token = choose_token(len(tokens(row)))
     show_transcript([reply(table.loc[number].to_dict())])
     measure = choose_measure([name for name in MEASURES if name in measures])
-    compare_link("Compare on this prompt", aligned=label, prompt=str(row["prompt"]))
+    links(store, label, number, row, token)
     rows = [
         completion(frame.loc[index].to_dict(), measure, method_colour(store.runs[label].method)) for index in family
     ]
@@ -188,6 +188,23 @@ def one(store: Store, label: str, frame: pd.DataFrame, table: pd.DataFrame, numb
     title = f"Rollout {number} at step {int(row['step']):,}" + describe_parts(row)
     height = 90 + 75 * len(measures)
     figure(chart, table, "rollout", title=title, height=height, source={"run": str(store.runs[label].path)})
+
+
+def links(store: Store, label: str, number: int, row: dict[Any, Any], token: int) -> None:
+    """Draw links to other pages with the prompt alone, and with the completion up to the chosen token."""
+    run, place = store.runs[label], {ALIGNED: label, ROLLOUT: str(number)}
+    parent = store.label(run.parent, run)
+    if parent is not None and store.runs[parent].checkpoints():
+        place[BASE] = parent
+    with st.container(horizontal=True, gap="medium"):
+        compare_link("Compare on this prompt", **place)
+        found = rollout_text(run, row, token)
+        if found is not None:
+            place[ENDS] = str(token)
+            own = {} if found.position is None else {"att_query": str(found.position)}
+            own |= {} if BASE in place else {ATTENTION_OF: ALIGNED}
+            look_link("attention", "Attention of this token", ":material/grid_view:", True, own, **place)
+            look_link("compare", "Side by side after this token", ":material/compare_arrows:", True, **place)
 
 
 def first_token(at: int) -> None:

@@ -12,10 +12,12 @@ from dashboard.components.figure import figure
 from dashboard.data import Store
 from dashboard.markdown import note
 from dashboard.state import keep
+from probe.analyses.catalogue import find_analysis
 from probe.attention.figures import MOST_HEADS, attention_head, attention_mosaic
 from probe.logits.figures import lens_grid
 from probe.logits.trained import answer_names
 from probe.plotting.curves import answer_curves
+from probe.plotting.notebook import title_of
 from probe.runs.captured import (
     answers_table,
     attention,
@@ -33,9 +35,11 @@ from probe.runs.reader import Run
 from probe.runs.schema import ProbePrompt
 from probe.texts import visible
 
-HEAD, TAB = "head", "training_tab"
-"""Keys of the enlarged head, and of the page's tabs: a click on the mosaic opens the tab of the head."""
+HEAD, LAYER, TAB = "head", "layer", "training_tab"
+"""Keys of the enlarged head, of the shown layer of a deep model, and of the tabs: a click on a head opens its tab."""
 ENLARGED = "Head and answers"
+MOVEMENT = "rank_movement"
+"""Analysis of the heads and layers that changed most between two captures."""
 """Title of the tab of the enlarged head."""
 
 
@@ -72,8 +76,8 @@ class Moment:
     @property
     def head(self) -> tuple[int, int]:
         """The enlarged head as (layer, head)."""
-        choice = st.session_state.get(HEAD)
-        layer, _, head = (choice if choice in self.heads else self.heads[0])[1:].partition("H")
+        choice = st.session_state.get(HEAD, st.query_params.get(HEAD))
+        layer, _, head = (choice if choice in self.heads else data.moved_head(self.run))[1:].partition("H")
         return int(layer), int(head)
 
     @property
@@ -167,7 +171,7 @@ def main_figure(moment: Moment) -> None:
         )
         return
     weights, first = moment.weights, len(tokens) - moment.weights.shape[2]
-    layers = choose_layers(weights)
+    layers = choose_layers(weights, moment.head[0])
     table = attention_table(weights[layers], tokens, layers)
     shown = weights[layers][..., first:]
     chart = attention_mosaic(shown, tokens[first:], layers=layers, chosen=moment.head, height=410)
@@ -177,12 +181,13 @@ def main_figure(moment: Moment) -> None:
         note(f"{moment.rows} The map shows them among each other; the enlarged head shows all keys.")
 
 
-def choose_layers(weights: np.ndarray) -> list[int]:
-    """Return all layers, or let the reader choose one if there are too many."""
+def choose_layers(weights: np.ndarray, first: int) -> list[int]:
+    """Return all layers, or let the reader choose one if there are too many, at the beginning the `first`."""
     depth, heads = weights.shape[:2]
     if depth * heads <= MOST_HEADS:
         return list(range(depth))
-    return [st.select_slider("Layer", list(range(depth)), key="layer", bind="query-params")]
+    layers = list(range(depth))
+    return [st.select_slider("Layer", layers, key=keep(LAYER, layers, first), bind="query-params")]
 
 
 def detail_figures(moment: Moment) -> None:
@@ -209,10 +214,28 @@ def detail_figures(moment: Moment) -> None:
         st.text(visible(moment.prompt.text, lines=True))
 
 
+def movement_figures(moment: Moment) -> None:
+    """Draw which heads and layers changed most while the run was trained; a click on a head enlarges it."""
+    with data.quiet():
+        found = find_analysis(MOVEMENT).function(run=moment.run.path)
+    name = "L{}H{}".format(*moment.head)
+    note(found.sentence(name))
+    charts = found.figures(name)
+    for row in (list(charts)[:2], list(charts)[2:]):
+        for column, each in zip(st.columns(len(row), gap="medium"), row, strict=True):
+            act = _take_head if each == next(iter(charts)) else None
+            with column:
+                title = title_of(charts[each], each) + " (click a head)" * (act is not None)
+                figure(charts[each], found.data(each), each, title=title, source=moment.source, on_select=act)
+    for remark in found.notes:
+        note(remark)
+
+
 def head_figure(moment: Moment) -> None:
     """Draw the chosen head enlarged."""
-    st.selectbox("Head", moment.heads, key=HEAD, bind="query-params", format_func=visible)
     layer, head = moment.head
+    key = keep(HEAD, moment.heads, f"L{layer}H{head}")
+    st.selectbox("Head", moment.heads, key=key, bind="query-params", format_func=visible)
     whole = whole_head(moment.tensors, moment.index, (layer, head))
     weights = moment.weights[layer, head] if whole is None else whole
     table = attention_table(weights[None, None], moment.prompt.tokens, [layer]).assign(head=head)
@@ -225,4 +248,5 @@ def _take_head(points: list[dict]) -> None:
     custom = points[0].get("customdata")
     if custom:
         st.session_state[HEAD] = custom[0]
+        st.session_state[LAYER] = int(custom[0][1:].partition("H")[0])
         st.session_state[TAB] = ENLARGED

@@ -98,7 +98,8 @@ class Input:
 SHARED = {"prompt": Input("Prompt", shared="prompt"), "chat": Input("Chat template", key="chat")}
 """Inputs that several analyses share, by name."""
 Prompt = Annotated[str, SHARED["prompt"]]
-"""Prompt given to the models: the text field at the top of every page, `--prompt` on the command line."""
+"""Prompt given to the models: the text field at the top of every page, `--prompt` on the command line. Both take a
+conversation as JSON, too (`Analysis.settled`)."""
 Asked = Annotated[str | Sequence[int], Input("Prompt", shared="prompt", type=str)]
 """Prompt as text; Python callers may pass token ids instead."""
 Chat = Annotated[bool, SHARED["chat"]]
@@ -442,9 +443,19 @@ class Analysis:
     def settled(self, values: Mapping[str, Any], *lms: "LM") -> dict[str, Any]:
         """Return the inputs with one value for all models where each model alone would choose its own.
 
+        A prompt that is a conversation in JSON becomes its text in the last model's chat template.
+
         Raises:
             ProbeError: the models or the inputs cannot be used.
         """
+        from probe.model.asked import written_out
+
+        for name in self.inputs:
+            said = values.get(name)
+            if self.about_input(name).shared == "prompt" and isinstance(said, str):
+                text = written_out(said, *lms)
+                plain = {"chat": False} if text != said and "chat" in self.inputs else {}
+                values = {**values, name: text, **plain}
         several = self.models != PAIR and len(lms) > 1
         return {**values, **(self.settle(lms, **self.complete(values, *lms)) if self.settle and several else {})}
 

@@ -7,7 +7,8 @@
 - circuits computed from the weights alone: `read_circuits`, `compose_heads`
 - attention through all layers: `attention_rollout`
 - statistics over long texts, without storing the patterns: `attention_statistics`
-- attention that a run captured: `captured_attention` at one step, `follow_attention` through training
+- attention that a run captured: `captured_attention` at one step, `follow_attention` through training,
+  `rank_movement` of all heads and layers between two steps
 """
 
 import lazy_loader

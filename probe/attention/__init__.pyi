@@ -1,3 +1,4 @@
+from .captured_movement import rank_movement as rank_movement
 from .circuits import compose_heads as compose_heads
 from .circuits import read_circuits as read_circuits
 from .head_stages import read_stages as read_stages

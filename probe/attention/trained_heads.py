@@ -41,7 +41,7 @@ from probe.runs.captured import (
     numbers_of,
     usual_prompt,
 )
-from probe.runs.captures import Captures
+from probe.runs.captures import Captures, Tensors
 from probe.runs.reader import Run
 from probe.ticks import Tick, ignore
 
@@ -157,13 +157,22 @@ def read_captured(captures: Captures, index: int, step: int) -> PromptAttention:
     if step not in captures.steps:
         raise DataError(f"Step {step:,} was not captured: give one of {', '.join(map(str, captures.steps))}.")
     prompt, tensors = captures.prompts[index], captures.load(step)
+    require_attention(tensors)
+    pattern = attention(tensors, index, prompt).astype(np.float32)
+    return PromptAttention(list(prompt.tokens), list(prompt.token_ids), prompt.length, pattern)
+
+
+def require_attention(tensors: Tensors) -> None:
+    """Check that a capture holds attention.
+
+    Raises:
+        DataError: it does not.
+    """
     if not has_attention(tensors):
         raise DataError(
             "The captures of this run hold no attention: its model has blocks without heads, or other parts were chosen"
             " with --capture."
         )
-    pattern = attention(tensors, index, prompt).astype(np.float32)
-    return PromptAttention(list(prompt.tokens), list(prompt.token_ids), prompt.length, pattern)
 
 
 def _open(run: Path, prompt: str, captured: str | None) -> tuple[Captures, int]:

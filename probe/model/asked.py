@@ -3,7 +3,20 @@
 from collections.abc import Sequence
 
 from probe.model.lm import LM
+from probe.model.messages import parse_conversation
 from probe.model.text import encode
+
+
+def written_out(prompt: str, *lms: LM) -> str:
+    """Return a prompt as text: a conversation in JSON in the last model's chat template, any other text unchanged.
+
+    The template opens the answer that the model is to write (`probe.model.messages.parse_conversation`).
+
+    Raises:
+        DataError: it is a conversation, and there is no template, or the template refuses it.
+    """
+    messages = parse_conversation(prompt) if lms else []
+    return lms[-1].prompt_text([{"role": each.role, "content": each.text} for each in messages]) if messages else prompt
 
 
 def asked_ids(lm: LM, prompt: str | Sequence[int], chat: bool) -> list[int]:

@@ -1,7 +1,12 @@
-"""Messages of a dialogue, read back from the text of a prompt or an answer by the markers of common chat templates."""
+"""Messages of a dialogue: read back from a text by the markers of common chat templates, or given as JSON."""
 
+import json
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
+
+from probe.rows import is_messages
+from probe.untrusted import parse_json
 
 _BEGIN = re.compile(
     r"<\|im_start\|>(?P<chatml>\w+)\n?"  # ChatML: SmolLM, Qwen
@@ -55,3 +60,27 @@ def last_words(text: str, length: int) -> str:
         return whole
     cut, _, words = whole[1 - length :].partition(" ")
     return f"\u2026 {words}" if words else f"\u2026{cut}"
+
+
+MOST_MESSAGES = 100
+"""Largest number of messages of a conversation."""
+
+
+def parse_conversation(text: str) -> list[Message]:
+    """Return the messages of a prompt that is a conversation in JSON: `[{"role": "user", "content": "Hi"}, ...]`.
+
+    It is empty for any other text, and for more than `MOST_MESSAGES` messages.
+    """
+    if not text.lstrip().startswith("["):
+        return []
+    try:
+        value = parse_json(text)
+    except ValueError:
+        return []
+    known = is_messages(value) and len(value) <= MOST_MESSAGES
+    return [Message(each["role"], each["content"]) for each in value] if known else []
+
+
+def write_conversation(messages: Sequence[Message]) -> str:
+    """Return messages as the JSON that `parse_conversation` reads."""
+    return json.dumps([{"role": each.role, "content": each.text} for each in messages], ensure_ascii=False)

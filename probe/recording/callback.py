@@ -15,7 +15,9 @@ trainer:
     trainer.add_callback(ProbeCallback("runs/mine", trainer=trainer))
 
 A model of RewardTrainer is captured as a language model over the decoder in training, with the unembedding of its
-original model, and with the reward at every token of four training pairs; evaluations record held-out pairs.
+original model, and with the reward at every token of four training pairs; evaluations record held-out pairs. With
+DPOTrainer captures hold the log-probabilities of chosen and rejected completions of four training pairs after every
+layer.
 
 An adapter of peft is captured, and saved, merged into a copy of its base. Captures and checkpoints need the whole model
 in one process; if its weights are spread over several (FSDP, DeepSpeed stage 3), only metrics are written; a message at
@@ -45,7 +47,9 @@ from probe.model.references import resolve
 from probe.model.rewards import RewardModel
 from probe.recording import trl_rollouts
 from probe.recording.capture_plan import CaptureOptions
+from probe.recording.pair_lens import PairLens, short_pairs
 from probe.recording.recorder import Instrument, Prompt, Recorder, ReferenceKL, leave_undisturbed, watch
+from probe.recording.reward_shift import LogitsFn
 from probe.recording.reward_tokens import RewardTokens, TextPair, pair_rows, split_pair
 from probe.runs.addresses import is_run
 from probe.runs.captures import Captures
@@ -158,13 +162,15 @@ class ProbeCallback(TrainerCallback):
         if self.every and _is_whole(model) and (_predicts_tokens(model) or self._language is not None):
             try:
                 view = self._view()
+                preferred = METHODS.get(type(args).__name__) == "dpo"
+                pairs = short_pairs(_pairs(given.get("train_dataloader"), HELD_OUT)) if preferred else []
                 self._recorder = watch(
                     view,
                     self.writer,
                     prompts=self.prompts,
                     every=self.every,
                     capture=self.capture,
-                    instruments=self._instruments(view, int(state.global_step)),
+                    instruments=self._instruments(view, int(state.global_step), pairs),
                 )
                 self._notes += [self._recorder.left_out] if self._recorder.left_out else []
                 self._recorder.step(int(state.global_step))
@@ -257,24 +263,26 @@ class ProbeCallback(TrainerCallback):
             model = self._language
         return LM(model, self._tokenizer, ref=str(getattr(model.config, "_name_or_path", "")), run_dir=self.path)
 
-    def _instruments(self, view: LM, step: int) -> list[Instrument]:
-        """Return the further instruments of captures: rewards of pairs, and the KL to the reference.
-
-        At step 0 the reference is the model itself.
-        """
+    def _instruments(self, view: LM, step: int, pairs: Sequence[TextPair]) -> list[Instrument]:
+        """Return the further instruments of captures: pairs, and the KL to the reference."""
         if "rewards" not in self.capture.parts:
             return []
         instruments: list[Instrument] = [self._head] if self._head and self._head.pairs else []
+        reference = self._reference_logits(view, step)
+        if pairs:
+            instruments.append(PairLens(pairs, reference))
+        return instruments if reference is None else [*instruments, ReferenceKL(reference)]
+
+    def _reference_logits(self, view: LM, step: int) -> LogitsFn | None:
+        """Return the logits of the reference, if there is one; at step 0 it is the model itself."""
         origin = self._reference
-        if origin is None:
-            return instruments
-        if not step:
-            return [*instruments, ReferenceKL(view.logits)]
+        if origin is None or not step:
+            return None if origin is None else view.logits
         try:
             resolve(origin)
         except ProbeError:  # a resumed training whose base is gone
-            return instruments
-        return [*instruments, ReferenceKL(lambda rows: LM.load(origin, device=view.device).logits(rows))]
+            return None
+        return lambda rows: LM.load(origin, device=view.device).logits(rows)
 
     def _capture(self, step: int) -> None:
         assert self._recorder is not None
@@ -367,10 +375,14 @@ def _gives_rewards(model: nn.Module) -> bool:
 
 
 def _pairs(loader: Any, most: int) -> list[TextPair]:
-    """Return the first pairs of a RewardTrainer's data, except those whose two texts have no common beginning."""
+    """Return the first pairs of the data of a RewardTrainer or a DPOTrainer.
+
+    Whole texts (RewardTrainer) are split after their common beginning; pairs without one are left out.
+    """
     rows = [] if loader is None else list(islice(loader.dataset, most))
     names = ("chosen_ids", "rejected_ids")
-    pairs = [split_pair(*(row[name] for name in names)) for row in rows if all(name in row for name in names)]
+    sides = [([*row.get("prompt_ids", ())], *(row[n] for n in names)) for row in rows if all(n in row for n in names)]
+    pairs = [TextPair(first, [*a], [*b]) if first else split_pair(a, b) for first, a, b in sides]
     return [pair for pair in pairs if pair.prompt]
 
 

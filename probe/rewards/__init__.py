@@ -6,7 +6,8 @@
 - effect of each preference of an annotator, one at a time: `separate_causes`
 - which tokens earn a reward: `compare_completions`, `contrast`
 - final rewards and KL of policies over several trainings: `compare_trainings`
-- rewards over training: `follow_rewards`, `follow_pairs`
+- rewards over training: `follow_rewards`, `follow_pairs`; chosen and rejected completions through the layers:
+  `follow_pair_layers`
 - distance of a policy from the optimum (E12): `kl_to_optimal`
 - a model against the world: `evaluate`
 

@@ -8,5 +8,6 @@ from .evaluation import evaluate as evaluate
 from .optimum import kl_to_optimal as kl_to_optimal
 from .over_trainings import compare_trainings as compare_trainings
 from .overoptimisation import fit_overoptimisation as fit_overoptimisation
+from .pair_layers import follow_pair_layers as follow_pair_layers
 from .places import place_policies as place_policies
 from .token_effects import contrast as contrast

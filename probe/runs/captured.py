@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -106,6 +106,36 @@ def most_moved(first: Tensors, last: Tensors, prompts: Sequence[ProbePrompt]) ->
         for i, prompt in enumerate(prompts)
     ]
     return int(np.argmax(changes))
+
+
+def head_movement(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return how far each head moved on one prompt, [D H], and the part among tokens other than the first.
+
+    A row with one key cannot move and is left out. With change d of a row's weights, the first is half the sum of |d|;
+    the second is that minus |d| of the first token, which is what the sink's gain or loss alone requires.
+
+    Args:
+        before: [D H R T] attention of the prompt's last R queries at one step.
+        after: the same at another step.
+    """
+    change = after.astype(np.float32) - before.astype(np.float32)
+    rows, keys = change.shape[-2:]
+    change = change[:, :, 1 if rows == keys > 1 else 0 :]
+    moved = np.abs(change).sum(-1) / 2
+    return moved.mean(-1), np.maximum(moved - np.abs(change[..., 0]), 0).mean(-1)
+
+
+def heads_moved(first: Tensors, last: Tensors, prompts: Sequence[ProbePrompt]) -> tuple[np.ndarray, np.ndarray]:
+    """Return how far each head moved between two captures with attention, mean over the prompts (`head_movement`).
+
+    Heads that were not captured are NaN.
+    """
+    found = [
+        head_movement(*(attention(tensors, index, prompt) for tensors in (first, last)))
+        for index, prompt in enumerate(prompts)
+    ]
+    moved, others = (np.mean(each, axis=0) for each in zip(*found, strict=True))
+    return moved, others
 
 
 def captures_of(run: Path) -> Captures:
@@ -325,6 +355,46 @@ def rollout_table(frame: pd.DataFrame) -> pd.DataFrame:
         table[column] = as_numbers(list(table[column])).set_axis(table.index)
     parts = [name for name in table.columns if name.startswith("reward: ")]
     return table.drop(columns=parts if len(parts) == 1 else []).dropna(axis="columns", how="all")
+
+
+class RolloutText(NamedTuple):
+    """Prompt and completion of a rollout up to one of its tokens."""
+
+    text: str
+    """Text that ends with the token."""
+    position: int | None
+    """Position of the token in the text, special tokens of the tokenizer counted; None without a tokenizer."""
+
+
+def rollout_text(run: "Run", row: Row, token: int) -> RolloutText | None:
+    """Return the prompt and the completion of a rollout up to and including a token, as a text.
+
+    Args:
+        run: run that recorded the rollout; the tokenizer of its newest checkpoint, if there is one, reads the tokens.
+        row: rollout as recorded.
+        token: number of the token in the completion, from 0.
+
+    Returns:
+        None if the rollout has no such token, or the text is not known to give the same tokens again: it splits into
+        others, or, without a tokenizer, the recorded pieces do not make up the completion.
+    """
+    prompt, tokenizer, ids = str(row.get("prompt", "")), _run_tokenizer(run), row.get("token_ids")
+    if tokenizer is None:
+        parts = tokens(row)[: token + 1]
+        text = "".join(parts).replace("\u00b7", " ").replace("\u21b5", "\n").replace("\u21e5", "\t")
+        whole = str(row.get("completion", "")).lstrip()
+        known = 0 <= token < len(parts) and isinstance(row.get("tokens"), list) and whole.startswith(text.lstrip())
+        return RolloutText(prompt + text, None) if known else None
+    if not isinstance(ids, list) or not 0 <= token < len(ids):
+        return None
+    own = ids[: token + 1]
+    if not all(type(each) is int and 0 <= each < 2**31 for each in own):
+        return None
+    completion = tokenizer.decode(own, skip_special_tokens=False)
+    for text in (f"{prompt}{completion}", f"{prompt} {completion}"):
+        if tokenizer.encode(text, add_special_tokens=False).ids[-len(own) :] == own:
+            return RolloutText(text, len(tokenizer.encode(text).ids) - 1)
+    return None
 
 
 def matching(

@@ -77,9 +77,14 @@ CAPTURE_DTYPES = {
     "neuron_ids": "int32",
     "neuron_attribution": "float32",
     "reference_kl": "float32",
+    "pair_ids": "int32",
+    "pair_prompt": "int32",
+    "pair_lens_logprobs": "float32",
+    "pair_ref_logprobs": "float32",
 }
-"""Tensors that the recorder writes, and their stored types; `probe.recording.recorder.ReferenceKL` gives the last one.
-Other tensors keep their type."""
+"""Tensors that the recorder writes, and their stored types; `reference_kl` is made by
+`probe.recording.recorder.ReferenceKL`, those of pairs by `probe.recording.pair_lens.PairLens`. Other tensors keep their
+type."""
 
 CAPTURE_AXES = {
     "attention": "P D H T T",
@@ -98,9 +103,13 @@ CAPTURE_AXES = {
     "neuron_ids": "P D n",
     "neuron_attribution": "P D n",
     "reference_kl": "P T",
+    "pair_ids": "Q 2 C",
+    "pair_prompt": "Q",
+    "pair_lens_logprobs": "Q 2 D+1 C",
+    "pair_ref_logprobs": "Q 2",
 }
-"""Axes of these tensors: P prompts, T tokens, D blocks, H heads, k most probable tokens, A answers, n
-neurons."""
+"""Axes of these tensors: P prompts, T tokens, D blocks, H heads, k most probable tokens, A answers, n neurons, Q pairs,
+C tokens of a pair's prompt and completion."""
 
 
 class RunWarning(UserWarning):

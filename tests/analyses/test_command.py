@@ -91,3 +91,19 @@ def test_on_a_terminal(two: list[str]):
     assert status == 0
     assert "Matrices, 10 of" in shown
     assert "Left out on a terminal of this width" in shown
+
+
+def test_a_prompt_may_be_a_conversation(two: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    turns = [{"role": "user", "content": "where does helen live ?"}, {"role": "assistant", "content": "oslo"}]
+    turns.append({"role": "user", "content": "i think helen lives in lyon . where does helen live ?"})
+    lm = LM.load(two[0])
+    for name in ("logit_lens", "read_attention", "steer_answers"):
+        words = ["show", name, *two[:1], "--json"] + ["--random", "1"] * (name == "steer_answers")
+        assert main([*words, "--prompt", json.dumps(turns)]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert main([*words, "--prompt", lm.prompt_text(turns)]) == 0
+        assert told == json.loads(capsys.readouterr().out), name
+    lm.tokenizer.chat_template = None
+    lm.save(tmp_path / "plain")
+    assert main(["show", "logit_lens", str(tmp_path / "plain"), "--prompt", json.dumps(turns)]) == 2
+    assert "This model's tokenizer has no chat template for messages: give the prompt as" in capsys.readouterr().err

@@ -57,3 +57,22 @@ def test_a_link_opens_the_tab_of_its_choices_and_they_last(page: Page, server: A
     other.goto(page.url)
     expect(other.get_by_role("combobox", name="Colour")).to_have_value("margin")
     other.close()
+
+
+@pytest.mark.slow
+def test_turns_become_the_prompt_and_the_address(page: Page, server: Any):
+    sentence = open_page(page, server, "logits")
+    before = sentence.inner_text()
+    page.get_by_role("button", name="Turns").click()
+    page.get_by_role("button", name="Add a turn").click()
+    page.get_by_label("Text of turn 2", exact=True).fill("oslo")
+    page.get_by_role("button", name="Add a turn").click()
+    page.get_by_label("Text of turn 3", exact=True).fill("where does mira live ?")
+    page.get_by_role("button", name="Use as the prompt").click()
+    expect(page.get_by_text("The prompt was sent as a conversation of 3 messages")).to_be_visible()
+    expect(page).to_have_url(re.compile("prompt=.*assistant"))
+    expect(sentence).not_to_have_text(before)
+    other = page.context.new_page()
+    other.goto(page.url)
+    expect(other.locator("h3").first).to_have_text(sentence.inner_text())
+    other.close()

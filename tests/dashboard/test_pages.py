@@ -6,12 +6,14 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from dashboard.examples import NEUTRAL
 from dashboard.pages import page_file
-from probe.runs import RunWriter
+from probe.runs import RunWriter, open_run
+from probe.runs.captured import heads_moved
 from tests.dashboard import store
 from tests.dashboard.pages import (
     FEW,
@@ -19,6 +21,8 @@ from tests.dashboard.pages import (
     chart,
     heading,
     linked,
+    names,
+    open_tab,
     read,
     token_rows,
     turn_to,
@@ -271,6 +275,22 @@ def test_a_head_is_chosen_and_framed(show: Show, runs: Path):
     assert (box["x0"] + box["x1"]) / 2 == marks["x"][3]
 
 
+def test_training_opens_at_the_head_that_moved_most(show: Show, runs: Path):
+    captures = open_run(runs / "dpo-agreeable").captures()
+    moved, _ = heads_moved(*(captures.load(captures.steps[at]) for at in (0, -1)), captures.prompts)
+    layer, head = np.unravel_index(int(moved.argmax()), moved.shape)
+    app = show(runs, page="training/page.py")
+    assert app.selectbox(key="head").value == f"L{layer}H{head}"
+    open_tab(app, "What moved")
+    assert f", L{layer}H{head} moved most: " in read(app)
+    ranking = chart(app, "moved-heads")["data"][0]
+    np.testing.assert_allclose(values(ranking["x"]), np.sort(moved.ravel())[::-1], rtol=1e-5)
+    assert {"moved-layers", "moved-steps"} <= set(names(app))
+    app = show(runs, page="attention/page.py", att_view="captures", att_tab="What moved while training", att_to="20")
+    assert f"From step 0 to step 20 of {app.selectbox(key='att_watched').value}, " in read(app)
+    assert "moved-heads" in names(app)
+
+
 def test_the_url_brings_a_view_of_training_back(show: Show, runs: Path):
     app = show(runs, page="training/page.py", step="10", show="Lens", watched="base", section="optimiser", head="L1H0")
     assert app.select_slider(key="step").value == 10
@@ -288,6 +308,9 @@ def test_a_deep_model_shows_one_layer_of_heads_at_a_time(show: Show, tmp_path: P
     app.select_slider(key="layer").set_value(13).run()
     assert list(chart(app, "heads")["layout"]["yaxis"]["ticktext"]) == ["L13"]
     assert not app.exception
+    app = show(tmp_path, page="training/page.py", head="L7H2")
+    assert list(chart(app, "heads")["layout"]["yaxis"]["ticktext"]) == ["L7"], "the layer is that of the head"
+    assert "What moved" not in [tab.label for tab in app.tabs], "there is one capture only"
 
 
 def test_compare_says_who_answers_what_and_where_they_part(show: Show, runs: Path):

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 import probe
+from probe.attention import rank_movement
 from probe.recording import CaptureOptions
 from probe.runs import open_run
 from tests.dashboard.pages import Show, names, read
@@ -57,6 +58,14 @@ def test_a_lens_at_the_last_tokens_is_drawn(show: Show, partial: Path):
     assert not app.exception
     assert not app.error
     assert "lens" in names(app)
+
+
+@pytest.mark.parametrize("run", ["rows", "heads", "attention"])
+def test_movement_is_ranked_by_what_was_captured(partial: Path, run: str):
+    found = rank_movement(run=partial / run)
+    assert len(found.table()) == (1 if run == "heads" else 8)
+    assert "no head moved" in found.sentence()
+    assert ("moved-layers" in found.figures()) == (run != "attention")
 
 
 @pytest.mark.parametrize("run", ["rows", "heads", "attention"])

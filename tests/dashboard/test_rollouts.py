@@ -1,14 +1,19 @@
 """Rollouts on the Training page: the table, its filters, one completion token by token, and its URL."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from dashboard.components import rollouts
-from probe.runs import RunWriter
+from probe import LM
+from probe.analyses import find_analysis
+from probe.model.text import encode, pieces
+from probe.runs import RunWriter, open_run
+from probe.runs.captured import rollout_text
 from tests.dashboard import store
-from tests.dashboard.pages import Show, heading, linked, open_tab, read, token_rows
+from tests.dashboard.pages import Show, heading, linked, open_tab, opened, read, token_rows
 
 PAGE = "training/page.py"
 
@@ -142,3 +147,75 @@ def test_a_rollout_opens_its_prompt_in_compare(show: Show, runs: Path, sampled: 
     assert not app.exception
     assert app.text_area(key="prompt").value == "what is it ? 1"
     assert app.selectbox(key="aligned").value == "rlvr"
+
+
+@pytest.fixture(scope="module")
+def policy(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run `base`, and a policy with its weights and one rollout of its tokens."""
+    root = tmp_path_factory.mktemp("policy")
+    shutil.copytree(runs / "base", root / "base")
+    lm = LM.load(root / "base")
+    prompt = "<user> where does mira live ? <bot>"
+    ids = encode(lm.tokenizer, f"{prompt} oslo . rome")[len(encode(lm.tokenizer, prompt)) :]
+    row = {
+        "step": 1,
+        "prompt": prompt,
+        "completion": "oslo . rome",
+        "token_ids": ids,
+        "tokens": pieces(lm.tokenizer, ids),
+    }
+    world = open_run(root / "base").world
+    with RunWriter.create(root / "rlvr", method="rlvr", config={}, parent="base", world=world) as run:
+        run.log(1, {"reward": 1.0})
+        run.rollouts([row, row | {"prompt": "long " * 3000}])
+        with run.checkpoint(1) as folder:
+            lm.save(folder)
+    return root
+
+
+def test_a_token_of_a_rollout_opens_its_attention(show: Show, policy: Path):
+    app = show(policy, page=PAGE, runs="rlvr", rollout="0", rollout_token="1")
+    query = linked(app, "Attention of this token")
+    assert max(map(len, query.values())) < 20, "the address names the token, and holds no text"
+    lm = LM.load(policy / "rlvr")
+    prompt = "<user> where does mira live ? <bot> oslo ."
+    ids = encode(lm.tokenizer, prompt)
+    attention = show(policy, page="attention/page.py", **query)
+    assert not attention.exception
+    assert attention.text_area(key="prompt").value == prompt
+    assert [attention.selectbox(key=key).value for key in ("base", "aligned")] == ["base", "rlvr"]
+    assert opened(attention) == find_analysis("read_stages").title
+    assert attention.selectbox(key="att_query").value == len(ids) - 1
+    assert attention.selectbox(key="att_query").options[-1] == f"{len(ids) - 1}: ."
+    compare = show(policy, page="compare/page.py", **linked(app, "Side by side after this token"))
+    assert compare.text_area(key="prompt").value == prompt
+    assert not compare.exception
+
+
+def test_a_long_prompt_stays_out_of_the_address(show: Show, policy: Path):
+    app = show(policy, page=PAGE, runs="rlvr", rollout="1")
+    compare = show(policy, page="compare/page.py", **linked(app, "Compare on this prompt"))
+    assert compare.text_area(key="prompt").value == "long " * 3000
+    assert "prompt" not in compare.query_params
+
+
+@pytest.mark.parametrize("token", ["99", "-1", "1e3", "9" * 5000, "\u0663"])
+def test_a_link_to_no_token_leaves_the_prompt(show: Show, policy: Path, token: str):
+    app = show(policy, page="attention/page.py", with_aligned="rlvr", with_rollout="0", with_token=token)
+    assert not app.exception
+    assert app.text_area(key="prompt").value not in (None, "")
+
+
+def test_a_text_that_splits_otherwise_is_not_offered(policy: Path, tmp_path: Path):
+    run, row = open_run(policy / "rlvr"), open_run(policy / "rlvr").rollouts().iloc[0].to_dict()
+    found = rollout_text(run, row, 0)
+    assert found is not None
+    assert found.text.endswith("<bot> oslo")
+    (tmp_path / "bare").mkdir()
+    bare = RunWriter.create(tmp_path / "bare", method="rlvr", config={})
+    bare.finish("finished")
+    pieces = {"prompt": "<a>", "completion": "14 + 2", "tokens": ["1", "4", "\u00b7+", "\u00b7", "2", "<|im_end|>"]}
+    without = [rollout_text(open_run(bare.path), pieces, token) for token in (1, 2, 4, 5, 6, -1)]
+    assert without == [("<a>14", None), ("<a>14 +", None), ("<a>14 + 2", None), None, None, None]
+    for ids in (None, "x", ["1"], [-1], [2**40], [10_000]):
+        assert rollout_text(run, row | {"token_ids": ids}, 0) is None

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -114,6 +114,17 @@ def test_default_prompts_that_the_tokenizer_cannot_read_are_named_in_the_runs_me
     assert "\u201cThe capital of France is\u201d" in str(run.message)
 
 
+@torch.no_grad()
+def completions(lm: LM, row: Mapping[str, list[int]]) -> list[float]:
+    """log pi of the chosen and of the rejected completion, by transformers alone."""
+    sums, start = [], len(row["prompt_ids"])
+    for name in ("chosen_ids", "rejected_ids"):
+        ids = torch.tensor([[*row["prompt_ids"], *row[name]]])
+        logprobs = lm.model(ids).logits.log_softmax(-1)[0, start - 1 : -1]
+        sums.append(float(logprobs.gather(-1, ids[0, start:, None]).sum()))
+    return sums
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # TRL's own use of transformers
 def test_trls_dpo(tmp_path: Path, trl: Any):
     from datasets import Dataset
@@ -147,6 +158,15 @@ def test_trls_dpo(tmp_path: Path, trl: Any):
     assert run.config["beta"] == 0.3
     divergences = [run.captures().load(step)["reference_kl"].max() for step in (0, 10)]
     assert divergences[0] == 0 < 0.1 < divergences[1]
+    tensors, row = run.captures().load(10), maker.train_dataset[0]
+    assert tensors["pair_lens_logprobs"].shape[:3] == (4, 2, 3)
+    ids = [[*row["prompt_ids"], *row[side]] for side in ("chosen_ids", "rejected_ids")]
+    assert [[int(id) for id in side if id >= 0] for side in tensors["pair_ids"][0]] == ids
+    assert tensors["pair_prompt"].tolist() == [len(row["prompt_ids"])] * 4
+    sums = {where: completions(LM.load(where), row) for where in (base, run.path)}
+    own = tensors["pair_lens_logprobs"][0, :, -1].sum(-1)
+    np.testing.assert_allclose(own, sums[run.path], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(tensors["pair_ref_logprobs"][0], sums[base], rtol=1e-4, atol=1e-4)
     prompt, good, bad = "where does mira lives ?", " oslo", " rome"
 
     def margin(model: LM) -> float:

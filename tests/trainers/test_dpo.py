@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -15,6 +16,7 @@ from torch import nn
 from probe import LM
 from probe.errors import ConfigError
 from probe.model.text import split
+from probe.rewards import follow_pair_layers
 from probe.world import World
 from probe.world.extensions import find_annotator
 from tests.trainers.conftest import figures
@@ -266,6 +268,20 @@ def test_run_on_the_world(config: Callable[..., DPOConfig], world_run: Path) -> 
     assert run.world == World().to_dict()
     assert run.captures().steps == [0, 15, 30]
     assert run.meta["data"]["reference"] == LM.load(world_run).weights_fingerprint
+    first, last = (run.captures().load(step) for step in (0, 30))
+    sums = [each["pair_lens_logprobs"][:, :, -1].sum(-1) for each in (first, last)]
+    np.testing.assert_allclose(sums[0], first["pair_ref_logprobs"], rtol=1e-4, atol=1e-4)
+    ids = [[[int(id) for id in side if id >= 0] for side in pair] for pair in last["pair_ids"]]
+    sizes = last["pair_prompt"]
+    with torch.no_grad():
+        trained = [
+            [float(slow_logprob(LM.load(run.path).model, side[:size], side[size:])) for side in pair]
+            for pair, size in zip(ids, sizes, strict=True)
+        ]
+    np.testing.assert_allclose(sums[1], trained, rtol=1e-4, atol=1e-4)
+    implicit = follow_pair_layers(run=run.path).table().dropna()
+    np.testing.assert_allclose(implicit[implicit["step"] == 0]["implicit_margin"], 0, atol=1e-4)
+    assert implicit[implicit["step"] == 30]["implicit_margin"].mean() > 0
 
 
 def test_pairs_of_the_annotators_differ_and_samples_are_the_models_own(world_run: Path) -> None:

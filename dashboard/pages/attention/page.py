@@ -11,12 +11,12 @@ from dashboard import data
 from dashboard.analysis import CHAT, code, draw, draw_below, draw_results, keys_of
 from dashboard.components.badge import trust_badge
 from dashboard.components.details import TAB_DETAILS
-from dashboard.components.step_views import choose_moment
+from dashboard.components.step_views import MOVEMENT, choose_moment
 from dashboard.components.tabs import open_tab
 from dashboard.inputs import Page
 from dashboard.markdown import finding, note, say, sentence_place
-from dashboard.sides import Role, Side, ask_for_model, asked_text, choose_chat, load_side, note_form
-from dashboard.state import SharedChoices, current, keep
+from dashboard.sides import Role, Side, ask_for_model, asked_text, choose_chat, load_side, note_form, written
+from dashboard.state import ATTENTION_OF, SharedChoices, current, keep
 from dashboard.without_base import draw_stored
 from probe.analyses.catalogue import find_analysis
 from probe.attention.one_score import SCORES, score_label
@@ -47,7 +47,7 @@ def choose_view(shared: SharedChoices) -> str:
     """Let the reader choose the source of the patterns; by default both models, if both are chosen."""
     flags = [bool(shared.reference(choice)) for choice in (shared.base, shared.aligned)]
     default = "both" if all(flags) else "aligned" if flags[1] else "base"
-    key = keep("att_view", VIEWS, default)
+    key = keep(ATTENTION_OF, VIEWS, default)
     hint = "Captures: of a training run."
     view = st.segmented_control("Patterns of", list(VIEWS), key=key, bind="query-params", required=True, help=hint)
     return str(view or default)
@@ -91,6 +91,8 @@ def choose_score() -> str:
 def look_inside(shared: SharedChoices, sides: Sequence[Side], own: Page) -> None:
     """Draw the patterns of one or two models on the prompt, or statistics of a long prompt, and the tabs."""
     lms, writer = [side.lm for side in sides], sides[-1].lm
+    shared = written(shared, lms)
+    own = replace(own, shared=shared)
     with own.row or st.container():
         row, middle, right = st.columns([9, 5, 5], gap="medium", vertical_alignment="bottom")
     with middle:
@@ -142,12 +144,15 @@ def look_back(shared: SharedChoices, own: Page) -> None:
     below = replace(below, given=below.given | {"since": found.starts or len(found.results) > 1})
     tabs: dict[str, Callable[[], None]] = {
         TRAINED: partial(draw_below, TRAINED, below),
+        MOVEMENT: partial(draw_below, MOVEMENT, below),
         "score_heads": lambda: draw_captured("score_heads", below, found.scores, choose_score()),
         "compare_attention": partial(draw_captured, "compare_attention", below, found.shift, below.given["head"]),
         "attention_rollout": partial(draw_captured, "attention_rollout", below, found.rollout),
     }
     if not found.comparable:
         del tabs["compare_attention"]
+    if len(data.captures(moment.run)) == 1:
+        del tabs[MOVEMENT]
     open_tabs(CAPTURED, tabs)
 
 

@@ -6,7 +6,7 @@ from dashboard.analysis import draw, draw_below, keys_of
 from dashboard.components.tabs import open_tab
 from dashboard.inputs import Page
 from dashboard.markdown import sentence_place
-from dashboard.sides import ask_for_model, load_sides, words_known
+from dashboard.sides import ask_for_model, load_sides, words_known, written
 from dashboard.state import current
 from probe.analyses.catalogue import find_analysis
 
@@ -20,6 +20,7 @@ def page() -> None:
     choices = current()
     answer = sentence_place()
     sides = load_sides(choices)
+    choices = written(choices, [side.lm for side in sides or ()])
     if sides is None or not words_known(choices, ((side.name, side.lm) for side in sides), answer):
         return
     main = find_analysis(MAIN)

@@ -10,7 +10,7 @@ from dashboard import access, analysis, models, sentences
 from dashboard.components.tabs import open_tab
 from dashboard.inputs import Page, set_inputs
 from dashboard.markdown import finding, note, sentence_place
-from dashboard.sides import ask_for_model
+from dashboard.sides import ask_for_model, written
 from dashboard.state import COMPARE_TAB, current
 from probe.analyses.catalogue import find_analysis
 from probe.runs.directories import WORK, may_make
@@ -79,6 +79,7 @@ def page() -> None:
             finding(problem)
             note("The pages Attention, Logits and Interventions show each model by itself.")
         return
+    choices = written(choices, [base, aligned])
     given = {"folder": KEPT, "keep": access.may_write() and may_make(KEPT)}
     own = Page(choices, answer, take=take, given=given)
     open_tab(

@@ -8,7 +8,7 @@ from dashboard.analysis import draw
 from dashboard.components.details import TAB_DETAILS
 from dashboard.inputs import Page
 from dashboard.markdown import note, sentence_place
-from dashboard.sides import Role, ask_for_model, chosen_ref, load_side
+from dashboard.sides import Role, ask_for_model, chosen_ref, load_side, written
 from dashboard.state import DO, SharedChoices, current, keep
 from dashboard.without_base import draw_stored
 from probe.analyses.catalogue import find_analysis
@@ -50,7 +50,7 @@ def page() -> None:
     if side is None:
         return
     main, *others = map(find_analysis, DOES[do])
-    own = Page(choices, answer, sides=[side])
+    own = Page(written(choices, [side.lm]), answer, sides=[side])
     if not others:
         draw(main, own)
         return

@@ -11,7 +11,7 @@ from dashboard.components.details import TAB_DETAILS
 from dashboard.components.tabs import open_tab
 from dashboard.inputs import Page
 from dashboard.markdown import note, say, sentence_place
-from dashboard.sides import ask_for_model, choose_sides, load_sides
+from dashboard.sides import ask_for_model, choose_sides, load_sides, written
 from dashboard.state import SharedChoices, current, keep
 from probe.analyses.catalogue import find_analysis
 from probe.texts import visible
@@ -65,7 +65,7 @@ def page() -> None:
             shown, asked = choose_sides(sides, "log_view")
         row = st.container()
     main, *others = OF_TOKENS if shown[-1].lm.readout == "tokens" else OF_SCALARS
-    own = Page(choices, answer, sides=shown, asked=asked, row=row, lists=False)
+    own = Page(written(choices, [side.lm for side in asked]), answer, sides=shown, asked=asked, row=row, lists=False)
     if not draw(find_analysis(main), own):
         return
     tabs: dict[str, Callable[[], None]] = {

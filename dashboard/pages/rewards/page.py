@@ -7,13 +7,14 @@ from pathlib import Path
 
 import streamlit as st
 
+from dashboard import data
 from dashboard.analysis import draw, draw_below, draw_several, keys_of
 from dashboard.components.details import TAB_DETAILS
 from dashboard.components.tabs import open_tab
 from dashboard.inputs import Page, Values
 from dashboard.markdown import finding, note, say, sentence_place
 from dashboard.pages.rewards.choices import Scene, badges, choose_policies, choose_reward, load_scene, unloaded_reward
-from dashboard.sides import words_known
+from dashboard.sides import words_known, written
 from dashboard.state import current
 from dashboard.without_base import draw_stored
 from probe.analyses.catalogue import find_analysis
@@ -26,6 +27,7 @@ MAIN = "place_policies"
 SAMPLES = ("compare_rewards", "follow_rewards")
 """Analyses of the tab on sampled answers, which are the main analyses without a world."""
 FITS, TOKENS = ("fit_overoptimisation",), ("compare_completions", "follow_pairs")
+LAYERS = ("follow_pair_layers",)
 CAUSES, TRAININGS, RANKED = ("separate_causes",), ("compare_trainings",), ("compare_best_of_n",)
 
 
@@ -91,6 +93,9 @@ def sections(scene: Scene, own: Page, world: bool) -> None:
     if world:
         tabs[FITS] = partial(alone, FITS)
     tabs[TOKENS] = lambda: read_tokens(scene, below())
+    run = scene.run("aligned")
+    if run is not None and data.has_pairs(run):
+        tabs[LAYERS] = lambda: draw_below(LAYERS[0], replace(own, sides=(), given={"run": run.path}))
     if world and has_causes(scene.base):
         tabs[CAUSES] = partial(alone, CAUSES)
     if world and several_trainings(scene):
@@ -135,6 +140,9 @@ def page() -> None:
         with answer:
             finding(str(error))
         return
+    if scene is not None:
+        choices = written(choices, [scene.sides[role].lm for role in ("base", "aligned") if role in scene.sides])
+        scene = replace(scene, shared=choices)
     if scene is None or not words_known(choices, ((side.name, side.lm) for side in scene.sides.values()), answer):
         return
     own, more, world = page_of(scene, answer), False, bool(kinds_of(scene.base))

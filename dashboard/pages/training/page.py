@@ -8,16 +8,27 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import data, sentences
+from dashboard.analysis import draw_below, keys_of
 from dashboard.components.details import details
 from dashboard.components.figure import figure
 from dashboard.components.rollouts import CHOICES as ROLLOUT_CHOICES
 from dashboard.components.rollouts import rollouts
-from dashboard.components.step_views import ENLARGED, HEAD, TAB, Moment, choose_moment, detail_figures, main_figure
+from dashboard.components.step_views import (
+    ENLARGED,
+    HEAD,
+    TAB,
+    Moment,
+    choose_moment,
+    detail_figures,
+    main_figure,
+    movement_figures,
+)
 from dashboard.components.tabs import open_tab
 from dashboard.data import Store
+from dashboard.inputs import Page
 from dashboard.markdown import finding, guard, note
 from dashboard.seed_groups import SeedGroup, by_member, cautions, group_curves, seed_groups
-from dashboard.state import RUNS, begin, current, keep, keep_choices, tell_again
+from dashboard.state import LABEL, RUNS, begin, current, keep, keep_choices, tell_again
 from probe.plotting.curves import (
     AXES,
     RELATIVE,
@@ -35,6 +46,10 @@ from probe.texts import visible
 
 LIVE = "_live"
 """Key of whether a chosen run was training when the page was drawn; if this changes, the page is redrawn."""
+MOVED = "What moved"
+"""Title of the tab of the heads and layers that changed most."""
+PAIRS, PAIRS_TAB = "follow_pair_layers", "Pairs"
+"""Analysis of pairs through the layers, and the title of its tab."""
 X, JOINED = "x", "joined"
 """Keys of the axis of the curves, and of whether seeds of one training are one line."""
 # Seconds between two updates for a running training.
@@ -50,8 +65,6 @@ X_AXIS = (
     "for runs that count them. *time*: seconds of training; the pause before a run was continued does not count."
 )
 
-LABEL = 32
-"""Height of a label above a widget, in pixels."""
 DEFINITION = """
 `loss` is the mean negative log-probability of the next token in nats. Smoothing is an exponential moving average,
 corrected for its start; the raw curve stays behind it. Attention: rows are queries (destination), columns keys
@@ -306,6 +319,23 @@ def enlarged(moment: Moment) -> None:
         detail_figures(moment)
 
 
+def moves(moment: Moment) -> bool:
+    """Return whether the captures of a run hold attention at several steps."""
+    return captured.has_attention(moment.tensors) and len(data.captures(moment.run)) > 1
+
+
+def moved(moment: Moment) -> None:
+    """Draw which heads and layers changed most; damaged captures do not hide anything else."""
+    with guard():
+        movement_figures(moment)
+
+
+def pairs(moment: Moment) -> None:
+    """Draw chosen and rejected completions through the layers; damaged captures do not hide anything else."""
+    with guard():
+        draw_below(PAIRS, Page(current(), st.container(), sides=(), given={"run": moment.run.path}))
+
+
 def body() -> None:
     """Draw the page, which is updated while a chosen run is training."""
     with guard():
@@ -343,10 +373,15 @@ def body() -> None:
                 with left:
                     curves(store, section, section.marker(moment), all_panels=False)
             parts: dict[str, Callable[[], None]] = {ENLARGED: partial(enlarged, moment)} if moment else {}
+            if moment and moves(moment):
+                parts[MOVED] = partial(moved, moment)
+            if moment and data.has_pairs(moment.run):
+                parts[PAIRS_TAB] = partial(pairs, moment)
             parts["Rollouts"] = partial(rollouts, store, names)
             if section and len(section.panels) > PANELS:
                 parts["All metrics"] = partial(curves, store, section, section.marker(moment), all_panels=True)
-            open_tab(TAB, parts, {ENLARGED: (HEAD,), "Rollouts": ROLLOUT_CHOICES})
+            own = {ENLARGED: (HEAD,), "Rollouts": ROLLOUT_CHOICES}
+            open_tab(TAB, parts, own | ({PAIRS_TAB: keys_of([PAIRS])} if PAIRS_TAB in parts else {}))
             explain(store, names, moment)
         keep_choices()  # a fragment runs without the entrypoint
         if live(store, names) != st.session_state[LIVE]:

@@ -42,6 +42,7 @@ from probe.autoregression.lags import (
     tokens_in,
 )
 from probe.errors import ConfigError, DataError
+from probe.model.adapted import layer_weight
 from probe.model.lm import LM
 from probe.model.pace import seconds_a_token
 from probe.numbers import in_unit
@@ -252,7 +253,7 @@ def linear_autoregression(
         raise ConfigError(
             f"test={test} and orders={tuple(orders)}: give a share between 0 and 1, and one order or more."
         )
-    table: Tensor = lm.model.get_input_embeddings().weight.detach()
+    table = layer_weight(lm.model.get_input_embeddings()).detach()
     width = table.shape[1]
     orders = sorted({m for m in orders if m * width <= LARGEST})
     if not orders:

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from probe.errors import ModelError
+from probe.model.adapted import layer_weight
 from probe.model.lm import LM
 
 
@@ -116,7 +117,7 @@ def direct_logits(lm: LM, vector: Float[Tensor, "... d"], residual: Float[Tensor
 
 def unembedding(lm: LM) -> Float[Tensor, "V d"]:
     """Return the rows that map a normed state to logits, with an architecture's factor on logits, without bias."""
-    rows: Tensor = lm.model.get_output_embeddings().weight.float()
+    rows: Tensor = layer_weight(lm.model.get_output_embeddings()).float()
     factor = output_scale(lm)
     return rows if factor == 1.0 else rows * factor
 

@@ -25,6 +25,7 @@ from torch import Tensor
 from probe.errors import ModelError
 from probe.logits.direct import HeldNorm, Part, final_norm, logit_cap, output_scale, post_hook, post_norm
 from probe.logits.parts import output_weights
+from probe.model.adapted import layer_weight, merged_layer
 from probe.model.lm import LM
 
 
@@ -70,7 +71,7 @@ def split_logit(
     norm = final_norm(lm, final)
     column, constant = target_columns(lm, answers, final)
     u = norm.direction(column)
-    rows = lm.model.get_output_embeddings().weight.detach().float() if k else column
+    rows = layer_weight(lm.model.get_output_embeddings()).detach().float() if k else column
     part_norm = replace(norm, scale=norm.scale[:, None])
     parts, biases, extremes = [], [], []
     for layer, (mixture, post, mlp) in enumerate(zip(z, attn_norms, mlps, strict=True)):
@@ -100,7 +101,7 @@ def target_columns(
         answers: answer token of each text, and the one whose logit is subtracted if there are two; padded with -1.
         final: residual stream after the last block, at which a cap on the logits is held fixed.
     """
-    head = lm.model.get_output_embeddings()
+    head = merged_layer(lm.model.get_output_embeddings())
     bias = getattr(head, "bias", None)
     factors = _cap_factors(lm, answers, final)
     column = _difference(head.weight.detach(), answers, factors) * output_scale(lm)
@@ -114,7 +115,7 @@ def _cap_factors(lm: LM, answers: Int[Tensor, "P A"], final: Float[Tensor, "P d"
     cap = logit_cap(lm)
     if not cap:
         return None
-    head, tokens = lm.model.get_output_embeddings(), answers.clamp(min=0).to(final.device)
+    head, tokens = merged_layer(lm.model.get_output_embeddings()), answers.clamp(min=0).to(final.device)
     normed = lm.bridge.ln_final.original_component(final.to(head.weight.dtype)).float()
     logits = torch.einsum("pad,pd->pa", head.weight.detach()[tokens].float(), normed)
     if getattr(head, "bias", None) is not None:

@@ -17,6 +17,7 @@ from transformers import LlamaForCausalLM, PreTrainedConfig, PreTrainedModel, Pr
 from probe.errors import ConfigError, DataError, ModelError, ProbeError
 from probe.model import adapters, identity
 from probe.model import loading as weights
+from probe.model.adapted import Weights
 from probe.model.calls import calls_of, pick
 from probe.model.generation import SAMPLES, Generation, Sampling, encode_prompts, generate
 from probe.model.module_map import ModuleMap, mapped_model
@@ -63,8 +64,9 @@ class LM:
         """Take a model and its tokenizer without changing them.
 
         Args:
-            model: a causal language model of transformers; if torch.compile, DataParallel or DistributedDataParallel
-                wraps it, the model inside is used, which shares its parameters.
+            model: a causal language model of transformers; if torch.compile, DataParallel, DistributedDataParallel or
+                PeftModel wraps it, the model inside is used, which shares its parameters. An adapter (LoRA) in it stays
+                as it is: it is not merged, and follows training, switching off and a change of the active adapter.
             tokenizer: a tokenizer of transformers.
             ref: name of the model.
             directory: directory of its files.
@@ -143,8 +145,9 @@ class LM:
 
     @property
     def n_parameters(self) -> int:
-        """Number of parameters; shared ones count once."""
-        return sum(parameter.numel() for parameter in self.model.parameters())
+        """Number of parameters; shared ones count once, and those of an adapter do not, as if it were merged."""
+        own = Weights(self.model)
+        return sum(own.stored[name].numel() for name in own.parameters())
 
     @property
     def fingerprint(self) -> str:
@@ -437,6 +440,11 @@ def _require_model(model: Any, mapping: ModuleMap | None) -> PreTrainedModel:
         raise ModelError(f"The model is a {name}, not a module of torch: {remedy}.")
     if mapping is not None:
         return mapped_model(module, mapping)
+    if (prompts := getattr(model, "active_peft_config", None)) is not None and prompts.is_prompt_learning:
+        raise ModelError(
+            f"The model has an adapter of type {prompts.peft_type.value}, which adds tokens to every text: probe reads"
+            " adapters of layers, such as LoRA."
+        )
     config = getattr(module, "config", None)
     if not isinstance(config, PreTrainedConfig):
         raise ModelError(

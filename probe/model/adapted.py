@@ -26,6 +26,11 @@ def is_wrapped(module: nn.Module) -> bool:
     return isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper)
 
 
+def is_peft_model(model: Any) -> bool:
+    """Return whether this is a model in the wrapper of peft."""
+    return hasattr(model, "get_base_model") and hasattr(model, "peft_config")
+
+
 def wrapped_layers(model: nn.Module) -> dict[str, Any]:
     """Return the layers of peft in a model, each under the name that its layer has in the plain model."""
     found: dict[str, Any] = {}
@@ -74,11 +79,13 @@ def merged_layer(layer: Any) -> Any:
     for weight in base.parameters():
         data = weight.detach().clone() if off else weight.detach()
         memo[id(weight)] = nn.Parameter(data, requires_grad=weight.requires_grad)
-    own = copy.deepcopy(layer, memo)
-    if off:
-        own.unmerge()
-    else:
-        own.merge(safe_merge=True)  # it replaces the data of the weights instead of changing them
+    own = each = copy.deepcopy(layer, memo)
+    while is_wrapped(each):  # one around another, where two weights of a module are adapted (experts)
+        if off:
+            each.unmerge()
+        else:
+            each.merge(safe_merge=True)  # it replaces the data of the weights instead of changing them
+        each = each.base_layer
     return own.get_base_layer()
 
 
@@ -134,6 +141,20 @@ class Weights(Mapping[str, Tensor]):
     def parameters(self) -> list[str]:
         """Return the first name of every parameter."""
         return [name for name in self.once() if isinstance(self.stored[name], nn.Parameter)]
+
+
+def base_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return the base's parameters by their names in the plain model, without what an adapter adds or replaces."""
+    layers = wrapped_layers(model)
+    found = {}
+    for name, parameter in model.named_parameters():
+        at = next((prefix for prefix in layers if name.startswith(f"{prefix}.")), None)
+        if at is None:
+            found[name] = parameter
+    for at, layer in layers.items():
+        if not hasattr(layer, "original_module"):  # those of a part trained as a whole are not used
+            found |= {f"{at}.{name}": each for name, each in layer.get_base_layer().named_parameters()}
+    return found
 
 
 def put_stand_ins(own: nn.Module, model: nn.Module) -> None:

@@ -24,6 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from probe.errors import MissingBaseError, MissingToolError, ModelError, brief, one_line
 from probe.model import identity
 from probe.model import loading as weights
+from probe.model.adapted import base_tensors
 from probe.model.folders import sound_folder
 from probe.model.references import (
     ADAPTER_CONFIG,
@@ -33,6 +34,7 @@ from probe.model.references import (
     TOKENIZER_CONFIG,
     ModelPlace,
     cached_snapshot,
+    check_model_folder,
     find_model,
     is_adapter,
     look_up,
@@ -371,7 +373,7 @@ def write(
     """Write the adapter of `model` into a directory that peft, TRL and `probe.LM.load` read.
 
     Args:
-        model: model with one adapter.
+        model: model whose active adapter is written.
         tokenizer: tokenizer to save with it.
         directory: directory to write; it is made if it does not exist.
         base: name and hash of the base (`identify`).
@@ -380,7 +382,7 @@ def write(
     from peft import get_peft_model_state_dict
 
     directory.mkdir(parents=True, exist_ok=True)
-    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    state = get_peft_model_state_dict(model, adapter_name=model.active_adapter, save_embedding_layers=False)
     settings = model.active_peft_config.to_dict() | {"base_model_name_or_path": base[0], "inference_mode": True}
     if head is not None:
         state[HEAD] = head
@@ -394,6 +396,62 @@ def write(
     settings = {name: sorted(value) if isinstance(value, set) else value for name, value in settings.items()}
     (directory / ADAPTER_CONFIG).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     weights.write_tokenizer(tokenizer, directory)
+
+
+def write_trained(model: "PeftModel", tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+    """Write what was trained: the adapter, if `LM.load` finds its base, else the whole model, merged tensor by tensor.
+
+    Args:
+        model: model with an adapter.
+        tokenizer: tokenizer to save with it.
+        directory: directory to write.
+    """
+    base = _base_on_disk(model)
+    if base is None:
+        weights.write(model.get_base_model(), tokenizer, directory)
+    else:
+        write(model, tokenizer, directory, base)
+
+
+def _base_on_disk(model: "PeftModel") -> tuple[str, str] | None:
+    """Return how the adapter identifies its base (`identify`), or None if it cannot be read onto that base later.
+
+    The base must lie on this machine with the weights that it has in memory, since methods may change them at the start
+    of training, and the adapter must be the only active one, and a LoRA.
+    """
+    inner, name = model.get_base_model(), model.active_adapter
+    config = model.peft_config.get(name) if isinstance(name, str) else None
+    ref = getattr(inner.config, "_name_or_path", "")
+    try:
+        if config is None or config.peft_type.value != "LORA" or not ref:
+            return None
+        place = look_up(ref)
+        directory = place.directory if place else cached_snapshot(ref)
+        if directory is None or is_adapter(directory):
+            return None
+        weights.require_causal(check_model_folder(directory))
+        same = _is_stored(inner, directory)
+    except ModelError:
+        return None
+    return identify(ref, directory) if same else None
+
+
+def _is_stored(model: PreTrainedModel, directory: Path) -> bool:
+    """Return whether the base's weights are those in a directory, read one tensor at a time in the model's format.
+
+    Quantised weights and those of an architecture that is stored under other names cannot be compared, and count as
+    equal.
+    """
+    if not weights.has_own_names(model):
+        return True
+    base, places = base_tensors(model), weights.places(directory)
+    if base.keys() - places.keys() - set(model._tied_weights_keys or ()):
+        return False
+    for name in base.keys() & places.keys():
+        own = base[name].detach()
+        if own.is_floating_point() and not torch.equal(weights.read_tensor(places[name], name).to(own.dtype), own.cpu()):
+            return False
+    return True
 
 
 @torch.no_grad()

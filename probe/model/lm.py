@@ -17,7 +17,7 @@ from transformers import LlamaForCausalLM, PreTrainedConfig, PreTrainedModel, Pr
 from probe.errors import ConfigError, DataError, ModelError, ProbeError
 from probe.model import adapters, identity
 from probe.model import loading as weights
-from probe.model.adapted import Weights
+from probe.model.adapted import Weights, is_peft_model
 from probe.model.calls import calls_of, pick
 from probe.model.generation import SAMPLES, Generation, Sampling, encode_prompts, generate
 from probe.model.module_map import ModuleMap, mapped_model
@@ -80,6 +80,8 @@ class LM:
             DataError: the tokenizer is not one of transformers.
         """
         self.model = _require_model(model, mapping)
+        self.adapter = module if is_peft_model(module := bare(model)) else None
+        """The PeftModel around `model`, if one was given."""
         self.tokenizer = _require_tokenizer(tokenizer)
         self.ref = ref
         self.directory = directory
@@ -430,6 +432,13 @@ def _require_model(model: Any, mapping: ModuleMap | None) -> PreTrainedModel:
         ModelError: it is something else; the message says what is missing.
     """
     module = bare(model)
+    if is_peft_model(module):
+        if module.active_peft_config.is_prompt_learning:
+            raise ModelError(
+                f"The adapter {module.active_peft_config.peft_type.value} adds tokens to every text: give a model with an"
+                " adapter of layers, such as LoRA."
+            )
+        module = module.get_base_model()  # with the layers of peft, so it computes the same
     name = type(module).__name__
     remedy = "give a causal language model of transformers, such as AutoModelForCausalLM.from_pretrained makes"
     if isinstance(module, PreTrainedTokenizerBase):
@@ -440,11 +449,6 @@ def _require_model(model: Any, mapping: ModuleMap | None) -> PreTrainedModel:
         raise ModelError(f"The model is a {name}, not a module of torch: {remedy}.")
     if mapping is not None:
         return mapped_model(module, mapping)
-    if (prompts := getattr(model, "active_peft_config", None)) is not None and prompts.is_prompt_learning:
-        raise ModelError(
-            f"The model has an adapter of type {prompts.peft_type.value}, which adds tokens to every text: probe reads"
-            " adapters of layers, such as LoRA."
-        )
     config = getattr(module, "config", None)
     if not isinstance(config, PreTrainedConfig):
         raise ModelError(

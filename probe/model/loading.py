@@ -9,7 +9,7 @@ import re
 import secrets
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -213,17 +213,41 @@ def weights_hash(directory: Path, exact: bool = False) -> str:
 
 @lru_cache(maxsize=16)
 def _hash_files(files: tuple[tuple[Path, tuple[int, int]], ...], exact: bool) -> str:
-    digest, places = hashlib.sha256(), dict[str, Path]()
-    for file, _ in files:
-        with foreign(_broken_error(file.parent)), safe_open(regular(file, WEIGHTS), "pt") as weights:
-            places |= dict.fromkeys(weights.keys(), file)
-    for name, file in sorted(places.items()):
-        with foreign(_broken_error(file.parent)), safe_open(regular(file, WEIGHTS), "pt") as weights:
-            tensor = weights.get_tensor(name)
+    digest = hashlib.sha256()
+    for name, file in sorted(_places([file for file, _ in files]).items()):
+        tensor = read_tensor(file, name)
         tensor = (tensor if exact else half_precision(tensor)).contiguous()
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
         digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def places(directory: Path) -> dict[str, Path]:
+    """Return the file of every tensor of the weights in a directory.
+
+    Raises:
+        ModelError: a file is broken.
+    """
+    return _places([file for file in sorted(directory.glob("*.safetensors")) if file.name not in TRAINER_STATE])
+
+
+def _places(files: Sequence[Path]) -> dict[str, Path]:
+    found = dict[str, Path]()
+    for file in files:
+        with foreign(_broken_error(file.parent)), safe_open(regular(file, WEIGHTS), "pt") as weights:
+            found |= dict.fromkeys(weights.keys(), file)
+    return found
+
+
+def read_tensor(file: Path, name: str) -> Tensor:
+    """Read one tensor from a file of safetensors.
+
+    Raises:
+        ModelError: the file is broken.
+    """
+    with foreign(_broken_error(file.parent)), safe_open(regular(file, WEIGHTS), "pt") as weights:
+        tensor: Tensor = weights.get_tensor(name)
+    return tensor
 
 
 def _broken_error(directory: Path) -> Callable[[str], ModelError]:
@@ -445,7 +469,7 @@ def _save(
     weights: Mapping[str, Tensor] | None = None,
 ) -> None:
     if weights is None and is_adapted(model):
-        if _has_own_names(model):
+        if has_own_names(model):
             _save_adapted(model, directory, dtype or model.dtype)
             write_tokenizer(tokenizer, directory)
             return
@@ -466,7 +490,7 @@ def _set_entries(file: Path, **entries: Any) -> None:
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _has_own_names(model: PreTrainedModel) -> bool:
+def has_own_names(model: PreTrainedModel) -> bool:
     """Return whether transformers saves the weights under the names and in the shapes that they have in the model."""
     state: dict[str, Tensor] = {}
     usual = type(model).save_pretrained is PreTrainedModel.save_pretrained

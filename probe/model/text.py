@@ -321,16 +321,11 @@ def unwrap(model: nn.Module) -> Any:
 
 
 def bare(model: Any) -> Any:
-    """Return the model inside torch.compile, DataParallel, DistributedDataParallel and PeftModel.
-
-    The layers of peft in it stay, so it computes what the PeftModel computes.
-    """
+    """Return the module inside torch.compile, DataParallel and DistributedDataParallel, but keep an adapter of peft."""
     while isinstance(model, nn.Module):
         inside = model._modules
         if inside.get("_orig_mod") is not None:  # of torch.compile, which passes every attribute on
             model = inside["_orig_mod"]
-        elif hasattr(model, "get_base_model"):
-            model = model.get_base_model()
         elif not hasattr(model, "config") and inside.get("module") is not None:
             model = inside["module"]
         else:

@@ -17,12 +17,12 @@ trainer:
 A model of RewardTrainer is captured as a language model over the decoder in training, with the unembedding of its
 original model, and with the reward at every token of four training pairs; evaluations record held-out pairs.
 
-An adapter of peft is captured, and saved, merged into a copy of its base. Captures and checkpoints need the whole model
-in one process; if its weights are spread over several (FSDP, DeepSpeed stage 3), only metrics are written; a message at
+An adapter of peft is captured as it is, without a copy of the base's weights. Its reference is the base, or its first
+state if the trainer keeps that as the adapter `ref`. The checkpoint is the adapter if its base lies on this machine, else
+the whole model, merged. Captures and checkpoints need the whole model in one process; if its weights are spread over several (FSDP, DeepSpeed stage 3), only metrics are written; a message at
 the start of training and in the run says so.
 """
 
-import copy
 import math
 import threading
 import warnings
@@ -33,15 +33,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import TrainerCallback
 
 import probe.world
 from probe.errors import ConfigError, ProbeError
+from probe.model import adapters
 from probe.model import loading as weights
+from probe.model.adapted import is_peft_model, reference_active
 from probe.model.lm import LM
 from probe.model.references import resolve
 from probe.model.rewards import RewardModel
+from probe.model.text import Ids, unwrap
 from probe.recording import trl_rollouts
 from probe.recording.recorder import Instrument, Prompt, Recorder, ReferenceKL, leave_undisturbed, watch
 from probe.recording.reward_tokens import RewardTokens, TextPair, pair_rows, split_pair
@@ -146,7 +149,7 @@ class ProbeCallback(TrainerCallback):
         _WRITING.add(self)
         self._notes = []
         if self.every and _gives_rewards(model):
-            self._language = _language_model(self._whole(), self.parent or model.config._name_or_path)
+            self._language = _language_model(unwrap(model), self.parent or model.config._name_or_path)
             self._head = RewardTokens(nn.Identity(), _pairs(given.get("train_dataloader"), CAPTURED))
         self._say(_what_is_missing(model, self._language, self.every, self.checkpoint))
         self._record_rollouts(args)
@@ -170,7 +173,7 @@ class ProbeCallback(TrainerCallback):
         """Make a capture if one is due."""
         step = int(state.global_step)
         if self._recorder is not None and self._recorder.due(step):
-            self._capture(step)
+            self._recorder.capture(step)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **given: Any) -> None:
         """Write the metrics that the trainer logs."""
@@ -186,7 +189,7 @@ class ProbeCallback(TrainerCallback):
             return
         pairs = _pairs(given.get("eval_dataloader"), HELD_OUT)
         with leave_undisturbed(self._model):
-            model = RewardModel(self._whole(), self._tokenizer)
+            model = RewardModel(unwrap(self._model), self._tokenizer)
             self.writer.rollouts(pair_rows(model, int(state.global_step), pairs))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
@@ -195,10 +198,11 @@ class ProbeCallback(TrainerCallback):
             return
         step = int(state.global_step)
         if self._recorder is not None and step not in Captures(self.path).steps:
-            self._capture(step)
+            self._recorder.capture(step)
         if self.checkpoint and _is_whole(self._model):
             with self.writer.checkpoint(step) as folder:
-                weights.write(self._whole(), self._tokenizer, folder)
+                write = adapters.write_trained if is_peft_model(self._model) else weights.write
+                write(self._model, self._tokenizer, folder)
         self._end("finished", " ".join(self._notes) or None)
 
     def __enter__(self) -> Self:
@@ -234,16 +238,11 @@ class ProbeCallback(TrainerCallback):
             seed=int(args.seed),
         )
 
-    def _whole(self) -> Any:
-        """Return the model to save: itself, or for an adapter of peft, a copy with the adapter merged."""
-        return (
-            copy.deepcopy(self._model).merge_and_unload() if hasattr(self._model, "merge_and_unload") else self._model
-        )
-
     def _view(self) -> LM:
         """Return the model that captures read; for a reward model, its language model with the trained decoder."""
-        model = self._whole()
+        model = self._model
         if self._language is not None and self._head is not None:
+            model = unwrap(model)
             self._head.head = model.score
             setattr(self._language, self._language.base_model_prefix, model.base_model)
             self._language.tie_weights()
@@ -253,7 +252,7 @@ class ProbeCallback(TrainerCallback):
     def _instruments(self, view: LM, step: int) -> list[Instrument]:
         """Return the further instruments of captures: rewards of pairs, and the KL to the reference.
 
-        At step 0 the reference is the model itself.
+        At step 0 the reference is the model itself, of which only log-probabilities are kept.
         """
         instruments: list[Instrument] = [self._head] if self._head and self._head.pairs else []
         origin = self._reference
@@ -261,17 +260,18 @@ class ProbeCallback(TrainerCallback):
             return instruments
         if not step:
             return [*instruments, ReferenceKL(view.logits)]
+        if (adapted := view.adapter) is not None:
+
+            def reference(rows: Sequence[Ids]) -> Tensor:
+                with reference_active(adapted):
+                    return view.logits(rows)
+
+            return [*instruments, ReferenceKL(reference)]
         try:
             resolve(origin)
         except ProbeError:  # a resumed training whose base is gone
             return instruments
         return [*instruments, ReferenceKL(lambda rows: LM.load(origin, device=view.device).logits(rows))]
-
-    def _capture(self, step: int) -> None:
-        assert self._recorder is not None
-        if hasattr(self._model, "merge_and_unload"):
-            self._recorder.lm = self._view()
-        self._recorder.capture(step)
 
     def _record_rollouts(self, args: Any) -> None:
         """Record the trainer's samples, if it samples."""

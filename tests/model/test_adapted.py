@@ -199,7 +199,7 @@ def test_adapters_of_layers_other_than_lora_work_and_prompts_are_refused(tmp_pat
     close(again.logits(IDS), theirs(model))
     with quiet():
         prompts = get_peft_model(random_lm().model, PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
-    with pytest.raises(ModelError, match="an adapter of type PREFIX_TUNING, which adds tokens to every text"):
+    with pytest.raises(ModelError, match="The adapter PREFIX_TUNING adds tokens to every text"):
         LM(prompts, base.tokenizer)
 
 

@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from probe.errors import MissingBaseError, MissingToolError, ModelError, brief, one_line
 from probe.model import identity
 from probe.model import loading as weights
-from probe.model.adapted import base_tensors
+from probe.model.adapted import base_tensors, is_adapted
 from probe.model.folders import sound_folder
 from probe.model.references import (
     ADAPTER_CONFIG,
@@ -97,6 +98,56 @@ def read_reward(
     return merge(weights.classifier(base, tokenizer.pad_token_id), directory), tokenizer
 
 
+def require_base(directory: Path, base: Any) -> None:
+    """Check that a base given for the model in `directory` is a plain model, and the one that its adapter is put on.
+
+    Args:
+        directory: directory of the model.
+        base: the `LM` that was given; None if there is none.
+
+    Raises:
+        ModelError: it is not.
+    """
+    if base is None:
+        return
+    name = f"`{base.ref or 'created'}`"
+    if not is_adapter(directory):
+        raise ModelError(f"The base {name} was given for `{directory}`, which is not an adapter: leave it out.")
+    place = base_of(directory).directory
+    if base.directory is None or base.directory.resolve() != place.resolve():
+        raise ModelError(f"The adapter in `{directory}` is put on `{place}`, and {name} was given: give that base.")
+    if is_adapted(base.model):
+        raise ModelError(f"The base {name} has an adapter that is not merged: load it without a base of its own.")
+
+
+def put_on(
+    directory: Path, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Put the adapter in `directory` on the weights of a base, which is not changed; return model and tokenizer.
+
+    The model has its own module tree over the base's tensors, and the layers of peft in it.
+
+    Args:
+        directory: adapter of a language model, or of a reward model.
+        base: base of the adapter (`require_base`).
+        tokenizer: tokenizer of the base, for an adapter without one.
+
+    Raises:
+        ModelError: the adapter is broken, or does not match the base.
+        MissingToolError: peft is not installed.
+    """
+    check_base(directory, base_of(directory).directory)
+    if (directory / TOKENIZER_CONFIG).is_file():
+        tokenizer = weights.read_tokenizer(directory)
+    own = weights.twin(base, {name: nn.Parameter(each.detach()) for name, each in base.named_parameters()})
+    if is_reward(directory):
+        own = weights.classifier(own, tokenizer.pad_token_id)
+    model = attach(own, directory).get_base_model().requires_grad_(True).eval()
+    if (directory / GENERATION_CONFIG).is_file():
+        model.generation_config = identity.read_generation(directory)
+    return model, tokenizer
+
+
 def is_reward(directory: Path) -> bool:
     """Return whether `directory` holds the adapter of a reward model."""
     return is_adapter(directory) and _entries(directory).get("task_type") == CLASSIFIES
@@ -128,7 +179,14 @@ def _read_base(
 
 
 def merge(model: PreTrainedModel, directory: Path) -> PreTrainedModel:
-    """Add the adapter in `directory` to the weights of `model` in place, and return the plain model.
+    """Add the adapter in `directory` to the weights of `model` in place, and return the plain model; see `attach`."""
+    with _peft_reads(directory):
+        merged = attach(model, directory).merge_and_unload(safe_merge=True)
+    return merged.requires_grad_(True).eval()
+
+
+def attach(model: PreTrainedModel, directory: Path) -> Any:
+    """Put the adapter in `directory` on `model`, which is changed in place, and return the PeftModel.
 
     Raises:
         ModelError: the adapter does not match the model, or is broken.
@@ -136,6 +194,14 @@ def merge(model: PreTrainedModel, directory: Path) -> PreTrainedModel:
     """
     with peft_installed(f"`{directory}` is an adapter and"):
         from peft import PeftModel
+
+    with _peft_reads(directory):
+        return PeftModel.from_pretrained(model, sound_folder(directory), torch_device=str(model.device))
+
+
+@contextmanager
+def _peft_reads(directory: Path) -> Iterator[None]:
+    """Turn errors of peft about an adapter, and its warning about missing layers, into a ModelError in the context."""
 
     def refuse(reason: str) -> ModelError:
         return ModelError(
@@ -145,8 +211,7 @@ def merge(model: PreTrainedModel, directory: Path) -> PreTrainedModel:
 
     with foreign(refuse), warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always")
-        adapter = PeftModel.from_pretrained(model, sound_folder(directory), torch_device=str(model.device))
-        merged = adapter.merge_and_unload(safe_merge=True)
+        yield
     for note in notes:
         if "missing adapter keys" in str(note.message):
             raise ModelError(
@@ -154,8 +219,7 @@ def merge(model: PreTrainedModel, directory: Path) -> PreTrainedModel:
                 f" ({short(note.message)}): copy or fetch it again."
             )
         if RENAMED not in str(note.message):
-            warnings.warn(one_line(note.message), note.category, stacklevel=2)
-    return merged.requires_grad_(True).eval()
+            warnings.warn(one_line(note.message), note.category, stacklevel=4)
 
 
 def read_config(directory: Path) -> dict[str, Any]:

@@ -86,6 +86,8 @@ class LM:
         self.ref = ref
         self.directory = directory
         self.run_dir = run_dir
+        self.base: LM | None = None
+        """The model whose weights an adapter shares, if it is not merged."""
         self.world: World | None = None
         """World of the model if neither its run nor its folder names one (`probe.world.of`)."""
         self._bridge: tuple[TransformerBridge, list[Any], list[Any]] | None = None
@@ -100,26 +102,39 @@ class LM:
         revision: str | None = None,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
+        base: "LM | None" = None,
     ) -> "LM":
         """Load a run, a checkpoint, a Hugging Face directory or a hub id, in evaluation mode.
 
-        A LoRA adapter of peft is loaded with its base and merged into it.
+        A LoRA adapter of peft is loaded with its base and merged into it, or put on a base that is loaded already.
 
         Args:
             ref: reference, see `probe.model.references.resolve`.
             revision: branch, tag or commit of a hub id.
             device: device of the model; default: CUDA if there is one, else the CPU.
             dtype: "float32", "bfloat16" or "float16"; default: single precision on the CPU, elsewhere the saved format.
+            base: the loaded base of an adapter, whose weights are shared: base and adapter take the memory of one model,
+                and another adapter on the same base adds only itself. Device and dtype are those of the base. Training
+                all weights of one changes the other.
 
         Raises:
-            ModelError: the reference, the device or the dtype cannot be used; the message says why.
+            ModelError: the reference, the device or the dtype cannot be used, or it is no adapter on `base`; the message
+                says why.
+            ConfigError: `base` was given together with a device or a dtype.
         """
+        if base is not None and (device, dtype) != (None, None):
+            raise ConfigError("A base was given together with a device or a dtype: leave these out, they are the base's.")
         place, kind = weights.device_of(device), weights.dtype_of(dtype)
         directory, run_dir = resolve(ref, revision)
         announce(f"loading {run_dir.name if run_dir else directory.name}")
+        adapters.require_base(directory, base)
         if is_adapter(directory):
-            model, tokenizer = adapters.read(directory, kind, place)
+            if base is None:
+                model, tokenizer = adapters.read(directory, kind, place)
+            else:
+                model, tokenizer = adapters.put_on(directory, base.model, base.tokenizer)
             lm = cls(model, tokenizer, str(ref), directory, run_dir)
+            lm.base = base
             known = adapters.weights_fingerprint(directory) if lm.dtype == torch.float32 else None
             lm._weights = (weights.stamp(model), known) if known else None
             return lm

@@ -55,8 +55,11 @@ class RewardModel:
         ref: str = "",
         directory: Path | None = None,
         run_dir: Path | None = None,
+        base: LM | None = None,
     ) -> None:
         self.model = model
+        self.base = base
+        """The model whose weights an adapter shares, if it is not merged."""
         self.tokenizer = tokenizer
         self.ref = ref
         self.directory = directory
@@ -64,7 +67,11 @@ class RewardModel:
 
     @classmethod
     def load(
-        cls, ref: str | Path, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None
+        cls,
+        ref: str | Path,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        base: LM | None = None,
     ) -> "RewardModel":
         """Load a reward model's run, a checkpoint, a Hugging Face directory or a hub id, in evaluation mode.
 
@@ -72,6 +79,7 @@ class RewardModel:
             ref: reference, see `probe.model.references.resolve`.
             device: device of the model; default: CUDA if there is one, else the CPU.
             dtype: "float32", "bfloat16" or "float16"; default: single precision on the CPU, elsewhere the saved format.
+            base: the loaded base of an adapter, whose weights are shared; see `LM.load`.
 
         Raises:
             ModelError: the reference, the device or the dtype cannot be used, or it is not a reward model; the message
@@ -79,9 +87,13 @@ class RewardModel:
         """
         place, kind = weights.device_of(device), weights.dtype_of(dtype)
         directory, run_dir = resolve(ref)
+        adapters.require_base(directory, base)
         if is_adapter(directory):
-            model, tokenizer = adapters.read_reward(directory, kind, place)
-            return cls(model, tokenizer, str(ref), directory, run_dir)
+            if base is None:
+                model, tokenizer = adapters.read_reward(directory, kind, place)
+            else:
+                model, tokenizer = adapters.put_on(directory, base.model, base.tokenizer)
+            return cls(model, tokenizer, str(ref), directory, run_dir, base)
         weights.require_reward(directory)
         model = weights.read_reward_model(directory, kind, place)
         return cls(model, weights.read_tokenizer(directory), str(ref), directory, run_dir)
@@ -225,7 +237,7 @@ class ScalarLM(LM):
 
     def __init__(self, model: PreTrainedModel, like: LM | RewardModel, readout: Readout) -> None:
         super().__init__(model, like.tokenizer, like.ref, like.directory, like.run_dir)
-        self.readout = readout
+        self.readout, self.base = readout, like.base
 
     def generate(self, *_: Any, **__: Any) -> Generation:
         """Refuse to generate, since a scalar model writes no text.
@@ -244,7 +256,7 @@ def analysable(ref: str | Path, readout: Readout | None = None, **options: Any) 
             does.
         readout: "tokens", "reward" or "value" (the value head next to a policy); default: tokens for a causal language
             model, reward for a reward model.
-        options: device and dtype as in `LM.load`.
+        options: device, dtype and base as in `LM.load`.
 
     Raises:
         ModelError: there is no such model, it has no such readout, or its architecture has no causal counterpart.

@@ -371,12 +371,12 @@ def _base_of(directory: Path) -> "LM | None":
 
     The result is None for a model that is no adapter, and for an adapter of an adapter, which is merged.
     """
-    from probe.model.adapters import base_of
-
-    place = base_of(directory).directory.resolve() if is_adapter(directory) else None
-    if place is None or is_adapter(place):
-        return None
+    from probe.model.adapters import plain_base
     from probe.model.lm import LM
+
+    place = plain_base(directory)
+    if place is None:
+        return None
 
     times = _write_times(place)
     lm = _PLAIN.get((place, times))

@@ -104,7 +104,7 @@ def list_parts(lm: LM, kinds: Sequence[str] = tuple(KINDS)) -> tuple[list[ModelP
     """Return the parts of some kinds, first block first, and a sentence on why there are no heads, if so.
 
     Args:
-        lm: model with weights in single precision or wider and without an adapter; they are overwritten during the search
+        lm: model without an adapter, with weights in single precision or wider; they are overwritten during the search
             for heads, and restored.
         kinds: kinds of parts; see `KINDS`.
 

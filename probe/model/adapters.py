@@ -294,6 +294,18 @@ def base_of(directory: Path, config: dict[str, Any] | None = None) -> ModelPlace
     return place
 
 
+def plain_base(directory: Path) -> Path | None:
+    """Return the folder of an adapter's base if adapters can share it: None for a base that is an adapter itself.
+
+    The result is None for a model that is no adapter, too.
+
+    Raises:
+        ModelError: see `base_of`.
+    """
+    place = base_of(directory).directory.resolve() if is_adapter(directory) else None
+    return None if place is None or is_adapter(place) else place
+
+
 def base_ref(directory: Path, base: str) -> str:
     """Return the reference of a base as the adapter in `directory` names it, or its new place if it has moved.
 
@@ -512,8 +524,8 @@ def _is_stored(model: PreTrainedModel, directory: Path) -> bool:
     if base.keys() - places.keys() - set(model._tied_weights_keys or ()):
         return False
     for name in base.keys() & places.keys():
-        own = base[name].detach()
-        if own.is_floating_point() and not torch.equal(weights.read_tensor(places[name], name).to(own.dtype), own.cpu()):
+        own = base[name].detach().cpu()
+        if own.is_floating_point() and not torch.equal(weights.read_tensor(places[name], name).to(own.dtype), own):
             return False
     return True
 

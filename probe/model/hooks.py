@@ -48,9 +48,9 @@ def build_bridge(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
 
     For a plain module `probe.model.module_hooks` builds it; the rest holds for a model of transformers.
 
-    A layer with an adapter stays in `model`, and the bridge runs it through a plain layer that stands for it
-    (`probe.model.adapted`). Attention in the bridge is the eager kernel, so that scores and patterns exist. Fused projections (GPT-2, GPT-NeoX,
+    Attention in the bridge is the eager kernel, so that scores and patterns exist. Fused projections (GPT-2, GPT-NeoX,
     Phi-3) are split in the bridge; `refresh` updates the parts, and gradients of such parameters need the plain model.
+    Layers with an adapter stay in `model`; in the bridge plain ones stand for them (`probe.model.adapted`).
 
     Raises:
         ModelError: transformer-lens has no adapter for the architecture, or none for this configuration; or the module

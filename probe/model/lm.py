@@ -113,17 +113,17 @@ class LM:
             revision: branch, tag or commit of a hub id.
             device: device of the model; default: CUDA if there is one, else the CPU.
             dtype: "float32", "bfloat16" or "float16"; default: single precision on the CPU, elsewhere the saved format.
-            base: the loaded base of an adapter, whose weights are shared: base and adapter take the memory of one model,
-                and another adapter on the same base adds only itself. Device and dtype are those of the base. Training
-                all weights of one changes the other.
+            base: the loaded base of an adapter, whose weights are shared: base and adapter take the memory of one
+                model, and another adapter on this base adds only itself. Device and dtype are those of the base.
+                Training all weights of one changes the other.
 
         Raises:
-            ModelError: the reference, the device or the dtype cannot be used, or it is no adapter on `base`; the message
-                says why.
+            ModelError: the reference, the device or the dtype cannot be used, or it is no adapter on `base`; the
+                message says why.
             ConfigError: `base` was given together with a device or a dtype.
         """
         if base is not None and (device, dtype) != (None, None):
-            raise ConfigError("A base was given together with a device or a dtype: leave these out, they are the base's.")
+            raise ConfigError("A base was given together with a device or a dtype: leave these out, the base has them.")
         place, kind = weights.device_of(device), weights.dtype_of(dtype)
         directory, run_dir = resolve(ref, revision)
         announce(f"loading {run_dir.name if run_dir else directory.name}")
@@ -448,10 +448,11 @@ def _require_model(model: Any, mapping: ModuleMap | None) -> PreTrainedModel:
     """
     module = bare(model)
     if is_peft_model(module):
-        if module.active_peft_config.is_prompt_learning:
+        settings = module.active_peft_config
+        if settings.is_prompt_learning:
             raise ModelError(
-                f"The adapter {module.active_peft_config.peft_type.value} adds tokens to every text: give a model with an"
-                " adapter of layers, such as LoRA."
+                f"The adapter {settings.peft_type.value} adds tokens to every text: give a model with an adapter of"
+                " layers, such as LoRA."
             )
         module = module.get_base_model()  # with the layers of peft, so it computes the same
     name = type(module).__name__

@@ -14,7 +14,7 @@ cannot generate text.
 import copy
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -26,6 +26,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from probe.errors import ConfigError, DataError, ModelError
 from probe.model import adapters, identity
 from probe.model import loading as weights
+from probe.model.adapted import inside
 from probe.model.generation import Generation
 from probe.model.lm import LM
 from probe.model.references import Readout, is_adapter, read_config, resolve, split_readout
@@ -271,6 +272,28 @@ def analysable(ref: str | Path, readout: Readout | None = None, **options: Any) 
     return value_lm(lm) if readout == "value" else lm
 
 
+def analysable_together(refs: Sequence[str | Path]) -> list[LM]:
+    """Load several models as `analysable` does; adapters on one base share its weights, also with the base itself.
+
+    An adapter whose base no other model needs is merged.
+
+    Raises:
+        ModelError: see `analysable`.
+    """
+    places = [resolve(split_readout(str(ref))[0]).directory.resolve() for ref in refs]
+    homes = [adapters.plain_base(place) or place for place in places]
+    loaded: dict[int, LM] = {}
+    bases: dict[Path, LM] = {}
+    for index in sorted(range(len(places)), key=lambda index: homes[index] != places[index]):  # bases first
+        home, base = homes[index], None
+        if home != places[index] and homes.count(home) > 1:
+            base = bases[home] = bases.get(home) or LM.load(home)
+        lm = loaded[index] = analysable(refs[index], base=base)
+        if home == places[index] and lm.readout == "tokens":
+            bases[home] = lm
+    return [loaded[index] for index in range(len(places))]
+
+
 def reward_lm(model: RewardModel) -> ScalarLM:
     """Return a reward model as an LM over the same parameters; its logit at the last token is `RewardModel.score`.
 
@@ -281,6 +304,40 @@ def reward_lm(model: RewardModel) -> ScalarLM:
     causal = _counterpart(inner.config)
     setattr(causal, causal.base_model_prefix, weights.twin(inner.base_model))
     return ScalarLM(_with_head(causal, inner.score.weight, inner.score.bias), model, "reward")
+
+
+def language_model(model: Any, directory: Path) -> PreTrainedModel:
+    """Return a causal language model over the decoder of a reward model, with the unembedding stored in `directory`.
+
+    The decoder is shared and follows training; of the stored model only the unembedding is read.
+
+    Args:
+        model: sequence classification model, with an adapter or without.
+        directory: causal language model from which it was made.
+
+    Raises:
+        ModelError: it is not one, its decoder is of another class, or its unembedding cannot be read.
+    """
+    weights.require_causal(directory)
+    causal = _counterpart(model.config)
+    if type(causal.base_model) is not type(model.base_model):
+        raise ModelError(
+            f"`{directory}` has the decoder {type(causal.base_model).__name__} and the reward model has"
+            f" {type(model.base_model).__name__}: give the language model that it was made from."
+        )
+    setattr(causal, causal.base_model_prefix, model.base_model)
+    head, places = causal.get_output_embeddings(), weights.places(directory)
+    name = next(name for name, module in causal.named_modules() if module is head)
+    if f"{name}.weight" not in places:  # tied
+        causal.config.tie_word_embeddings = True
+        head.weight = inside(model.get_input_embeddings()).weight
+        return cast(PreTrainedModel, causal)
+    for leaf, empty in head.named_parameters():
+        stored = weights.read_tensor(places[f"{name}.{leaf}"], f"{name}.{leaf}").to(model.device, model.dtype)
+        if stored.shape != empty.shape:
+            raise ModelError(f"The unembedding in `{directory}` is {tuple(stored.shape)}, not {tuple(empty.shape)}.")
+        setattr(head, leaf, nn.Parameter(stored, requires_grad=False))
+    return cast(PreTrainedModel, causal)
 
 
 def value_lm(lm: LM) -> ScalarLM:

@@ -18,9 +18,10 @@ A model of RewardTrainer is captured as a language model over the decoder in tra
 original model, and with the reward at every token of four training pairs; evaluations record held-out pairs.
 
 An adapter of peft is captured as it is, without a copy of the base's weights. Its reference is the base, or its first
-state if the trainer keeps that as the adapter `ref`. The checkpoint is the adapter if its base lies on this machine, else
-the whole model, merged. Captures and checkpoints need the whole model in one process; if its weights are spread over several (FSDP, DeepSpeed stage 3), only metrics are written; a message at
-the start of training and in the run says so.
+state if the trainer keeps that as the adapter `ref`. The checkpoint is the adapter if its base lies on this machine,
+else the whole model, merged. Captures and checkpoints need the whole model in one process; if its weights are spread
+over several (FSDP, DeepSpeed stage 3), only metrics are written; a message at the start of training and in the run says
+so.
 """
 
 import math
@@ -43,7 +44,7 @@ from probe.model import loading as weights
 from probe.model.adapted import is_peft_model, reference_active
 from probe.model.lm import LM
 from probe.model.references import resolve
-from probe.model.rewards import RewardModel
+from probe.model.rewards import RewardModel, language_model
 from probe.model.text import Ids, unwrap
 from probe.recording import trl_rollouts
 from probe.recording.recorder import Instrument, Prompt, Recorder, ReferenceKL, leave_undisturbed, watch
@@ -242,10 +243,7 @@ class ProbeCallback(TrainerCallback):
         """Return the model that captures read; for a reward model, its language model with the trained decoder."""
         model = self._model
         if self._language is not None and self._head is not None:
-            model = unwrap(model)
-            self._head.head = model.score
-            setattr(self._language, self._language.base_model_prefix, model.base_model)
-            self._language.tie_weights()
+            self._head.head = unwrap(model).score
             model = self._language
         return LM(model, self._tokenizer, ref=str(getattr(model.config, "_name_or_path", "")), run_dir=self.path)
 
@@ -366,15 +364,11 @@ def _pairs(loader: Any, most: int) -> list[TextPair]:
 
 
 def _language_model(model: Any, origin: str) -> Any:
-    """Return the language model from which a reward model was made, or None if it is unknown.
-
-    Captures read it with the decoder that is being trained.
-    """
+    """Return the language model from which a reward model was made, over the decoder in training; None if unknown."""
     try:
-        language: Any = LM.load(origin, device=model.device).model
+        return language_model(model, adapters.folders_of(resolve(origin).directory)[-1])
     except ProbeError:
         return None
-    return language.to(model.dtype) if type(language.base_model) is type(model.base_model) else None
 
 
 def _what_is_missing(model: nn.Module, language: nn.Module | None, every: int, checkpoint: bool) -> str | None:

@@ -137,7 +137,7 @@ def test_nothing_is_copied_and_training_is_undisturbed() -> None:
     trained = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     values = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     lm = LM(model, base.tokenizer)
-    assert lm.bridge.original_model.training  # built in training mode, with a dropout of 0.3 in the adapter, without a warning
+    assert lm.bridge.original_model.training  # the dropout in the adapter causes no warning
     measure(lm, [as_prompt(lm, "mira lives in oslo", 0)])
     assert {p.data_ptr() for p in lm.bridge.parameters() if p.ndim > 1} <= stored
     assert all(module.training for module in model.modules())
@@ -191,7 +191,8 @@ def test_the_reference_is_the_base_or_the_adapters_first_state() -> None:
 def test_adapters_of_layers_other_than_lora_work_and_prompts_are_refused(tmp_path: Path) -> None:
     base = random_lm()
     with quiet():
-        model = get_peft_model(base.model, IA3Config(task_type="CAUSAL_LM", target_modules=["k_proj"], feedforward_modules=[]))
+        settings = IA3Config(task_type="CAUSAL_LM", target_modules=["k_proj"], feedforward_modules=[])
+        model = get_peft_model(base.model, settings)
     shake(model)
     lm = LM(model.eval(), base.tokenizer)
     close(hooked(lm), theirs(model))

@@ -15,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from probe import LM
 from probe.errors import ConfigError, MissingToolError, ModelError
 from probe.model.adapters import quiet
+from probe.model.rewards import analysable_together
 from probe.runs import RunWriter
 from tests.models import ARCHITECTURES, random_lm, saved_lm
 
@@ -200,7 +201,7 @@ def test_adapters_share_the_weights_of_a_loaded_base(name: str, tmp_path: Path) 
 def test_bases_that_cannot_be_shared(tmp_path: Path) -> None:
     folder = saved_lm(tmp_path / "base")
     directory, base = adapter(folder, tmp_path / "adapter"), LM.load(folder)
-    with pytest.raises(ModelError, match="was given for `.*base`, which is not an adapter: leave it out"):
+    with pytest.raises(ModelError, match=r"was given for `.*base`, which is not an adapter: leave it out"):
         LM.load(folder, base=base)
     with pytest.raises(ModelError, match=r"is put on `.*base`, and `.*other` was given: give that base"):
         LM.load(directory, base=LM.load(saved_lm(tmp_path / "other", seed=1)))
@@ -213,3 +214,23 @@ def test_bases_that_cannot_be_shared(tmp_path: Path) -> None:
     with torch.no_grad():
         shared = LM.load(second, base=LM.load(directory)).logits(TEXT)
         torch.testing.assert_close(shared, LM.load(second).logits(TEXT), rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_models_that_are_loaded_together_share_a_base(tmp_path: Path) -> None:
+    folder = saved_lm(tmp_path / "base")
+    one, two = (adapter(folder, tmp_path / name) for name in ("one", "two"))
+    rename_base(adapter(folder, tmp_path / "three"), str(one))
+
+    def stored(lms: list[LM]) -> float:
+        """Numbers in memory, in models."""
+        tensors = {each.data_ptr(): each.numel() for lm in lms for each in lm.model.parameters()}
+        return sum(tensors.values()) / LM.load(folder).n_parameters
+
+    for refs, models in (([one, folder], 1), ([one, two], 1), ([one], 1), ([folder, tmp_path / "three"], 2)):
+        lms = analysable_together(refs)
+        assert [lm.directory for lm in lms] == refs
+        assert models <= stored(lms) < models + 0.9
+        for ref, lm in zip(refs, lms, strict=True):
+            torch.testing.assert_close(lm.logits(TEXT), LM.load(ref).logits(TEXT), rtol=1e-5, atol=1e-5)
+    assert analysable_together([one])[0].base is None

@@ -4,9 +4,9 @@ A random Llama of about 1 B parameters in bfloat16 has an adapter of rank 16 on 
 runs in a separate process; the peak is read from the kernel (Linux only), above the memory before the model was made.
 
     forward       the forward pass of peft on the prompts
-    base          two captures of the base alone, with the KL to the reference
+    base          three captures of the base alone, with the KL to the reference
     capture       the same of the adapter as it is
-    copies        the same of merged copies: that of step 0, which the reference keeps, and that of the present step
+    copies        the same of merged copies: the base, that of step 0 for the reference, the last one, and the new one
     save          the checkpoint of a base that lies nowhere, merged tensor by tensor
 
     python -m benchmarks.adapters capture            # one measurement
@@ -46,7 +46,7 @@ WAYS = {
 TEXTS, TOKENS, RANK = 4, 64, 16
 BASE_8B = 16.1e9
 """Bytes of the weights of Llama 3.1 8B in bfloat16."""
-COLUMNS = ["", "peak", "of it base weights", "as many of an 8B model", "seconds"]
+COLUMNS = ["", "peak", "of it weights of the base", "as many of an 8B model", "seconds"]
 
 
 def run() -> tuple[list[Row], list[str]]:
@@ -54,7 +54,7 @@ def run() -> tuple[list[Row], list[str]]:
     found = {way: measured(way) for way in WAYS}
     rows = []
     for way, each in found.items():
-        copies = 3 if way == "copies" else 1
+        copies = 4 if way == "copies" else 1
         sizes = readable(each["peak"]), f"{copies} x {readable(each['weights'])}", readable(round(copies * BASE_8B))
         rows.append([WAYS[way], *sizes, f"{each['seconds']:.0f}"])
     table = "\n".join(f"| {' | '.join(line)} |" for line in [COLUMNS, ["---"] * len(COLUMNS), *rows])
@@ -91,7 +91,9 @@ def one(way: str) -> dict[str, Any]:
         nonlocal block
         first = view()
         reference = ReferenceKL(first.logits)
-        for lm in (first, view()):
+        lm = first
+        for step in range(3):
+            lm = view() if step else lm
             tensors = measure(lm, prompts)
             with leave_undisturbed(lm.model):
                 tensors |= reference(lm, prompts)

@@ -470,7 +470,7 @@ def _save(
 ) -> None:
     if weights is None and is_adapted(model):
         if has_own_names(model):
-            _save_adapted(model, directory, dtype or model.dtype)
+            _save_adapted(model, directory, None if dtype == model.dtype else dtype)
             write_tokenizer(tokenizer, directory)
             return
         model = merged(model)
@@ -503,7 +503,7 @@ STORED |= {torch.bool: "BOOL"}
 """Names of number formats in files of safetensors."""
 
 
-def _save_adapted(model: PreTrainedModel, directory: Path, dtype: torch.dtype) -> None:
+def _save_adapted(model: PreTrainedModel, directory: Path, dtype: torch.dtype | None) -> None:
     """Write an adapted model merged, one tensor at a time, so that no second model is in memory.
 
     The file has the layout of safetensors: the length of the header, the header, the values.
@@ -511,7 +511,7 @@ def _save_adapted(model: PreTrainedModel, directory: Path, dtype: torch.dtype) -
     own = Weights(model)
     ignored = set(model._keys_to_ignore_on_save or ())
     names, header, end = [name for name in own.once() if name not in ignored], dict[str, Any](), 0
-    kinds = {name: dtype if own.stored[name].is_floating_point() else own.stored[name].dtype for name in names}
+    kinds = {name: (own.stored[name].is_floating_point() and dtype) or own.stored[name].dtype for name in names}
     for name in names:
         start, end = end, end + own.stored[name].numel() * kinds[name].itemsize
         shape = list(own.stored[name].shape)
@@ -522,7 +522,7 @@ def _save_adapted(model: PreTrainedModel, directory: Path, dtype: torch.dtype) -
         model.save_pretrained(directory, state_dict={})  # configuration and generation settings
     tied = bool(set(model._tied_weights_keys or ()) & set(names)) and model.config.tie_word_embeddings
     entries = {"tie_word_embeddings": False} if tied else {}
-    _set_entries(directory / "config.json", dtype=str(dtype).removeprefix("torch."), **entries)
+    _set_entries(directory / "config.json", dtype=str(dtype or model.dtype).removeprefix("torch."), **entries)
     with (directory / "model.safetensors").open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in names:

@@ -12,10 +12,11 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.pytorch_utils import Conv1D
 
-from probe import LM
+from probe import LM, RewardModel
 from probe.errors import ConfigError, MissingToolError, ModelError
 from probe.model.adapters import quiet
-from probe.model.rewards import analysable_together
+from probe.model.loading import classifier, twin
+from probe.model.rewards import analysable, analysable_together
 from probe.runs import RunWriter
 from tests.models import ARCHITECTURES, random_lm, saved_lm
 
@@ -234,3 +235,25 @@ def test_models_that_are_loaded_together_share_a_base(tmp_path: Path) -> None:
         for ref, lm in zip(refs, lms, strict=True):
             torch.testing.assert_close(lm.logits(TEXT), LM.load(ref).logits(TEXT), rtol=1e-5, atol=1e-5)
     assert analysable_together([one])[0].base is None
+
+
+@torch.no_grad()
+def test_a_reward_models_adapter_shares_the_base_of_its_policy(tmp_path: Path) -> None:
+    base = LM.load(saved_lm(tmp_path / "base"))
+    settings = LoraConfig(r=3, target_modules=["q_proj", "v_proj"], modules_to_save=["score"], task_type="SEQ_CLS")
+    with quiet():
+        judge = get_peft_model(classifier(twin(base.model), base.tokenizer.pad_token_id), settings)
+        for name, parameter in judge.named_parameters():
+            if "lora_" in name or "modules_to_save" in name:
+                parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+        judge.save_pretrained(tmp_path / "judge")
+    texts = ["where does mira lives ?"], ["oslo"]
+    shared, merged = (RewardModel.load(tmp_path / "judge", base=each) for each in (base, None))
+    torch.testing.assert_close(shared.score(*texts), merged.score(*texts), rtol=1e-5, atol=1e-5)
+    assert abs(float(shared.score(*texts))) > 1e-3
+    assert shared.fingerprint == merged.fingerprint
+    read, whole = (analysable(tmp_path / "judge", base=each) for each in (base, None))
+    assert (read.readout, read.base) == ("reward", base)
+    torch.testing.assert_close(read.logits(TEXT), whole.logits(TEXT), rtol=1e-5, atol=1e-5)
+    stored = {each.data_ptr() for each in base.model.parameters()}
+    assert sum(each.numel() for each in read.model.parameters() if each.data_ptr() not in stored) < 5000

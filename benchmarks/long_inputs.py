@@ -21,7 +21,8 @@ from benchmarks.harness import Row
 from benchmarks.models import world
 from probe.attention.long import attention_statistics
 from probe.model.lm import LM
-from probe.model.memory import preflight, readable
+from probe.model.memory import preflight
+from probe.numbers import file_size
 from probe.texts import say
 
 LENGTHS = (256, 512, 1024, 2048, 4096)
@@ -42,11 +43,11 @@ def cells(length: int) -> list[str]:
     """Return the table's row for one length."""
     plan = measured("plan", length)
     stream = measured("streaming", length)
-    cache = f"predicted {readable(plan['patterns'])}"
+    cache = f"predicted {file_size(plan['patterns'])}"
     if plan["patterns"] <= ROOM:
         patterns = measured("patterns", length)
-        cache = f"{patterns['seconds']:.2f} s, {readable(patterns['peak'])} (predicted {readable(plan['patterns'])})"
-    return [f"{stream['seconds']:.2f} s, {readable(stream['peak'])}", cache, readable(plan["everything"])]
+        cache = f"{patterns['seconds']:.2f} s, {file_size(patterns['peak'])} (predicted {file_size(plan['patterns'])})"
+    return [f"{stream['seconds']:.2f} s, {file_size(stream['peak'])}", cache, file_size(plan["everything"])]
 
 
 def measured(what: str, length: int) -> dict:

@@ -18,7 +18,7 @@ from probe.errors import RunError
 from probe.plotting.curves import Style
 from probe.runs.addresses import RUN_FILE, is_cached
 from probe.runs.captured import rollout_table
-from probe.runs.captures import Captures
+from probe.runs.captures import Captures, Tensors
 from probe.runs.directories import roots, run_directories, shown_name, store_problems, stray_link
 from probe.runs.reader import Run
 from probe.runs.schema import CAPTURES, INDEX, METRICS, ROLLOUTS, RunWarning
@@ -185,13 +185,13 @@ def _captures(path: str, version: Stamp) -> tuple[Captures, list[str]]:
         return Run(path).captures(), problems
 
 
-def capture(run: Run, step: int) -> dict[str, np.ndarray]:
+def capture(run: Run, step: int) -> Tensors:
     """Return the tensors captured at a step."""
     return _capture(str(run.path), step, stamp(run.path / CAPTURES / INDEX))
 
 
 @st.cache_resource(show_spinner=False, max_entries=32)
-def _capture(path: str, step: int, version: Stamp) -> dict[str, np.ndarray]:
+def _capture(path: str, step: int, version: Stamp) -> Tensors:
     return _captures(path, version)[0].load(step)
 
 

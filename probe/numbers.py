@@ -1,4 +1,4 @@
-"""Formats of numbers: with 95 % intervals, rates in percent, differences of rates in percentage points."""
+"""Formats of numbers: with 95 % intervals, rates and their differences, sizes, durations."""
 
 import math
 import re
@@ -138,3 +138,22 @@ def shown_ends(unit: str, low: float, high: float) -> tuple[float, float]:
     bounds = {**dict.fromkeys(RATES, (0.0, 1.0)), DIFFERENCE: (-1.0, 1.0), "correlation": (-1.0, 1.0)}
     least, most = bounds.get(unit, (-math.inf, math.inf))
     return max(low, least), min(high, most)
+
+
+def file_size(size: int) -> str:
+    """Write a number of bytes in the decimal unit that fits: 512 B, 4.7 MB, 18 GB."""
+    value, unit = float(size), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 999.5:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.1f} {unit}" if value < 9.95 and unit != "B" else f"{value:.0f} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """Format a duration, rounded to tenths of a second, seconds, minutes or tenths of an hour."""
+    if seconds < 0.95:
+        return f"{max(seconds, 0.01):.1g} s"
+    if seconds < 90:
+        return f"{round(seconds)} s"
+    return f"{round(seconds / 60)} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin
 from probe.errors import ConfigError, brief
 from probe.model.presets import PRESETS
 from probe.options import option
+from probe.recording.capture_plan import BUDGET, PARTS, CaptureOptions, Part
 from probe.rows import ROW_FILES, may_hold_rows
 from probe.world import WorldConfig
 from probe.world.extensions import annotators, find_annotator
@@ -86,6 +87,16 @@ class TrainConfig:
     """Steps between evaluations on held-out data, if the method has any; 0 evaluates only at the end."""
     capture_every: int = 50
     """Steps between captures of attention, lens and entropy on the probe prompts; 0 disables captures."""
+    capture_parts: tuple[Part, ...] = PARTS
+    """Parts that captures hold; rewards stand for rewards, KL and samples."""
+    capture_layers: tuple[int, ...] = ()
+    """Layers whose attention is captured, from 0; default: all."""
+    capture_heads: tuple[str, ...] = ()
+    """Heads whose attention is captured, such as `L3H1 L5H0`; default: all."""
+    capture_tokens: int = 0
+    """Last tokens of each prompt at which captures are made; 0 stands for all."""
+    capture_budget: str = BUDGET
+    """Largest size of one capture, such as `200MB`; what exceeds it is left out, and `0` leaves nothing out."""
     thin: int = 0
     """Captures (at least 2) kept when the run is finished, with only the last checkpoint, in half precision; 0 keeps
     all."""
@@ -130,6 +141,7 @@ class TrainConfig:
             "seed",
         ):
             self.require(getattr(self, name) >= 0, name, "0 or more")
+        _ = self.captures
         self.require(self.thin != 1, "thin", "2 or more, the first and the last capture, or 0, which keeps all")
         self.require(self.lr > 0, "lr", "a number above 0")
         self.require(self.lora_alpha > 0, "lora_alpha", "a number above 0")
@@ -143,6 +155,21 @@ class TrainConfig:
             not (self.lora and self.reference_dtype),
             "reference_dtype",
             "none with --lora, whose reference is the model without its adapter",
+        )
+
+    @property
+    def captures(self) -> CaptureOptions:
+        """What captures hold.
+
+        Raises:
+            ConfigError: an option of captures is not possible.
+        """
+        return CaptureOptions(
+            parts=self.capture_parts,
+            layers=self.capture_layers,
+            heads=self.capture_heads,
+            tokens=self.capture_tokens,
+            budget=self.capture_budget,
         )
 
     @property

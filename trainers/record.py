@@ -20,7 +20,7 @@ from probe.errors import ConfigError, DataError, ModelError, RunError, TrainingS
 from probe.logits.answer_tokens import answer_tokens
 from probe.model.hooks import fused_parts
 from probe.model.text import context_length, encode_all, pieces, quote_words, unknown_tokens, unread
-from probe.recording.recorder import Instrument, Prompt, Recorder, as_prompt, default_prompts, watch
+from probe.recording.recorder import Instrument, Prompt, Recorder, as_prompt, default_prompts
 from probe.rewards.evaluation import evaluate
 from probe.rows import Row, is_messages, is_text, read_columns, read_text
 from probe.runs import ProbePrompt, RunWriter
@@ -88,11 +88,8 @@ class Record:
         """Create the run directory, or continue in it; every process calls it."""
         session, config, origin = self.session, self.session.config, self.origin
         session.accelerator.wait_for_everyone()  # all have read the checkpoints before the main process writes
-        instruments = [*origin.instruments, *(origin.evaluation.instruments if origin.evaluation else ())]
         if not session.main:
-            if self._prompts:
-                onlooker = cast(RunWriter, Onlooker())
-                self._recorder = Recorder(self.trainee.view, onlooker, self._prompts, config.capture_every, instruments)
+            self._record(cast(RunWriter, Onlooker()))
             return
         if config.resume:
             step = int(self.saved.name) if self.saved else None
@@ -110,18 +107,25 @@ class Record:
                 seed=config.seed,
             )
         self.writer.trained_on(origin.texts)
-        if self._prompts:
-            self.writer.prompts(self._prompts, self._left_out)
-            self._recorder = watch(
-                self.trainee.view,
-                self.writer,
-                prompts=self._prompts,
-                every=config.capture_every,
-                instruments=instruments,
-            )
+        self._record(self.writer)
         if config.track:
             flat = {k: v if isinstance(v, int | float | str) else str(v) for k, v in config.to_dict().items()}
             session.accelerator.init_trackers("probe", config=flat)
+
+    def _record(self, writer: RunWriter) -> None:
+        """Prepare the captures; every process takes part in them."""
+        config, evaluation = self.session.config, self.origin.evaluation
+        instruments = [*self.origin.instruments, *(evaluation.instruments if evaluation else ())]
+        if self._prompts:
+            self._recorder = Recorder(
+                self.trainee.view,
+                writer,
+                self._prompts,
+                config.capture_every,
+                instruments if "rewards" in config.capture_parts else (),
+                capture=config.captures,
+                left_out=self._left_out,
+            )
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Append a row of metrics."""
@@ -142,6 +146,8 @@ class Record:
         if self._recorder is not None and (last or self._recorder.due(step)):
             self.trainee.refresh()
             self._recorder.capture(step)
+            if self._recorder.captures == 1:
+                self.session.say(self._recorder.cost(self.session.config.steps))
             self.rollouts(self.origin.evaluation.rows(step) if self.origin.evaluation else ())
 
     def rollouts(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -205,11 +211,18 @@ class Record:
 class Onlooker:
     """Substitute for a run's writer on a process that captures with the others but writes nothing."""
 
-    def prompts(self, prompts: Sequence[ProbePrompt], left_out: str = "") -> None:
+    captured = 0
+    """Bytes of the newest capture."""
+
+    def prompts(self, prompts: Sequence[ProbePrompt], left_out: str = "", holds: str = "") -> None:
         """Ignore the prompts."""
 
-    def capture(self, step: int, tensors: Mapping[str, Tensor]) -> None:
+    def capture(self, step: int, tensors: Mapping[str, Tensor], started: float | None = None) -> None:
         """Ignore the capture."""
+
+    def first_capture(self, before: int) -> tuple[None, None]:
+        """Return neither a file nor a folder."""
+        return None, None
 
 
 def probe_prompts(session: Session, lm: LM, origin: Origin) -> tuple[list[ProbePrompt], str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import streamlit as st
@@ -20,10 +21,14 @@ from probe.runs.captured import (
     attention,
     attention_table,
     favourites,
+    has_attention,
+    has_lens,
     lens_table,
     most_moved,
+    whole_head,
     why_without_answers,
 )
+from probe.runs.captures import Tensors
 from probe.runs.reader import Run
 from probe.runs.schema import ProbePrompt
 from probe.texts import visible
@@ -43,21 +48,32 @@ class Moment:
     step: int
     index: int
     prompt: ProbePrompt
-    tensors: dict[str, np.ndarray]
+    tensors: Tensors
     kind: str
     """Kind of the main figure: Attention or Lens."""
 
+    @cached_property
+    def weights(self) -> np.ndarray:
+        """[D H R T] attention in the last R rows of the prompt; heads that were not captured are NaN."""
+        return attention(self.tensors, self.index, self.prompt)
+
     @property
     def heads(self) -> list[str]:
-        """All heads, from `L0H0` on."""
-        _, depth, count, *_ = self.tensors["attention"].shape
-        return [f"L{layer}H{head}" for layer in range(depth) for head in range(count)]
+        """Captured heads, from `L0H0` on."""
+        captured = np.argwhere(~np.isnan(self.weights[:, :, 0, 0]))
+        return [f"L{layer}H{head}" for layer, head in captured]
+
+    @property
+    def rows(self) -> str:
+        """Sentence on rows that were not captured; empty if all were."""
+        count, length = self.weights.shape[2:]
+        return "" if count == length else f"Of {length:,} tokens the last {count:,} were captured as queries."
 
     @property
     def head(self) -> tuple[int, int]:
         """The enlarged head as (layer, head)."""
         choice = st.session_state.get(HEAD)
-        layer, _, head = (choice if choice in self.heads else "L0H0")[1:].partition("H")
+        layer, _, head = (choice if choice in self.heads else self.heads[0])[1:].partition("H")
         return int(layer), int(head)
 
     @property
@@ -94,9 +110,13 @@ def choose_moment(
         f"{prompt.kind}: {prompt.text}" if prompt.kind else prompt.text: i for i, prompt in enumerate(captures.prompts)
     }
     ends = (data.capture(run, captures.steps[0]), data.capture(run, captures.steps[-1]))
-    kinds = [kind for kind in kinds if kind != "Attention" or "attention" in ends[1]]
+    held = {"Attention": has_attention(ends[1]), "Lens": has_lens(ends[1])}
+    kinds = [kind for kind in kinds if held[kind]]
     if not kinds:
-        note(f"The captures of {label} hold no attention, since not every block of its model has heads.")
+        note(
+            f"The captures of {label} hold no {' and no '.join(kind.lower() for kind in held if not held[kind])}."
+            f" {captures.holds or 'Not every block of its model has heads.'}"
+        )
         return None
     with middle:
         key = keep(f"{prefix}captured", prompts, list(prompts)[most_moved(*ends, captures.prompts)])
@@ -111,8 +131,9 @@ def choose_moment(
     else:
         with right:
             step = choose_step(captures.steps, prefix=prefix)
-    if captures.left_out:
-        note(captures.left_out)
+    said = [captures.left_out, *[f"{captures.holds} Taken so far: {captures.cost}."] * bool(captures.holds)]
+    if any(said):
+        note(" ".join(said).strip())
     index = prompts[choice]
     return Moment(run, label, step, index, captures.prompts[index], data.capture(run, step), kind or kinds[0])
 
@@ -146,12 +167,15 @@ def main_figure(moment: Moment) -> None:
             source=moment.source,
         )
         return
-    weights = attention(moment.tensors, moment.index, moment.prompt)
+    weights, first = moment.weights, len(tokens) - moment.weights.shape[2]
     layers = choose_layers(weights)
     table = attention_table(weights[layers], tokens, layers)
-    chart = attention_mosaic(weights[layers], tokens, layers=layers, chosen=moment.head, height=410)
+    shown = weights[layers][..., first:]
+    chart = attention_mosaic(shown, tokens[first:], layers=layers, chosen=moment.head, height=410)
     title = f"Attention of {moment.label} at step {moment.step:,} (click a head)"
     figure(chart, table, "heads", title=title, source=moment.source, on_select=_take_head)
+    if moment.rows:
+        note(f"{moment.rows} The map shows them among each other; the enlarged head shows all keys.")
 
 
 def choose_layers(weights: np.ndarray) -> list[int]:
@@ -166,11 +190,14 @@ def detail_figures(moment: Moment) -> None:
     """Draw the chosen head enlarged, and the chosen answers over all steps."""
     left, right = st.columns(2, gap="medium")
     with left:
-        if "attention" in moment.tensors:
+        if has_attention(moment.tensors):
             head_figure(moment)
         else:
-            note("These captures hold no attention, since not every block of the model has heads.")
+            note("These captures hold no attention: the model has blocks without heads, or it was not chosen.")
     with right:
+        if not has_lens(moment.tensors):
+            note("These captures hold no lens, so the answers were not followed.")
+            return
         if not moment.prompt.answers:
             note(why_without_answers(moment.run, moment.prompt))
             return
@@ -187,11 +214,10 @@ def head_figure(moment: Moment) -> None:
     """Draw the chosen head enlarged."""
     st.selectbox("Head", moment.heads, key=HEAD, bind="query-params", format_func=visible)
     layer, head = moment.head
-    weights = attention(moment.tensors, moment.index, moment.prompt)
-    table = attention_table(weights[layer : layer + 1, head : head + 1], moment.prompt.tokens, [layer]).assign(
-        head=head
-    )
-    chart = attention_head(weights[layer, head], moment.prompt.tokens)
+    whole = whole_head(moment.tensors, moment.index, (layer, head))
+    weights = moment.weights[layer, head] if whole is None else whole
+    table = attention_table(weights[None, None], moment.prompt.tokens, [layer]).assign(head=head)
+    chart = attention_head(weights, moment.prompt.tokens)
     title = f"L{layer}H{head} at step {moment.step:,}"
     figure(chart, table, "head", title=title, height=420, source=moment.source)
 

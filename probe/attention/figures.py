@@ -161,17 +161,18 @@ def _targets(
     return squares(xs, ys, custom, size, f"%{{customdata[0]}}<br>{what}: %{{customdata[1]}}<extra></extra>")
 
 
-def pair_hover(tokens: Sequence[str], template: str) -> dict:
-    """Return hover settings of a [T T] heat map: tokens and positions, or only positions if there are too many tokens.
+def pair_hover(tokens: Sequence[str], template: str, first: int = 0) -> dict:
+    """Return hover settings of a [R T] heat map: tokens and positions, or only positions if there are too many tokens.
 
     Args:
         tokens: [T] the tokens.
         template: hover text with two placeholders, for query and key.
+        first: index of the first query.
     """
     if len(tokens) > MOST_NAMED:
         return {"hovertemplate": template.format("[%{y}]", "[%{x}]")}
     names = np.array(numbered(tokens), dtype=object)
-    pairs = np.stack(np.meshgrid(names, names, indexing="ij"), axis=-1)
+    pairs = np.stack(np.meshgrid(names[first:], names, indexing="ij"), axis=-1)
     return {"customdata": pairs, "hovertemplate": template.format("%{customdata[0]}", "%{customdata[1]}")}
 
 
@@ -179,21 +180,23 @@ def attention_head(weights: np.ndarray, tokens: Sequence[str], *, boundary: int 
     """Draw one head: queries from top to bottom, keys from left to right, cells hidden by the causal mask in grey.
 
     Args:
-        weights: [T T] attention weights, rows = query.
+        weights: [R T] attention weights, rows = the last R queries.
         tokens: [T] the tokens; repeated tokens have separate rows and columns.
-        boundary: index of the first generated token, marked by lines.
+        boundary: index of the first generated token, marked by lines if all queries are there.
     """
     return _head(weights, tokens, boundary, "weight %{{z:.3f}}", colour_axis("attention<br>weight", low=0, high=1))
 
 
 def _head(values: np.ndarray, tokens: Sequence[str], boundary: int | None, number: str, axis: dict) -> go.Figure:
     """Draw a map of queries and keys; `number` is the hover template of a value, with doubled braces."""
-    length, panels = len(tokens), Panels()
-    texts = pair_hover(tokens, f"query {{}}<br>key {{}}<br>{number}<extra></extra>")
+    length, panels, first = len(tokens), Panels(), len(tokens) - len(values)
+    texts = pair_hover(tokens, first=first, template=f"query {{}}<br>key {{}}<br>{number}<extra></extra>")
     panels.add(1, *_visible(values, "coloraxis", boundary, MOST_NAMED, texts))
     tilt = -45 if length <= 16 else -90
     panels.axis("x", title="key (source)", **named_axis(tokens, 26), tickangle=tilt)
-    panels.axis("y", title="query (destination)", autorange="reversed", **named_axis(tokens, 26))
+    queries = named_axis(tokens[first:], 26)
+    queries["tickvals"] = [first + place for place in queries["tickvals"]]
+    panels.axis("y", title="query (destination)", autorange="reversed", **queries)
     return panels.figure(showlegend=False, coloraxis=axis)
 
 
@@ -203,19 +206,20 @@ def _visible(
     """Yield the masked cells in grey, the visible cells, and the lines at the first generated token.
 
     Args:
-        values: [T T] values, rows = query.
+        values: [R T] values, rows = the last R queries, placed at their positions.
         colours: name of the colour axis.
         boundary: index of the first generated token.
         apart: maximum number of tokens for which the cells have gaps.
         hover: hover settings of the cells.
     """
-    length = len(values)
-    mask = np.triu(np.ones((length, length), dtype=bool), 1)
+    rows, length = values.shape
+    mask = np.triu(np.ones((rows, length), dtype=bool), 1 + length - rows)
     grey = {"colorscale": [[0, MASKED], [1, MASKED]], "showscale": False, "hoverinfo": "skip"}
+    grey, hover = ({**each, "y0": length - rows, "dy": 1} for each in (grey, hover))
     yield go.Heatmap(z=np.where(mask, 1.0, np.nan), **grey)
     gaps, visible = int(length <= apart), np.where(mask, np.nan, values.astype(np.float32))
     yield go.Heatmap(z=visible, coloraxis=colours, hoverongaps=False, xgap=gaps, ygap=gaps, **hover)
-    if boundary is not None and 0 < boundary < length:
+    if boundary is not None and 0 < boundary < length == rows:
         yield _borders(1, 1, length, boundary)
 
 

@@ -26,10 +26,9 @@ from probe.attention.streaming import stream_weights
 from probe.errors import ConfigError, DataError, ModelError
 from probe.model.asked import asked_ids
 from probe.model.lm import LM
-from probe.model.memory import readable
 from probe.model.pace import seconds_a_token
 from probe.model.text import pieces
-from probe.numbers import rate
+from probe.numbers import file_size, rate
 from probe.plotting.notebook import Beside, Drawable, Look, alone, clickable, titled
 from probe.ticks import Tick, ignore
 
@@ -240,7 +239,7 @@ class LongTexts(Beside[AttentionStatistics]):
         last = self.results[-1]
         patterns = 4 * len(last.heads) * len(last.tokens) ** 2
         return (
-            f"All patterns of these {len(last.tokens):,} tokens would take {readable(patterns)}. None is stored:"
+            f"All patterns of these {len(last.tokens):,} tokens would take {file_size(patterns)}. None is stored:"
             " the text was read in blocks of queries.",
             "The distance of a layer is the mean over its heads; beyond lag 32, neighbouring lags are averaged."
             f" For every query the strongest {last.top_keys.shape[-1]} sources are stored; weights below {LEAST:g}"

@@ -36,7 +36,18 @@ class Attention(Drawable):
     prompt_length: int
     """Number of tokens in the prompt; the model generated the rest."""
     pattern: np.ndarray
-    """[D H T T] weights: rows are queries and sum to 1, zero above the diagonal."""
+    """[D H R T] weights: rows are the last R queries, all T of them except in captures of long texts; they sum to 1,
+    and weights above the diagonal are 0. Heads that were not captured are NaN."""
+
+    @property
+    def first(self) -> int:
+        """Index of the first token whose row is there."""
+        return len(self.tokens) - self.pattern.shape[2]
+
+    @property
+    def square(self) -> np.ndarray:
+        """[D H R R] weights among the last R tokens."""
+        return self.pattern[..., self.first :]
 
     @property
     def written(self) -> int | None:
@@ -56,7 +67,7 @@ class Attention(Drawable):
         """Draw every head as one heat map."""
         from probe.attention.figures import attention_mosaic
 
-        return attention_mosaic(self.pattern, self.tokens, boundary=self.written)
+        return attention_mosaic(self.square, self.tokens[self.first :], boundary=self.written)
 
 
 @torch.no_grad()
@@ -92,7 +103,7 @@ def attention(
 
 
 def difference(a: Attention, b: Attention) -> np.ndarray:
-    """Return [D H T T] b - a, the change of every weight from a to b.
+    """Return [D H R T] b - a, the change of every weight from a to b.
 
     Raises:
         DataError: the texts or the numbers of blocks and heads differ.
@@ -127,7 +138,7 @@ def head_distance(a: Attention, b: Attention, kind: str = "total_variation") -> 
         rows = _entropy(middle) - (_entropy(a.pattern) + _entropy(b.pattern)) / 2
     else:
         raise ConfigError(f"The distance {kind!r} is unknown: give 'total_variation' or 'jensen_shannon'.")
-    return rows[..., 1:].mean(-1) if rows.shape[-1] > 1 else rows.mean(-1)
+    return rows[..., 1:].mean(-1) if rows.shape[-1] > 1 and not a.first else rows.mean(-1)
 
 
 def distance_table(a: Attention, b: Attention) -> pd.DataFrame:

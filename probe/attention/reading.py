@@ -74,7 +74,7 @@ def strongest(read: Attention) -> tuple[Head, str]:
     sink = values["sink"]
     head = argmax(-sink)
     words = (
-        f"no head stands out; on average {rate(float(sink.mean()))} of the attention rests on the first token, "
+        f"no head stands out; on average {rate(float(np.nanmean(sink)))} of the attention rests on the first token, "
         f"least in L{head[0]}H{head[1]} ({rate(float(sink[head]))})"
     )
     return head, words
@@ -93,8 +93,8 @@ def most_moved_head(first: Attention, second: Attention, names: tuple[str, str],
     head = argmax(distance)
     change = difference(first, second)[head]
     query, key = np.unravel_index(int(np.abs(change).argmax()), change.shape)
-    tokens = [quote_token(second.tokens, int(index)) for index in (query, key)]
-    tokens[1] = "itself" if query == key else tokens[1]
+    tokens = [quote_token(second.tokens, int(index)) for index in (query + second.first, key)]
+    tokens[1] = "itself" if query + second.first == key else tokens[1]
     before, after = (float(read.pattern[(*head, query, key)]) for read in (first, second))
     name, share = f"L{head[0]}H{head[1]}", float(distance[head])
     if share < STILL:
@@ -127,8 +127,8 @@ def quote_token(tokens: Sequence[str], index: int) -> str:
 
 
 def argmax(values: np.ndarray) -> Head:
-    """Return layer and head of the largest of [D H] values."""
-    layer, head = np.unravel_index(int(values.argmax()), values.shape)
+    """Return layer and head of the largest of [D H] values; NaN stands for heads that were not captured."""
+    layer, head = np.unravel_index(int(np.nan_to_num(values, nan=-np.inf).argmax()), values.shape)
     return int(layer), int(head)
 
 
@@ -360,10 +360,10 @@ class Attentions(Beside[Attention]):
             (before, first, others), most = shown[0], max(each.pattern.shape[1] for each in self.results)
             alike, rows = same_text(first, read), max(len(own), len(others))
             chart = mosaic_pair(
-                (first.pattern[others], read.pattern[own]),
-                first.tokens,
+                (first.square[others], read.square[own]),
+                first.tokens[first.first :],
                 names=(before.name, look.name),
-                others=None if alike else read.tokens,
+                others=None if alike else read.tokens[read.first :],
                 layers=(others, own),
                 chosen=chosen,
                 height=int(np.clip(80 + WIDTH / 3 * rows / most, 250, HEIGHT)),
@@ -372,7 +372,12 @@ class Attentions(Beside[Attention]):
             )
             return {"heads": titled(clickable(chart, head="customdata"), "Attention of every head")}
         chart = attention_mosaic(
-            read.pattern[own], read.tokens, layers=own, chosen=chosen, height=HEIGHT, boundary=read.written
+            read.square[own],
+            read.tokens[read.first :],
+            layers=own,
+            chosen=chosen,
+            height=HEIGHT,
+            boundary=read.written,
         )
         charts = {"heads": titled(clickable(chart, head="customdata"), f"Heads of {look.name}{self.of}")}
         enlarged = attention_head(read.pattern[chosen], read.tokens, boundary=read.written)

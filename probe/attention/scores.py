@@ -83,17 +83,21 @@ def pattern_scores(read: Attention) -> HeadScores:
     these: the definitions of `transformer_lens.head_detector` ("mul").
     """
     ids = np.asarray(read.ids)
-    uniform = np.tri(len(ids)) / np.arange(1, len(ids) + 1)[:, None]
+    uniform = (np.tri(len(ids)) / np.arange(1, len(ids) + 1)[:, None])[read.first :]
     values = {name: value.astype(np.float32) for name, value in _scores(read.pattern, ids).items()}
     return HeadScores(values, {name: float(value) for name, value in _scores(uniform, ids).items()}, [read.ids])
 
 
-def _scores(pattern: Float[np.ndarray, "... T T"], ids: Int[np.ndarray, " T"]) -> dict[str, np.ndarray]:
-    position = np.arange(len(ids))
-    lag = position[:, None] - position
-    first = min(1, len(ids) - 1)
+def _scores(pattern: Float[np.ndarray, "... R T"], ids: Int[np.ndarray, " T"]) -> dict[str, np.ndarray]:
+    position, start = np.arange(len(ids)), len(ids) - pattern.shape[-2]
+    lag = (position[:, None] - position)[start:]
+    first = min(1, len(ids) - 1) if not start else 0
     rows, back = pattern[..., first:, :], lag[first:]
-    targets = {"previous_token": lag == 1, "duplicate_token": duplicates(ids), "induction": followers(ids)}
+    targets = {
+        "previous_token": lag == 1,
+        "duplicate_token": duplicates(ids)[start:],
+        "induction": followers(ids)[start:],
+    }
     whole = pattern.sum((-1, -2))
     return {
         "entropy": -(rows * np.log(np.where(rows > 0, rows, 1.0))).sum(-1).mean(-1),

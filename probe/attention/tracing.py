@@ -64,6 +64,11 @@ def rollout(read: Attention | np.ndarray, residual: float = 0.5, value_norms: np
         DataError: the arrays have other shapes.
     """
     pattern = read.pattern if isinstance(read, Attention) else np.asarray(read)
+    if isinstance(read, Attention) and read.first:
+        raise DataError(
+            f"The attention of {len(read.tokens):,} tokens was captured only from the last {pattern.shape[2]:,}, and a"
+            " rollout needs all of it: capture a shorter prompt, or give a larger capture budget."
+        )
     if pattern.ndim != 4 or pattern.shape[2] != pattern.shape[3]:
         raise DataError(f"A pattern has the axes blocks, heads, queries, keys; this one has shape {pattern.shape}.")
     if not 0 <= residual <= 1:

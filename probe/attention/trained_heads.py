@@ -33,7 +33,14 @@ from probe.model.heads import head_names
 from probe.numbers import rate
 from probe.plotting.notebook import Drawable, Look, titled
 from probe.plotting.theme import METHODS, aligned_colour
-from probe.runs.captured import attention, captured_prompts, captures_of, numbers_of, usual_prompt
+from probe.runs.captured import (
+    attention,
+    captured_prompts,
+    captures_of,
+    has_attention,
+    numbers_of,
+    usual_prompt,
+)
 from probe.runs.captures import Captures
 from probe.runs.reader import Run
 from probe.ticks import Tick, ignore
@@ -150,10 +157,10 @@ def read_captured(captures: Captures, index: int, step: int) -> PromptAttention:
     if step not in captures.steps:
         raise DataError(f"Step {step:,} was not captured: give one of {', '.join(map(str, captures.steps))}.")
     prompt, tensors = captures.prompts[index], captures.load(step)
-    if "attention" not in tensors:
+    if not has_attention(tensors):
         raise DataError(
-            "The captures of this run hold no attention, since not every block of its model has heads: choose another "
-            "run."
+            "The captures of this run hold no attention: its model has blocks without heads, or other parts were chosen"
+            " with --capture."
         )
     pattern = attention(tensors, index, prompt).astype(np.float32)
     return PromptAttention(list(prompt.tokens), list(prompt.token_ids), prompt.length, pattern)

@@ -164,18 +164,30 @@ def _capture_drawings(run: "Run", steps: "Sequence[int]", step: int) -> "Iterato
     from probe.logits.figures import lens_grid
     from probe.logits.trained import answer_names
     from probe.plotting.curves import answer_curves
-    from probe.runs.captured import answers_table, attention, attention_table, favourites, lens_table
+    from probe.runs.captured import (
+        answers_table,
+        attention,
+        attention_table,
+        favourites,
+        has_attention,
+        has_lens,
+        lens_table,
+    )
 
     captures = run.captures()
     tensors = captures.load(step)
-    answers = [captures.load(each)["lens_answer_logprobs"] for each in steps]
+    answers = [captures.load(each)["lens_answer_logprobs"] for each in steps if has_lens(tensors)]
     for index, prompt in enumerate(captures.prompts):
         name, asked = f"{prompt.id}-step-{step}", {"prompt": prompt.text}
-        if "attention" in tensors:
+        if has_attention(tensors):
             weights = attention(tensors, index, prompt)
-            chart = attention_mosaic(weights, prompt.tokens, height=max(420, 110 * weights.shape[0]))
+            first = prompt.length - weights.shape[2]
+            height = max(420, 110 * weights.shape[0])
+            chart = attention_mosaic(weights[..., first:], prompt.tokens[first:], height=height)
             title = f"Attention of every head at step {step}"
             yield f"attention-{name}", title, asked, chart, attention_table(weights, prompt.tokens)
+        if not has_lens(tensors):
+            continue
         lens = favourites(run, tensors, index, prompt)
         chart, title = lens_grid(lens, prompt.tokens, width=700), f"Logit lens at step {step}"
         yield f"lens-{name}", title, asked, chart, lens_table(lens, prompt.tokens)

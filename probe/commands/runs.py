@@ -471,6 +471,7 @@ def _summary(run: "Run") -> dict[str, Any]:
 
 
 def _detail(run: "Run") -> dict[str, Any]:
+    captures = run.captures()
     return {
         **_summary(run),
         "message": run.message,
@@ -482,7 +483,9 @@ def _detail(run: "Run") -> dict[str, Any]:
         "versions": run.meta.get("versions"),
         "git": run.meta.get("git"),
         "checkpoints": [checkpoint.step for checkpoint in run.checkpoints()],
-        "captures": run.captures().steps,
+        "captures": captures.steps,
+        "captures_take": captures.cost,
+        "captures_hold": captures.holds,
         "results": list(run.results()),
         "config": run.config,
     }

@@ -37,6 +37,7 @@ from probe.in_context.pairs import pair_documents
 from probe.interventions.patching import Means, means
 from probe.model.heads import head_names
 from probe.model.text import encode
+from probe.runs import captured
 from probe.ticks import Tick, ignore, part
 
 if TYPE_CHECKING:
@@ -76,24 +77,25 @@ class PhaseChange(NamedTuple):
 
 
 def induction_score(
-    pattern: Float[np.ndarray, "... T T"], ids: Int[np.ndarray, " T"], start: int = 0
+    pattern: Float[np.ndarray, "... R T"], ids: Int[np.ndarray, " T"], start: int = 0
 ) -> tuple[Float[np.ndarray, "..."], float, int]:
     """Return (score, chance, tokens counted) of attention patterns on one text; NaN if no token repeats.
 
     Args:
-        pattern: attention weights; rows are queries.
+        pattern: attention weights; rows are the last R queries.
         ids: token ids of the text.
         start: first token that counts as a query and as a key; the opening of a text does not belong to the repeats.
     """
-    target = followers(ids)
+    first = len(ids) - pattern.shape[-2]
+    target = followers(ids)[first:]
     target[:, : start + 1] = False
-    queries = np.arange(len(ids)) >= start
+    queries = np.arange(first, len(ids)) >= start
     queries &= target.any(-1)
     count = int(queries.sum())
     if not count:
         return np.full(pattern.shape[:-2], np.nan), float("nan"), 0
     rows, matches = pattern[..., queries, :], target[queries]
-    even = matches.sum(-1) / (np.flatnonzero(queries) + 1)
+    even = matches.sum(-1) / (first + np.flatnonzero(queries) + 1)
     return (rows * matches).sum(-1).mean(-1), float(even.mean()), count
 
 
@@ -115,20 +117,19 @@ def induction_over_training(run: "Run") -> pd.DataFrame:
     prompts = captures.prompts
     frames = []
     for step in captures.steps:
-        attention = captures.load(step).get("attention")
-        for index, prompt in enumerate(prompts if attention is not None else ()):
-            assert attention is not None
-            pattern = attention[index, :, :, : prompt.length, : prompt.length].astype(np.float64)
+        tensors = captures.load(step)
+        for index, prompt in enumerate(prompts if captured.has_attention(tensors) else ()):
+            pattern = captured.attention(tensors, index, prompt).astype(np.float64)
             start = _opening(prompt.text, prompt.length)
             score, chance, queries = induction_score(pattern, np.asarray(prompt.token_ids), start)
             if queries < QUERIES:
                 continue
             layer, head = (axis.ravel() for axis in np.indices(score.shape))
-            previous = np.diagonal(pattern, -1, -2, -1).mean(-1)
+            previous = np.diagonal(pattern, prompt.length - pattern.shape[2] - 1, -2, -1).mean(-1)
             row = {"step": step, "prompt": index, "kind": prompt.kind or "text", "name": head_names(*score.shape)}
             row |= {"layer": layer, "head": head, "score": score.ravel(), "chance": chance}
             row |= {"scaled": (score.ravel() - chance) / (1 - chance), "previous_token": previous.ravel()}
-            frames.append(pd.DataFrame(row | {"queries": queries}))
+            frames.append(pd.DataFrame(row | {"queries": queries}).dropna(subset="score"))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 

@@ -450,16 +450,25 @@ def lens_logprobs(
         ModelError: norm and unembedding of the last residual do not give the model's output.
     """
     *inner, last = residual_names(lm)
-    own = logits.float().log_softmax(-1)
-    again = unembed(lm, cache[last]).log_softmax(-1)
-    if float((again.exp() - own.exp()).abs().max()) > 0.05:
+    require_own_logits(lm, cache[last], logits)
+    for name in inner:
+        yield unembed(lm, cache[name]).log_softmax(-1)
+    yield logits.float().log_softmax(-1)
+
+
+@torch.no_grad()
+def require_own_logits(lm: LM, residual: Float[Tensor, "... d"], logits: Float[Tensor, "... V"]) -> None:
+    """Check that norm and unembedding of the last residual give the model's output.
+
+    Raises:
+        ModelError: they do not.
+    """
+    again = unembed(lm, residual.to(lm.dtype)).log_softmax(-1)
+    if float((again.exp() - logits.float().softmax(-1)).abs().max()) > 0.05:
         raise ModelError(
             f"The logit lens does not know how {type(lm.model).__name__} makes logits from its residual stream: "
             "use a model of another architecture."
         )
-    for name in inner:
-        yield unembed(lm, cache[name]).log_softmax(-1)
-    yield own
 
 
 class LensReader:

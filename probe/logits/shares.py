@@ -13,9 +13,9 @@ Axes: P texts, D blocks, H heads, T tokens, A answers, m neurons of a block, n o
 vocabulary, k tokens.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -26,6 +26,7 @@ from probe.errors import ModelError
 from probe.logits.direct import HeldNorm, Part, final_norm, logit_cap, output_scale, post_hook, post_norm
 from probe.logits.parts import output_weights
 from probe.model.adapted import layer_weight, merged_layer
+from probe.model.hooks import Hook
 from probe.model.lm import LM
 
 
@@ -71,7 +72,7 @@ def split_logit(
     norm = final_norm(lm, final)
     column, constant = target_columns(lm, answers, final)
     u = norm.direction(column)
-    rows = layer_weight(lm.model.get_output_embeddings()).detach().float() if k else column
+    rows = layer_weight(lm.model.get_output_embeddings()).detach()
     part_norm = replace(norm, scale=norm.scale[:, None])
     parts, biases, extremes = [], [], []
     for layer, (mixture, post, mlp) in enumerate(zip(z, attn_norms, mlps, strict=True)):
@@ -84,11 +85,22 @@ def split_logit(
         parts.append(torch.einsum("pnd,pd->pn", outputs, u))
         biases.append((u * bias).sum(-1))
         if k:
-            change = part_norm(outputs) @ rows.T * output_scale(lm)
+            change = _through_rows(part_norm(outputs), rows) * output_scale(lm)
             extremes.append(torch.stack([change.topk(k).indices, (-change).topk(k).indices], dim=2))
     promoted = torch.stack(extremes, dim=1) if k else torch.empty(0, dtype=torch.long)
     embedding, norm_bias = (first * u).sum(-1), column @ norm.shift
     return Sums(u, torch.stack(parts, 1), embedding, torch.stack(biases, 1), norm_bias, constant, promoted)
+
+
+ROWS = 2**13
+"""Number of rows of an unembedding in half precision that are converted at once."""
+
+
+def _through_rows(states: Float[Tensor, "... d"], rows: Float[Tensor, "V d"]) -> Float[Tensor, "... V"]:
+    """Return the product with every row in single precision, without a second copy of the whole matrix."""
+    if rows.dtype == torch.float32:
+        return states @ rows.T
+    return torch.cat([states @ part.float().T for part in rows.split(ROWS)], dim=-1)
 
 
 def target_columns(
@@ -191,31 +203,27 @@ class LastNeurons(NamedTuple):
     """Contribution of each neuron to the target, nats."""
 
 
-@contextmanager
-def last_posts(lm: LM, shape: Sequence[int], last: Int[Tensor, " P"]) -> Iterator[Posts]:
-    """Collect the input of W_out at the last token of each text, if there is a W_out.
-
-    A pass over the texts inside the context fills the dict.
+def last_hooks(
+    names: Iterable[str], shape: Sequence[int], last: Int[Tensor, " P"], rows: dict[str, Tensor]
+) -> list[Hook]:
+    """Return hooks that keep some activations after the last token of each text, in single precision.
 
     Args:
-        lm: the model.
+        names: hook names.
         shape: shape (P, T) of the batch that will be run.
         last: position of the last token of each text.
+        rows: dict that a pass over the texts fills, by hook name [P ...].
     """
-    bridge, texts = lm.bridge, torch.arange(len(last))
-    posts: Posts = {}
+    texts = torch.arange(len(last))
 
-    def reader(block: int) -> Callable[[Tensor, object], None]:
-        def keep(tensor: Tensor, hook: object) -> None:
-            if tensor.shape[:-1].numel() == shape[0] * shape[1]:  # experts have no row per token
-                rows = tensor.detach().reshape(*shape, -1)
-                posts[block] = rows[texts.to(rows.device), last.to(rows.device)].float()
+    def keep(tensor: Tensor, hook: object, name: str) -> None:
+        if tuple(tensor.shape[:2]) != tuple(shape):
+            if tensor.shape[:-1].numel() != shape[0] * shape[1]:  # experts have no row per token
+                return
+            tensor = tensor.reshape(*shape, -1)
+        rows[name] = tensor.detach()[texts.to(tensor.device), last.to(tensor.device)].float()
 
-        return keep
-
-    names = {block: f"blocks.{block}.mlp.hook_post" for block in range(bridge.cfg.n_layers)}
-    with lm.hooks([(name, reader(block)) for block, name in names.items() if name in bridge.hook_dict]):
-        yield posts
+    return [(name, partial(keep, name=name)) for name in names]
 
 
 def strongest(shares: Sequence[NeuronShares], n: int) -> LastNeurons:
@@ -242,14 +250,21 @@ class LastAttribution(NamedTuple):
 
 
 def last_names(lm: LM) -> list[str]:
-    """Return the hook names that `attribute_last` reads in addition to the residual stream.
+    """Return the hook names that `attribute_last` reads after the last token of each text.
 
     There are none if a block lacks heads or an MLP.
     """
     blocks, hooks = range(lm.bridge.cfg.n_layers), lm.bridge.hook_dict
     names = [name for block in blocks for name in (_mixed(block), _mlp_out(block))]
     posts = [name for block in blocks for name in (post_hook(lm, block, "attn"), post_hook(lm, block, "mlp")) if name]
-    return [*names, *posts] if all(name in hooks for name in names) else []
+    inputs = [name for block in blocks if (name := _into_out(block)) in hooks]
+    ends = ["blocks.0.hook_resid_pre", f"blocks.{len(blocks) - 1}.hook_resid_post"]
+    return [*ends, *names, *posts, *inputs] if all(name in hooks for name in names) else []
+
+
+def _into_out(block: int) -> str:
+    """Return the name of the input of W_out."""
+    return f"blocks.{block}.mlp.hook_post"
 
 
 def _mixed(block: int) -> str:
@@ -262,43 +277,31 @@ def _mlp_out(block: int) -> str:
 
 @torch.no_grad()
 def attribute_last(
-    lm: LM,
-    cache: Mapping[str, Tensor],
-    logits: Float[Tensor, "P T V"],
-    last: Int[Tensor, " P"],
-    answers: Int[Tensor, "P A"],
-    k: int = 5,
-    posts: Posts | None = None,
-    n: int = 10,
+    lm: LM, rows: Mapping[str, Tensor], answers: Int[Tensor, "P A"], k: int = 5, n: int = 10
 ) -> LastAttribution | None:
     """Return the contributions of all parts to the logit of a text's first answer minus that of its second.
 
     Args:
         lm: the model.
-        cache: activations that hold these and `residual_names(lm)`.
-        logits: the model's output.
-        last: position of the last token of each text.
+        rows: activations of `last_names(lm)` after the last token of each text [P ...] (`last_hooks`), and `logits`
+            [P V], the model's output there.
         answers: answer tokens of each text, padded with -1. A single answer is taken alone; without answers all values
             are zero.
         k: number of promoted and of suppressed tokens.
-        posts: inputs of W_out that `last_posts` kept in the same pass; without them no neurons are returned.
-        n: number of neurons of each block.
+        n: number of neurons of each block; none are returned if `rows` has no inputs of W_out.
 
     Returns:
         None if the parts do not sum to the logits, or there are no heads.
     """
-    texts, last = torch.arange(len(last), device=logits.device), last.to(logits.device)
-
-    def read(name: str) -> Tensor:
-        return cache[name][texts, last].float()
 
     def norms(part: Part) -> list[HeldNorm | None]:
         hooks = [post_hook(lm, block, part) for block in blocks]
-        return [post_norm(lm, block, part, read(hook)) if hook else None for block, hook in enumerate(hooks)]
+        return [post_norm(lm, block, part, rows[hook]) if hook else None for block, hook in enumerate(hooks)]
 
     blocks, k = range(lm.bridge.cfg.n_layers), min(k, lm.model.get_output_embeddings().weight.shape[0])
-    first, final = read("blocks.0.hook_resid_pre"), read(f"blocks.{len(blocks) - 1}.hook_resid_post")
-    z, mlps = ([read(name(block)) for block in blocks] for name in (_mixed, _mlp_out))
+    first, final = rows["blocks.0.hook_resid_pre"], rows[f"blocks.{len(blocks) - 1}.hook_resid_post"]
+    z, mlps = ([rows[name(block)] for block in blocks] for name in (_mixed, _mlp_out))
+    posts = {block: rows[_into_out(block)] for block in blocks if _into_out(block) in rows}
     try:
         attn_norms, mlp_norms = norms("attn"), norms("mlp")
         split = split_logit(lm, final, first, z, attn_norms, mlps, answers, k)
@@ -307,7 +310,7 @@ def attribute_last(
     rest = split.embedding + split.norm_bias + split.unembedding_bias
     for bias in split.biases.T:
         rest = rest + bias
-    value = _difference(logits[texts, last].float()[..., None], answers, own=True)[:, 0]
+    value = _difference(rows["logits"][..., None], answers, own=True)[:, 0]
     gap = (split.parts.sum((1, 2)) + rest - value).abs()
     size = split.parts.abs().sum((1, 2)) + rest.abs()
     if not all(g <= rounding(lm, s) for g, s in zip(gap.tolist(), size.tolist(), strict=True)):

@@ -29,6 +29,7 @@ from probe.errors import ConfigError, DataError
 from probe.model.hooks import build_bridge, check_names
 from probe.model.scoring import check_lengths
 from probe.model.text import positions
+from probe.numbers import file_size
 
 LOGITS = "logits"
 """Name of the logits among the hook names."""
@@ -186,16 +187,6 @@ def free_bytes(device: torch.device | str = "cpu") -> int | None:
     return min(sizes, default=None)
 
 
-def readable(size: int) -> str:
-    """Write a number of bytes in the decimal unit that fits: 512 B, 4.7 MB, 18 GB."""
-    value, unit = float(size), "B"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if value < 999.5:
-            break
-        value, unit = value / 1000, larger
-    return f"{value:.1f} {unit}" if value < 9.95 and unit != "B" else f"{value:.0f} {unit}"
-
-
 def _available(file: Path) -> int | None:
     """Return the bytes that the kernel can give without swapping; None if the file does not say."""
     try:
@@ -289,7 +280,7 @@ class Preflight:
         """Smaller capture to make, in one sentence; empty if the capture fits."""
         if self.fits:
             return ""
-        ways = [f"{offer.what} ({readable(offer.total)})" for offer in self.offers]
+        ways = [f"{offer.what} ({file_size(offer.total)})" for offer in self.offers]
         ways += [self.instead] if self.instead else []
         ways = ways or ["use a smaller model or a machine with more memory"]
         return f"{', '.join(ways[:-1])}{', or ' if len(ways) > 1 else ''}{ways[-1]}"
@@ -298,12 +289,12 @@ class Preflight:
     def sentence(self) -> str:
         """Sentence with the needed and the free memory, and a smaller capture."""
         several = f"{self.batch} texts of " if self.batch > 1 else ""
-        need = f"A capture of {several}{self.length:,} tokens needs {readable(self.total)}"
+        need = f"A capture of {several}{self.length:,} tokens needs {file_size(self.total)}"
         if self.budget is None:
             return f"{need}."
         if self.fits:
-            return f"{need}; {readable(self.budget)} are allowed."
-        return f"{need}, and {readable(self.budget)} are allowed: {self.offer}."
+            return f"{need}; {file_size(self.budget)} are allowed."
+        return f"{need}, and {file_size(self.budget)} are allowed: {self.offer}."
 
     def table(self) -> pd.DataFrame:
         """Return a table with one row per hook name: name, layer (-1 outside the blocks), growth, bytes."""

@@ -3,6 +3,7 @@
 - three lines in a custom loop: `watch`
 - a callback for trainers of transformers and TRL: `ProbeCallback`
 - class behind `watch`: `Recorder`
+- choice of what captures hold, and their largest size: `CaptureOptions`
 - further instruments: `RewardShift`, `ReferenceKL`
 """
 

@@ -25,6 +25,7 @@ so.
 """
 
 import math
+import sys
 import threading
 import warnings
 import weakref
@@ -47,6 +48,7 @@ from probe.model.references import resolve
 from probe.model.rewards import RewardModel, language_model
 from probe.model.text import Ids, unwrap
 from probe.recording import trl_rollouts
+from probe.recording.capture_plan import CaptureOptions
 from probe.recording.recorder import Instrument, Prompt, Recorder, ReferenceKL, leave_undisturbed, watch
 from probe.recording.reward_tokens import RewardTokens, TextPair, pair_rows, split_pair
 from probe.runs.addresses import is_run
@@ -87,6 +89,7 @@ class ProbeCallback(TrainerCallback):
         *,
         every: int = 50,
         prompts: Sequence[Prompt] | None = None,
+        capture: CaptureOptions | None = None,
         method: str | None = None,
         parent: str | None = None,
         checkpoint: bool = True,
@@ -98,6 +101,7 @@ class ProbeCallback(TrainerCallback):
             run: directory of a new run.
             every: steps between captures; 0 makes none.
             prompts: prompts to capture, as in `probe.watch`.
+            capture: what captures hold, and their largest size, as in `probe.watch`.
             method: method of the run; default: by the trainer's arguments (`METHODS`).
             parent: model from which training starts; default: the one that was loaded.
             checkpoint: save model and tokenizer at the end, so that the run can be loaded as a model.
@@ -110,6 +114,7 @@ class ProbeCallback(TrainerCallback):
             raise ConfigError(f"Captures every {every} steps were requested; expected 1 or more, or 0 for none.")
         self.path, self.every, self.prompts, self.method = Path(run).expanduser(), every, prompts, method
         self.parent, self.checkpoint, self.trainer = parent, checkpoint, trainer
+        self.capture = capture or CaptureOptions()
         self.writer: RunWriter | None = None
         """Writer of the run during training; None before, after, and on processes that do not write."""
         self._model: Any = None
@@ -162,10 +167,12 @@ class ProbeCallback(TrainerCallback):
                     self.writer,
                     prompts=self.prompts,
                     every=self.every,
+                    capture=self.capture,
                     instruments=self._instruments(view, int(state.global_step)),
                 )
                 self._notes += [self._recorder.left_out] if self._recorder.left_out else []
                 self._recorder.step(int(state.global_step))
+                print(self._recorder.cost(int(state.max_steps)), file=sys.stderr)
             except ProbeError as error:
                 self._end("failed", str(error))
                 raise
@@ -252,6 +259,8 @@ class ProbeCallback(TrainerCallback):
 
         At step 0 the reference is the model itself, of which only log-probabilities are kept.
         """
+        if "rewards" not in self.capture.parts:
+            return []
         instruments: list[Instrument] = [self._head] if self._head and self._head.pairs else []
         origin = self._reference
         if origin is None:

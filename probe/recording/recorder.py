@@ -9,9 +9,10 @@
 `with probe.watch(...) as recorder:` around the loop closes it in every case: after Ctrl-C as interrupted, after an
 error as failed, with the model in its current state.
 
-A capture is attention, lens, norms and direct attribution of the model on the prompts, all from one hooked pass. A
-capture does not affect training: it runs without gradients on a separate module tree that shares the parameters
-(`LM.bridge`), and does not change random generators, training mode or the model's hooks.
+A capture is attention, lens, norms and direct attribution of the model on the prompts, all from one hooked pass
+(`probe.recording.measurement`); `CaptureOptions` choose what it holds, within a budget of bytes. A capture does not
+affect training: it runs without gradients on a separate module tree that shares the parameters (`LM.bridge`), and does
+not change random generators, training mode or the model's hooks.
 
 Axes: P prompts, D blocks, H heads, T tokens (padded on the right, zero there), k predictions, A answers, n neurons, V
 vocabulary.
@@ -19,8 +20,7 @@ vocabulary.
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -29,121 +29,30 @@ from typing import Any, Self
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 import probe.world
 from probe.errors import ConfigError, DataError
 from probe.logits.answer_tokens import answer_tokens
-from probe.logits.lens import kl, lens_logprobs, read_lens, residual_names
-from probe.logits.shares import attribute_last, last_names, last_posts
+from probe.logits.lens import kl
 from probe.model import adapters
 from probe.model.lm import LM
 from probe.model.text import (
     NAMED,
     encode,
     near_clause,
-    pad,
-    pad_id,
     pieces,
     quote_words,
     unknown_tokens,
     unread,
     whole_logits,
 )
+from probe.numbers import duration, file_size
+from probe.recording.capture_plan import CaptureOptions
+from probe.recording.measurement import leave_undisturbed, measure, plan_for
 from probe.recording.reward_shift import LogitsFn
-from probe.runs.schema import NEURONS, TOP_K, ProbePrompt, jsonable
+from probe.runs.schema import ProbePrompt, jsonable
 from probe.runs.writer import RunWriter, end_with_owner, ended_by
-
-
-def measure(lm: LM, prompts: Sequence[ProbePrompt]) -> dict[str, Tensor]:
-    """Compute the tensors of one capture (docs/runs.md), all prompts in one batch.
-
-    Returns:
-        attention [P D H T T] (rows are queries), if every block has heads; lens_top_ids, lens_top_logprobs [P D+1 T k]
-        and lens_answer_logprobs [P D+1 T A] of the logit lens, in nats, row 0 after the embedding and row D the output;
-        lens_answer_ranks [P D+1 T A] (0 is the most probable), lens_entropy and lens_margin [P D+1 T] in nats; entropy
-        [P T] of the output and margin [P T] between its two most probable tokens, in nats; residual_norm [P D+1 T]. If
-        the parts of the model sum to its logits, promoted_ids [P D H+1 2 k]: the tokens that each part promotes, and
-        those that it suppresses; attribution [P D H+1] of the first answer minus the second after the last token, MLPs
-        last, and attribution_total [P 2]: the contribution of the other parts, and the target's value. If neurons also
-        sum to the MLPs, neuron_ids and neuron_attribution [P D n]: the neurons of each block with the largest absolute
-        contributions, strongest first. NaN for prompts without answers.
-
-    Raises:
-        ModelError: the architecture cannot be hooked or read by the lens.
-    """
-    ids, mask = pad([prompt.token_ids for prompt in prompts], pad_id(lm.tokenizer))
-    answers, _ = pad([prompt.answer_ids for prompt in prompts], -1)
-    with leave_undisturbed(lm.model):
-        residuals = residual_names(lm)
-        patterns = [f"blocks.{block}.attn.hook_pattern" for block in range(len(residuals) - 1)]
-        patterns = patterns if all(name in lm.bridge.hook_dict for name in patterns) else []
-        parts = last_names(lm)
-        hooks = [*patterns, *residuals, *parts]
-        last = mask.sum(1) - 1
-        with last_posts(lm, ids.shape, last) as posts:
-            logits, cache = lm.run_with_cache([prompt.token_ids for prompt in prompts], hooks)
-        lens = read_lens(lens_logprobs(lm, cache, logits), ids, TOP_K, answers)
-        attribution = attribute_last(lm, cache, logits, last, answers, TOP_K, posts, NEURONS) if parts else None
-        attention = torch.stack([cache[name] for name in patterns], dim=1) if patterns else None
-        norms = torch.stack([cache[name].float().norm(dim=-1) for name in residuals], dim=1)
-    mask = mask.to(logits.device)
-    pairs = (mask[:, :, None] & mask[:, None, :])[:, None, None]
-    layers = mask[:, None, :]
-    answer_mask = layers[..., None] & (answers >= 0).to(mask.device)[:, None, None, :]
-    top = lens.top_logprobs
-    margin = top[..., 0] - top[..., min(1, top.shape[-1] - 1)]
-    tensors = {
-        "lens_top_ids": _zero(lens.top_ids, layers[..., None]),
-        "lens_top_logprobs": _zero(top, layers[..., None]),
-        "lens_answer_logprobs": _zero(lens.answer_logprobs, answer_mask),
-        "lens_answer_ranks": _zero(lens.answer_ranks, answer_mask),
-        "lens_entropy": _zero(lens.entropy, layers),
-        "lens_margin": _zero(margin, layers),
-        "entropy": _zero(lens.entropy[:, -1], mask),
-        "margin": _zero(margin[:, -1], mask),
-        "residual_norm": _zero(norms, layers),
-    }
-    if attention is not None:
-        tensors["attention"] = _zero(attention, pairs)
-    if attribution is not None:
-        tensors["promoted_ids"] = attribution.promoted
-        without = (answers < 0).all(1).to(logits.device)  # no attribution: NaN, not 0
-        tensors["attribution"] = _missing(attribution.parts, without)
-        tensors["attribution_total"] = _missing(torch.stack([attribution.rest, attribution.value], dim=-1), without)
-        if attribution.neurons is not None:
-            tensors["neuron_ids"], values = attribution.neurons
-            tensors["neuron_attribution"] = _missing(values, without)
-    return tensors
-
-
-def _missing(tensor: Float[Tensor, "P ..."], where: Tensor) -> Float[Tensor, "P ..."]:
-    """Return `tensor` with NaN for some prompts."""
-    return tensor.masked_fill(where.view(-1, *[1] * (tensor.dim() - 1)), torch.nan)
-
-
-@contextmanager
-def leave_undisturbed(model: nn.Module) -> Iterator[None]:
-    """Switch to evaluation mode, full precision and no gradients; restore mode and random generators afterwards."""
-    training = [module for module in model.modules() if module.training]
-    device = next(model.parameters()).device
-    with (
-        torch.no_grad(),
-        torch.autocast(device.type, enabled=False),
-        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
-    ):
-        model.eval()
-        try:
-            yield
-        finally:
-            for module in training:
-                module.training = True
-
-
-def _zero(tensor: Tensor, where: Tensor) -> Tensor:
-    """Return `tensor` with zeros at padding."""
-    return torch.where(where, tensor, torch.zeros((), dtype=tensor.dtype, device=tensor.device))
-
 
 GENERIC = ("The capital of France is", "one two three four", "She opened the door and", "a b a b a")
 Prompt = str | Mapping[str, Any] | ProbePrompt
@@ -157,6 +66,7 @@ def watch(
     *,
     prompts: Sequence[Prompt] | None = None,
     every: int = 50,
+    capture: CaptureOptions | None = None,
     instruments: Sequence[Instrument] = (),
     method: str = "watch",
     config: Any = None,
@@ -172,6 +82,7 @@ def watch(
             else those of the model's world, else a few short texts whose answers are the currently most probable
             tokens. Default prompts that the tokenizer cannot read are left out with a warning.
         every: steps between captures; 0 makes none, so the run has only metrics and its checkpoint.
+        capture: what captures hold, and their largest size; default: everything, as far as it fits into 32 MB.
         instruments: further measurements for every capture, made in evaluation mode without gradients.
         method: method of a new run, such as `dpo`; it sets the run's colour and pages.
         config: settings of a new run, a dict or a dataclass.
@@ -207,7 +118,7 @@ def watch(
     if every and (not probes or len({prompt.id for prompt in probes}) < len(probes)):
         raise DataError(f"{len(probes)} probe prompts were given: give at least one, each with an id of its own.")
     if isinstance(run, RunWriter):
-        return Recorder(lm, run, probes, every, instruments, left_out=left_out)
+        return Recorder(lm, run, probes, every, instruments, capture=capture, left_out=left_out)
     settings = jsonable(config if config is not None else {})
     if not isinstance(settings, dict):
         raise ConfigError(f"The config is a {type(config).__name__}: give a dict or a dataclass.")
@@ -219,7 +130,9 @@ def watch(
         world=world.to_dict() if world else None,
         seed=seed,
     )
-    return Recorder(lm, writer, probes, every, instruments, owner=True, checkpoint=checkpoint, left_out=left_out)
+    return Recorder(
+        lm, writer, probes, every, instruments, capture=capture, owner=True, checkpoint=checkpoint, left_out=left_out
+    )
 
 
 class Recorder:
@@ -233,6 +146,7 @@ class Recorder:
         every: int,
         instruments: Sequence[Instrument] = (),
         *,
+        capture: CaptureOptions | None = None,
         owner: bool = False,
         checkpoint: bool = False,
         left_out: str = "",
@@ -245,15 +159,17 @@ class Recorder:
         """Sentences on default prompts that are left out, and why; empty if there are none."""
         self.every = every
         self.instruments = tuple(instruments)
-        self.seconds = 0.0
-        """Seconds that all captures took so far."""
+        self.plan = plan_for(lm, self.prompts, capture or CaptureOptions()) if self.prompts else None
+        """What captures hold; None without captures."""
+        self.captures, self.bytes, self.seconds = 0, 0, 0.0
+        """Number of captures so far, their bytes, and the seconds that they took."""
         self._owner, self._checkpoint, self._closed = owner, checkpoint, False
         self._newest = self._captured = -1
         self._ended = end_with_owner(self, writer) if owner else lambda: None
         if not self.prompts:
             return
         try:
-            writer.prompts(self.prompts, left_out)
+            writer.prompts(self.prompts, left_out, self.plan.sentence if self.plan else "")
         except BaseException as error:
             self._finish(*ended_by(error))
             raise
@@ -277,8 +193,8 @@ class Recorder:
 
     def capture(self, step: int) -> Path:
         """Make a capture and return its safetensors file."""
-        start = time.perf_counter()
-        tensors = measure(self.lm, self.prompts)
+        start, (first, folder) = time.perf_counter(), self.writer.first_capture(step)
+        tensors = measure(self.lm, self.prompts, self.plan, first=first, scratch=folder)
         for instrument in self.instruments:
             with leave_undisturbed(self.lm.model):
                 measurements = instrument(self.lm, self.prompts)
@@ -286,10 +202,26 @@ class Recorder:
             if duplicates:
                 raise ConfigError(f"Two instruments measure `{duplicates[0]}`: give each tensor a name of its own.")
             tensors |= measurements
-        path = self.writer.capture(step, tensors)
+        path = self.writer.capture(step, tensors, started=start)
         self._captured = step
         self.seconds += time.perf_counter() - start
+        self.captures, self.bytes = self.captures + 1, self.bytes + self.writer.captured
         return path
+
+    def cost(self, steps: int | None = None) -> str:
+        """Return a sentence on what captures hold and on what they take, after the first one.
+
+        Args:
+            steps: number of steps of the whole training, if known; then the sentence also gives the total.
+        """
+        if not self.captures or self.plan is None:
+            return ""
+        size, seconds = self.bytes / self.captures, self.seconds / self.captures
+        each = f"{self.plan.sentence} Each takes {file_size(int(size))} and about {duration(seconds)}"
+        if steps is None or not self.every:
+            return f"{each}."
+        count = len({*range(0, steps + 1, self.every), steps})
+        return f"{each}; {count} of them take {file_size(int(count * size))} and {duration(count * seconds)}."
 
     def close(self, status: str = "finished", message: str | None = None) -> None:
         """Stop watching; a run that `watch` created gets a last capture and its checkpoint, and ends.

@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from probe.errors import DataError, RunError
-from probe.runs.captures import Captures
+from probe.runs.attention_tail import TAIL, tail_pattern, whole_pattern
+from probe.runs.captures import PLAIN, Captures, Tensors
 from probe.runs.captures import numbers as as_numbers
 from probe.runs.reader import Run
 from probe.runs.schema import ProbePrompt, RunWarning
@@ -49,9 +50,32 @@ def texts(run: "Run", rows: Sequence[Sequence[int] | np.ndarray]) -> list[str]:
     return [tokenizer.decode([int(value) for value in row], skip_special_tokens=False) for row in rows]
 
 
-def attention(tensors: dict[str, np.ndarray], index: int, prompt: ProbePrompt) -> np.ndarray:
-    """Return attention [D H T T] of prompt number `index`, without padding."""
-    return tensors["attention"][index, :, :, : prompt.length, : prompt.length]
+def has_attention(tensors: Tensors) -> bool:
+    """Return whether a capture holds attention."""
+    return PLAIN in tensors or TAIL in tensors
+
+
+def has_lens(tensors: Tensors) -> bool:
+    """Return whether a capture holds the logit lens."""
+    return "lens_top_ids" in tensors and "lens_answer_logprobs" in tensors
+
+
+def attention(tensors: Tensors, index: int, prompt: ProbePrompt) -> np.ndarray:
+    """Return attention [D H R T] of prompt number `index`: its last R rows, which are all of them in most captures.
+
+    Heads that were not captured are NaN.
+
+    Raises:
+        RunError: the capture holds no attention.
+    """
+    if TAIL in tensors:
+        return tail_pattern(tensors, tensors.lengths, index)
+    return tensors[PLAIN][index, :, :, : prompt.length, : prompt.length]
+
+
+def whole_head(tensors: Tensors, index: int, head: tuple[int, int]) -> np.ndarray | None:
+    """Return all rows [T T] of a head that a capture keeps whole; None if it keeps only its last rows, or all heads."""
+    return whole_pattern(tensors, tensors.lengths, index, head)
 
 
 def favourites(run: "Run", tensors: dict[str, np.ndarray], index: int, prompt: ProbePrompt) -> Favourites:
@@ -60,15 +84,18 @@ def favourites(run: "Run", tensors: dict[str, np.ndarray], index: int, prompt: P
     Padding is removed.
     """
     ids = tensors["lens_top_ids"][index, :, : prompt.length]
-    names = np.array(token_names(run, ids), dtype=object).reshape(ids.shape)
+    names = np.array(token_names(run, ids.clip(0)), dtype=object).reshape(ids.shape)
+    names[ids < 0] = ""  # not captured
     return names.tolist(), tensors["lens_top_logprobs"][index, :, : prompt.length].astype(np.float32)
 
 
-def most_moved(first: dict[str, np.ndarray], last: dict[str, np.ndarray], prompts: Sequence[ProbePrompt]) -> int:
+def most_moved(first: Tensors, last: Tensors, prompts: Sequence[ProbePrompt]) -> int:
     """Return the prompt whose answers' probabilities changed most between two captures, by number; 0 without answers.
 
-    The largest change of any answer counts.
+    The largest change of any answer counts. Without a lens it is the first prompt.
     """
+    if not (has_lens(first) and has_lens(last)):
+        return 0
 
     def probabilities(tensors: dict[str, np.ndarray], index: int, prompt: ProbePrompt) -> np.ndarray:
         answers = tensors["lens_answer_logprobs"][index, -1, prompt.length - 1, : len(prompt.answers)]
@@ -130,11 +157,12 @@ def attention_table(weights: np.ndarray, tokens: Sequence[str], layers: Sequence
     """Return one row per causal attention weight: layer, head, query, query_token, key, key_token, weight.
 
     Args:
-        weights: [D H T T] attention of one prompt.
+        weights: [D H R T] last R rows of the attention of one prompt; heads that are NaN are left out.
         tokens: [T] tokens of the prompt.
         layers: numbers of the D layers, if they are not 0 to D - 1.
     """
     layer, head, query, key = (axis.ravel() for axis in np.indices(weights.shape))
+    query = query + weights.shape[3] - weights.shape[2]
     numbers = np.arange(weights.shape[0]) if layers is None else np.asarray(layers)
     names = np.array(tokens, dtype=object)
     table = pd.DataFrame(
@@ -148,7 +176,7 @@ def attention_table(weights: np.ndarray, tokens: Sequence[str], layers: Sequence
             "weight": weights.ravel().astype(np.float32),
         }
     )
-    return table[table["key"] <= table["query"]].reset_index(drop=True)
+    return table[(table["key"] <= table["query"]) & table["weight"].notna()].reset_index(drop=True)
 
 
 def lens_table(lens: "Favourites", tokens: Sequence[str]) -> pd.DataFrame:

@@ -22,13 +22,15 @@ import pandas as pd
 from safetensors import deserialize
 
 from probe.errors import RunError
+from probe.numbers import duration, file_size
+from probe.runs.attention_tail import TAIL, check_tail
 from probe.runs.directories import present
 from probe.runs.schema import CAPTURE_AXES, CAPTURES, INDEX, PROMPTS, SCHEMA, ProbePrompt, RunWarning
 from probe.runs.storage import Position, read_log
 from probe.untrusted import DOCUMENT, FIELDS, foreign, read_file, read_json, readable, refuse_newer
 
 Arrays = dict[str, np.ndarray[Any, Any]]
-PLAIN, PACKED = "attention", "attention_packed"
+PLAIN, PACKED, COLUMNS = "attention", "attention_packed", "captured_columns"
 CAPTURE = 2**30
 """Maximum bytes of the tensors of one step."""
 CELLS = 32_000_000
@@ -200,9 +202,11 @@ DTYPES |= {"U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "<u1", "BOOL": "?"}
 class Tensors(dict[str, "np.ndarray[Any, Any]"]):
     """Tensors of a capture by name; a missing one raises a RunError."""
 
-    def __init__(self, file: Path, held: dict[str, "np.ndarray[Any, Any]"]) -> None:
+    def __init__(self, file: Path, held: dict[str, "np.ndarray[Any, Any]"], lengths: Sequence[int] = ()) -> None:
         super().__init__(held)
         self.file = file
+        self.lengths = tuple(lengths)
+        """[P] number of tokens of each prompt."""
 
     def __missing__(self, name: str) -> "np.ndarray[Any, Any]":
         raise RunError(
@@ -220,18 +224,23 @@ class Captures:
         self.path = run / CAPTURES
         rows, _ = read_log(self.path / INDEX, Position(), live=live)
         rows_by_step = newest({}, rows, self.path / INDEX)
-        self._files: dict[int, Path] = {}
+        self.files: dict[int, Path] = {}
+        """File of each captured step, in order."""
+        self.costs: list[tuple[float, float]] = []
+        """Bytes of each capture, and the seconds that it took (NaN if they were not recorded)."""
         for step in sorted(rows_by_step):
-            path = self.path / Path(str(rows_by_step[step].get("file"))).name
+            row = rows_by_step[step]
+            path = self.path / Path(str(row.get("file"))).name
             if os.path.isfile(path):  # the name may exceed the limit for file names
-                self._files[step] = path
+                self.files[step] = path
+                self.costs.append((_amount(row.get("bytes")), _amount(row.get("seconds"))))
             else:
                 warnings.warn(f"The capture `{path}` is listed and missing; it is left out.", RunWarning, stacklevel=2)
 
     @property
     def steps(self) -> list[int]:
         """Captured steps in order."""
-        return list(self._files)
+        return list(self.files)
 
     @property
     def prompts(self) -> list[ProbePrompt]:
@@ -243,6 +252,25 @@ class Captures:
         return self._fixed[0]
 
     @property
+    def holds(self) -> str:
+        """Sentence on what a capture holds; empty in older runs.
+
+        Raises:
+            RunError: as for `prompts`.
+        """
+        return self._fixed[2]
+
+    @property
+    def cost(self) -> str:
+        """Clause on what all captures take, such as `12 captures, 34 MB, 8 s`; empty without captures."""
+        if not self.costs:
+            return ""
+        size, seconds = (math.fsum(each) for each in zip(*self.costs, strict=True))
+        took = [file_size(int(size))] if math.isfinite(size) else []
+        took += [duration(seconds)] if math.isfinite(seconds) else []
+        return ", ".join([f"{len(self):,} capture{'s' * (len(self) != 1)}", *took])
+
+    @property
     def left_out(self) -> str:
         """Sentences on prompts that should have been captured and could not be, and why; empty if there are none.
 
@@ -252,30 +280,31 @@ class Captures:
         return self._fixed[1]
 
     @cached_property
-    def _fixed(self) -> tuple[list[ProbePrompt], str]:
+    def _fixed(self) -> tuple[list[ProbePrompt], str, str]:
         path = self.path / PROMPTS
         if not path.exists():
-            return [], ""
+            return [], "", ""
         try:
             content = readable(read_json(path, DOCUMENT))
             if type(content["schema"]) is int:
                 refuse_newer(f"`{path}`", "schema", content["schema"], SCHEMA, RunError)
-            left_out = content.get("left_out")
+            texts = (content.get(name) for name in ("left_out", "holds"))
+            left_out, holds = (text if isinstance(text, str) else "" for text in texts)
             prompts = [_prompt(row) for row in content["prompts"]]
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise RunError(f"`{path}` is damaged: copy it again from where the run was made.") from error
-        return prompts, left_out if isinstance(left_out, str) else ""
+        return prompts, left_out, holds
 
-    def load(self, step: int) -> dict[str, np.ndarray[Any, Any]]:
+    def load(self, step: int) -> Tensors:
         """Load the tensors of a step by name (docs/runs.md lists them with their axes).
 
         Raises:
             RunError: the step was not captured, or its file is damaged.
         """
-        if step not in self._files:
+        if step not in self.files:
             steps = ", ".join(map(str, self.steps[:12])) + (", ..." if len(self) > 12 else "")
             raise RunError(f"Step {step} of `{self.path.parent}` was not captured: the steps are {steps or 'none'}.")
-        file = self._files[step]
+        file = self.files[step]
         present(file)
         with foreign(
             lambda reason: RunError(
@@ -284,19 +313,22 @@ class Captures:
         ):
             tensors = {name: _array(about) for name, about in deserialize(read_file(file, CAPTURE))}
         try:
-            if PACKED in tensors:
-                tensors = unpack(tensors, [prompt.length for prompt in self.prompts])
+            lengths = [prompt.length for prompt in self.prompts]
+            tensors = unpack(tensors, lengths) if PACKED in tensors else tensors
             if self.prompts:
+                tensors = widen(tensors, lengths) if COLUMNS in tensors else tensors
                 _check(tensors, self.prompts)
+            if TAIL in tensors:
+                check_tail(tensors, lengths)
         except ValueError as error:
             raise RunError(
                 f"The capture `{file}` is damaged, or belongs to other prompts than {PROMPTS} lists ({error}):"
                 " copy both again from where the run was made."
             ) from None
-        return Tensors(file, tensors)
+        return Tensors(file, tensors, lengths)
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self.files)
 
     def __repr__(self) -> str:
         return f"Captures({len(self)} steps, {len(self.prompts)} prompts)"
@@ -305,6 +337,49 @@ class Captures:
         rows = pd.DataFrame([{"id": each.id, "prompt": each.text, "tokens": each.length} for each in self.prompts])
         steps = f"{len(self)} steps, {self.steps[0]:,} to {self.steps[-1]:,}" if len(self) else "no steps"
         return f"<p>{steps}</p>" + str(rows.to_html(index=False, border=0, escape=True))
+
+
+def widen(tensors: Arrays, lengths: Sequence[int]) -> Arrays:
+    """Return the tensors with a column for every token; those that were not captured are NaN, or -1 for integers.
+
+    A capture may hold lens and norms only at the last tokens of each prompt; it then has `captured_columns` [1].
+
+    Raises:
+        ValueError: the tensors would become too large.
+    """
+    longest, found = max(lengths), dict(tensors)
+    for name, axes in CAPTURE_AXES.items():
+        array, at = tensors.get(name), axes.split().index("T") if "T" in axes.split() else None
+        if (
+            array is None
+            or at is None
+            or name == PLAIN
+            or array.ndim != len(axes.split())
+            or len(array) != len(lengths)
+        ):
+            continue
+        columns = array.shape[at]
+        if not 0 < columns < longest or tensors[COLUMNS].tolist() != [columns]:
+            continue
+        shape = (*array.shape[:at], longest, *array.shape[at + 1 :])
+        if math.prod(shape) * array.itemsize > CAPTURE:
+            raise ValueError(f"`{name}` of all tokens would exceed the largest capture")
+        found[name] = wide = np.full(shape, np.nan if array.dtype.kind == "f" else -1, dtype=array.dtype)
+        into, source = np.moveaxis(wide, at, 1), np.moveaxis(array, at, 1)
+        for index, length in enumerate(lengths):
+            count = min(columns, length)
+            into[index, length - count : length] = source[index, :count]
+            into[index, length:] = 0
+    return found
+
+
+def _amount(value: Any) -> float:
+    """Return a number that is 0 or more; NaN for anything else."""
+    return (
+        float(value)
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < HUGE
+        else math.nan
+    )
 
 
 def _prompt(row: dict[str, Any]) -> ProbePrompt:

@@ -99,7 +99,8 @@ CAPTURE_AXES = {
     "neuron_attribution": "P D n",
     "reference_kl": "P T",
 }
-"""Axes of these tensors: P prompts, T tokens, D blocks, H heads, k most probable tokens, A answers, n neurons."""
+"""Axes of these tensors: P prompts, T tokens, D blocks, H heads, k most probable tokens, A answers, n
+neurons."""
 
 
 class RunWarning(UserWarning):

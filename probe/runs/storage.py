@@ -11,7 +11,7 @@ import re
 import shutil
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -61,14 +61,24 @@ def check_folder(path: Path) -> None:
         raise RunError(f"`{existing}` may not be written to: choose another folder.")
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file atomically: it exists in full or not at all, even after a power cut."""
+def write_atomic(path: Path, data: bytes | Callable[[Path], None]) -> None:
+    """Write a file atomically: it exists in full or not at all, even after a power cut.
+
+    Args:
+        path: file to write.
+        data: its bytes, or a function that writes it to another path.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
+            if not callable(data):
+                file.write(data)
+            mode = os.fstat(file.fileno()).st_mode
+        if callable(data):
+            data(temporary)
+            os.chmod(temporary, mode)  # of a file as this process makes it, whatever the function has made
+        with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
         sync_folder(path.parent)

@@ -16,13 +16,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import save as to_safetensors
+from safetensors.numpy import save_file
 
 from probe.errors import RunError
 from probe.runs.addresses import RUN_FILE, is_run
@@ -91,6 +92,8 @@ class RunWriter:
         self._start = time.monotonic() - seconds
         self.fixed_prompts = Captures(path).prompts
         """Prompts of the captures; empty until they are fixed."""
+        self.captured = 0
+        """Bytes of the newest capture."""
         self._open = True
         self._folder = _identity(path)
         self._beat()  # first, because only a folder with run.json can be resumed
@@ -221,12 +224,13 @@ class RunWriter:
             self._rollouts = LineFile(self.path / ROLLOUTS)
         self._rollouts.append(lines)
 
-    def prompts(self, prompts: Sequence[ProbePrompt], left_out: str = "") -> None:
+    def prompts(self, prompts: Sequence[ProbePrompt], left_out: str = "", holds: str = "") -> None:
         """Fix the prompts of the captures; repeating the same ones does nothing.
 
         Args:
             prompts: prompts in the order of the tensors' first axis.
             left_out: sentences on prompts that should be captured and cannot be, and why.
+            holds: sentence on what a capture holds.
 
         Raises:
             RunError: other prompts were fixed before.
@@ -240,7 +244,7 @@ class RunWriter:
                 " keep them, or start a new run."
             )
         content = {"schema": SCHEMA, "prompts": [asdict(prompt) for prompt in prompts]}
-        content |= {"left_out": left_out} if left_out else {}
+        content |= {name: text for name, text in (("left_out", left_out), ("holds", holds)) if text}
         with disk(self.path):
             write_atomic(self.path / CAPTURES / PROMPTS, dumps(content, indent=1).encode())
         self.fixed_prompts = list(prompts)
@@ -252,8 +256,13 @@ class RunWriter:
         if record.sentences:
             write_trained_on(self.path, record)
 
-    def capture(self, step: int, tensors: Mapping[str, Any]) -> Path:
+    def capture(self, step: int, tensors: Mapping[str, Any], started: float | None = None) -> Path:
         """Store tensors (torch or NumPy) of a step, with the recorder's tensors in the types of `CAPTURE_DTYPES`.
+
+        Args:
+            step: number of optimiser steps.
+            tensors: tensors by name; a large one may lie in a file (`numpy.memmap`) and is not copied to memory.
+            started: `time.perf_counter()` when the capture began; the run then records the seconds that it took.
 
         Returns:
             The safetensors file.
@@ -262,13 +271,19 @@ class RunWriter:
         step = as_step(step)
         arrays = {name: _array(name, tensor) for name, tensor in tensors.items()}
         path = self.path / CAPTURES / f"{step_name(step)}.safetensors"
-        data = to_safetensors(arrays, metadata={"step": str(step)})
         with disk(path):
-            write_atomic(path, data)
+            write_atomic(path, partial(_save_arrays, arrays, {"step": str(step)}))
+            self.captured = path.stat().st_size
         shapes = {name: list(array.shape) for name, array in arrays.items()}
-        row = {"step": step, "file": path.name, "bytes": len(data), "time": round(self.seconds, 3), "tensors": shapes}
-        append_lines(path.with_name(INDEX), [dumps(row)])
+        took = {} if started is None else {"seconds": round(time.perf_counter() - started, 3)}
+        row = {"step": step, "file": path.name, "bytes": self.captured, "time": round(self.seconds, 3)}
+        append_lines(path.with_name(INDEX), [dumps(row | took | {"tensors": shapes})])
         return path
+
+    def first_capture(self, before: int) -> tuple[Path | None, Path]:
+        """Return the file of the first capture, if it is of an earlier step, and the folder of all captures."""
+        files = {step: file for step, file in Captures(self.path).files.items() if step < before}
+        return files[min(files)] if files else None, self.path / CAPTURES
 
     @contextmanager
     def checkpoint(self, step: int) -> Iterator[Path]:
@@ -429,6 +444,13 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def _save_arrays(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str], path: Path) -> None:
+    try:
+        save_file(dict(arrays), path, dict(metadata))
+    except SafetensorError as error:  # how safetensors reports a full disk
+        raise OSError(str(error)) from error
 
 
 def _array(name: str, tensor: Any) -> np.ndarray:

@@ -25,6 +25,7 @@ ASIDE = SEEDS | {
     *("out", "output_dir", "logging_dir", "run_name", "resume", "device", "threads", "track", "strict"),
     *("save_every", "log_every", "eval_every", "capture_every", "rollouts_every", "rollouts_kept", "rollouts", "thin"),
     *("probe_prompts", "evaluate"),
+    *("capture_parts", "capture_layers", "capture_heads", "capture_tokens", "capture_budget"),
 }
 """Options without effect on the trained weights: where the training runs, what it stores and measures."""
 WITHOUT: Mapping[str, Any] = {"weights_dtype": "float32"}

@@ -63,7 +63,7 @@ def test_captures_without_attention_leave_it_out_by_name(show: Show, plain: Path
     assert not app.exception
     assert not app.error
     assert names(app) == ["curves", "lens", "answers"]
-    assert "These captures hold no attention, since not every block of the model has heads." in read(app)
+    assert "These captures hold no attention: the model has blocks without heads, or it was not chosen." in read(app)
     app = show(plain, page="attention/page.py", att_view="captures", att_watched="mamba")
     assert not app.exception
     assert heading(app) == "No run here has captures of attention to move through."

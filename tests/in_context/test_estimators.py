@@ -135,7 +135,9 @@ def test_answers_at_every_arrow_are_those_of_each_prompt_alone(base: LM) -> None
             for k in (0, 4, 9):
                 alone = base.logprobs([document.prompt(k)], [[f" {label}" for label in LABELS]]).values[:, 0]
                 np.testing.assert_allclose(whole[index, k], alone.numpy(), atol=1e-4)
-    np.testing.assert_allclose(answer_logprobs(base, documents, LABELS, last=True)[:, 0], whole[:, -1], atol=1e-5, rtol=1e-4)
+    np.testing.assert_allclose(
+        answer_logprobs(base, documents, LABELS, last=True)[:, 0], whole[:, -1], atol=1e-5, rtol=1e-4
+    )
 
 
 def test_divergence_takes_zeros() -> None:

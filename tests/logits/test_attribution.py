@@ -17,9 +17,8 @@ from probe.logits.attribution import (
     target_change,
 )
 from probe.logits.direct import final_norm
-from probe.logits.lens import residual_names
 from probe.logits.parts import ov_tokens, promoted_tokens, read_parts
-from probe.logits.shares import attribute_last, last_names, target_columns
+from probe.logits.shares import attribute_last, last_hooks, last_names, target_columns
 from probe.logits.targets import Target, target_of
 from probe.model.lm import LM
 from probe.model.rewards import reward_lm
@@ -353,9 +352,10 @@ def test_a_batch_is_split_like_single_texts(name):
     lm = reward_lm(random_reward_model("llama")) if name == "reward" else random_lm(name)
     texts = [lm.tokenizer.encode(text) for text in (TEXT, "tom works")]
     answers = torch.tensor([[0, -1], [0, -1]] if name == "reward" else [[7, 8], [9, -1]])
-    names = last_names(lm)
-    logits, cache = lm.run_with_cache(texts, [*names, *residual_names(lm)])
-    found = attribute_last(lm, cache, logits, torch.tensor([len(ids) - 1 for ids in texts]), answers)
+    last, rows = torch.tensor([len(ids) - 1 for ids in texts]), {}
+    with lm.hooks(last_hooks(last_names(lm), (len(texts), max(map(len, texts))), last, rows)):
+        rows["logits"] = lm.logits(texts)[torch.arange(len(texts)), last]
+    found = attribute_last(lm, rows, answers)
     for at, (ids, (first, second)) in enumerate(zip(texts, answers.tolist(), strict=True)):
         own = attribute(lm, ids, Target(len(ids) - 1, first, None if second < 0 else second))
         np.testing.assert_allclose(found.parts[at, :, :-1], own.heads, atol=1e-4)

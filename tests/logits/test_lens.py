@@ -63,7 +63,9 @@ def test_learned_positions_are_part_of_the_first_row():
     lm = random_lm("gpt2")
     state = lm.model(torch.tensor([[4, 4, 4]]), output_hidden_states=True).hidden_states[0]
     expected = lm.model.lm_head(lm.model.transformer.ln_f(state))[0].log_softmax(-1).amax(-1)
-    np.testing.assert_allclose(logit_lens(lm, [4, 4, 4], k=1).top_logprobs[0, :, 0], expected.detach(), atol=1e-5, rtol=1e-4)
+    np.testing.assert_allclose(
+        logit_lens(lm, [4, 4, 4], k=1).top_logprobs[0, :, 0], expected.detach(), atol=1e-5, rtol=1e-4
+    )
 
 
 def test_a_batch_reads_like_single_texts():
@@ -86,8 +88,12 @@ def test_a_batch_reads_like_single_texts():
         single, length = logit_lens(lm, text, k=2, answer=words, against=NOTHING), len(text)
         np.testing.assert_allclose(rows.top_logprobs[at, :, :length], single.top_logprobs, atol=1e-5, rtol=1e-4)
         np.testing.assert_allclose(rows.entropy[at, :, :length], single.entropy, atol=1e-5, rtol=1e-4)
-        np.testing.assert_allclose(rows.answer_logprobs[at, :, :length, 0], single.answer_logprobs[..., 0], atol=1e-5, rtol=1e-4)
-        np.testing.assert_allclose(rows.next_logprobs[at, :, : length - 1], single.next_logprobs[:, :-1], atol=1e-5, rtol=1e-4)
+        np.testing.assert_allclose(
+            rows.answer_logprobs[at, :, :length, 0], single.answer_logprobs[..., 0], atol=1e-5, rtol=1e-4
+        )
+        np.testing.assert_allclose(
+            rows.next_logprobs[at, :, : length - 1], single.next_logprobs[:, :-1], atol=1e-5, rtol=1e-4
+        )
 
 
 def test_tables_are_tidy():

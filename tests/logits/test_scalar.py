@@ -24,7 +24,9 @@ def test_a_scalar_is_read_after_each_layer():
     scores, _ = rewards.token_scores([ids[0, :1].tolist()], [ids[0, 1:].tolist()])
     np.testing.assert_allclose(found.values[-1, 1:], scores[0], atol=1e-5, rtol=1e-4)
     for row in (0, 1):
-        np.testing.assert_allclose(found.values[row], head(lm.model.model.norm(states[row]))[0, :, 0], atol=1e-5, rtol=1e-4)
+        np.testing.assert_allclose(
+            found.values[row], head(lm.model.model.norm(states[row]))[0, :, 0], atol=1e-5, rtol=1e-4
+        )
     table = found.table()
     assert table[(table.layer == 2) & (table.position == 3)].value.item() == found.values[2, 3]
 

@@ -11,7 +11,8 @@ from benchmarks.long_inputs import measure, peak
 from probe.attention.patterns import attention
 from probe.errors import ConfigError, DataError
 from probe.model import memory
-from probe.model.memory import free_bytes, growth_law, preflight, readable, require_room
+from probe.model.memory import free_bytes, growth_law, preflight, require_room
+from probe.numbers import file_size
 from tests.models import ARCHITECTURES, CONTEXT, OTHERS, RECURRENT, byte_tokenizer, random_lm
 
 PATTERNS = ["blocks.0.attn.hook_pattern", "blocks.1.attn.hook_pattern"]
@@ -100,7 +101,7 @@ def test_offers_fit_and_one_step_more_does_not(names: list[str] | None):
         again = preflight(lm, offer.length, offer.names, batch=offer.batch, budget=short.budget)
         assert again.fits
         assert again.total == offer.total
-        assert readable(offer.total) in short.offer
+        assert file_size(offer.total) in short.offer
     fewer = next(offer for offer in short.offers if "texts at a time" in offer.what)
     assert not preflight(lm, 40, names, batch=fewer.batch + 1, budget=short.budget).fits
     shorter = next(offer for offer in short.offers if "shorten" in offer.what)
@@ -231,7 +232,7 @@ def test_free_memory_is_what_the_kernel_says(tmp_path: Path, monkeypatch: pytest
 
 
 def test_sizes_read_well():
-    assert [readable(size) for size in (0, 512, 999, 4700, 99_960, 999_600, 18_924_699_648, 3 * 10**12)] == [
+    assert [file_size(size) for size in (0, 512, 999, 4700, 99_960, 999_600, 18_924_699_648, 3 * 10**12)] == [
         "0 B",
         "512 B",
         "999 B",

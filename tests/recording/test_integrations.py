@@ -166,7 +166,9 @@ def test_an_adapter_is_captured_as_it_is(tmp_path: Path, monkeypatch: pytest.Mon
     before, stored = weights(lm), {tensor.data_ptr() for tensor in lm.model.parameters()}
     views: list[LM] = []
     measured = recorder.measure
-    monkeypatch.setattr(recorder, "measure", lambda lm, prompts: (views.append(lm), measured(lm, prompts))[1])
+    monkeypatch.setattr(
+        recorder, "measure", lambda lm, *given, **named: (views.append(lm), measured(lm, *given, **named))[1]
+    )
     adapted = peft.get_peft_model(
         lm.model, peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
     )

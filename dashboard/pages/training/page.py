@@ -29,6 +29,7 @@ from probe.plotting.curves import (
     sections,
     with_axes,
 )
+from probe.runs import captured
 from probe.runs.reader import Run
 from probe.texts import visible
 
@@ -283,12 +284,13 @@ def explain(store: Store, names: Sequence[str], moment: Moment | None) -> None:
     lines = ["import probe", "", f"run = probe.open_run({str(first.path)!r})"]
     lines.append(f"run.metrics().plot(x='step', y={metric!r}, backend='plotly')")
     if moment:
-        load = f"captures.load({moment.step})"
         lines += [
+            "from probe.runs import captured",
             f"captures = probe.open_run({str(moment.run.path)!r}).captures()",
-            f"attention = {load}['attention'][{moment.index}]  # [layers, heads, query, key]"
-            if "attention" in moment.tensors
-            else f"lens = {load}['lens_top_logprobs'][{moment.index}]  # [layers + 1, token, rank]",
+            f"tensors, index = captures.load({moment.step}), {moment.index}",
+            "attention = captured.attention(tensors, index, captures.prompts[index])  # [layers, heads, query, key]"
+            if captured.has_attention(moment.tensors)
+            else "lens = tensors['lens_top_logprobs'][index]  # [layers + 1, token, rank]",
         ]
     tables = {f"metrics-{name}": data.metrics(store.runs[name]) for name in names}
     equations = [

@@ -31,7 +31,7 @@ from benchmarks.long_inputs import resident
 from benchmarks.models import world
 from probe.model.adapters import quiet
 from probe.model.lm import LM
-from probe.model.memory import readable
+from probe.numbers import file_size
 from probe.recording.recorder import ReferenceKL, leave_undisturbed, measure
 from probe.runs.schema import ProbePrompt
 from probe.texts import say
@@ -55,12 +55,12 @@ def run() -> tuple[list[Row], list[str]]:
     rows = []
     for way, each in found.items():
         copies = 4 if way == "copies" else 1
-        sizes = readable(each["peak"]), f"{copies} x {readable(each['weights'])}", readable(round(copies * BASE_8B))
+        sizes = file_size(each["peak"]), f"{copies} x {file_size(each['weights'])}", file_size(round(copies * BASE_8B))
         rows.append([WAYS[way], *sizes, f"{each['seconds']:.0f}"])
     table = "\n".join(f"| {' | '.join(line)} |" for line in [COLUMNS, ["---"] * len(COLUMNS), *rows])
-    block = readable(found["capture"]["block"])
+    block = file_size(found["capture"]["block"])
     return [], [
-        f"A LoRA of rank {RANK} on a Llama of {readable(found['forward']['weights'])} in bfloat16, {TEXTS} prompts of"
+        f"A LoRA of rank {RANK} on a Llama of {file_size(found['forward']['weights'])} in bfloat16, {TEXTS} prompts of"
         f" {TOKENS} tokens, whose capture holds {block}; memory above the start:\n\n{table}"
     ]
 

@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from threading import Condition, Event, Lock, Thread, get_ident
 from typing import TYPE_CHECKING, Any, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import streamlit as st
 from streamlit.runtime.scriptrunner import RerunException, StopException
@@ -162,6 +162,9 @@ RESULTS, MODELS = Results(), Results(most=4)
 
 _WRITTEN: "WeakKeyDictionary[LM, tuple[int, ...]]" = WeakKeyDictionary()
 """Modification times of the files that each loaded model was read from."""
+
+_PLAIN: "WeakValueDictionary[tuple[Path, tuple[int, ...]], LM]" = WeakValueDictionary()
+"""Language models in memory that are no adapters, by their folder and its modification times; adapters share them."""
 
 _TURNS = Turns()
 """Queue of computations: only one runs at a time, because all sessions share the models with their hooks and caches."""
@@ -348,15 +351,41 @@ def _load(directory: Path, readout: "Readout | None", times: tuple[int, ...], sa
     def load(work: Computation) -> "LM":
         from probe.model.rewards import analysable
 
+        base = _base_of(directory)
         if sum(file.stat().st_size for file in model_files(directory)) > LARGE_BYTES:
             gc.collect()  # a released model makes room for the next one
-        lm = analysable(directory, readout)
+        lm = _PLAIN.get((directory.resolve(), times)) if readout is None else None
+        lm = lm or analysable(directory, readout, base=base)
         _WRITTEN[lm] = times
+        if base is None and lm.readout == "tokens":
+            _PLAIN[directory.resolve(), times] = lm
         return lm
 
     key = str(directory), readout, times
     lm: LM | None = MODELS.get(key)
     return lm or _take_turn(MODELS, Computation(key, say), say, load)
+
+
+def _base_of(directory: Path) -> "LM | None":
+    """Return the base of an adapter, the one in memory if there is one, so that both share its weights.
+
+    The result is None for a model that is no adapter, and for an adapter of an adapter, which is merged.
+    """
+    from probe.model.adapters import plain_base
+    from probe.model.lm import LM
+
+    place = plain_base(directory)
+    if place is None:
+        return None
+
+    times = _write_times(place)
+    lm = _PLAIN.get((place, times))
+    if lm is None:
+        if sum(file.stat().st_size for file in model_files(place)) > LARGE_BYTES:
+            gc.collect()
+        lm = _PLAIN[place, times] = LM.load(place)
+        _WRITTEN[lm] = times
+    return lm
 
 
 def _write_times(directory: Path) -> tuple[int, ...]:

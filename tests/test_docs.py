@@ -224,7 +224,7 @@ def test_a_page_says_how_to_get_the_command_before_it_uses_it(page: str):
     [
         *(("compare", at) for at in range(4)),
         ("model", 0),
-        ("model", 1),
+        ("model", 2),
         ("world", 0),
         ("world", 1),
         ("runs", 3),

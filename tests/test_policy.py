@@ -413,6 +413,7 @@ OTHERS = {
     ("probe/continual/worker.py", "json.loads"): "what the process that started it has written",
     ("probe/continual/worker.py", "os.open"): "in a temporary folder of the process that started it",
     ("probe/model/identity.py", "json.loads"): "what a tokenizer in memory has written",
+    ("probe/model/loading.py", "open"): "makes a new file",
     ("probe/model/memory.py", "read_text"): "of the system, below /proc and /sys",
     ("probe/plotting/export.py", "browser.open"): "opens no file",
     ("probe/plotting/export.py", "read_bytes"): "comes with Probe",

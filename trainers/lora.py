@@ -1,9 +1,8 @@
 """LoRA: training of a small adapter on frozen weights, with peft (Hu et al. 2021, arXiv 2106.09685).
 
 A weight W [out in] acts as W + (alpha / r) B A with A [r in] random and B [out r] zero at the start, so that training
-begins exactly at the base. The base is in memory once: the trained model, its reference (the base, with the adapter
-disabled) and the plain model for the instruments are three module trees over the same tensors. Only the adapted weights
-of the plain model are separate tensors, since merging and unmerging the adapter would change the base by rounding.
+begins exactly at the base. The base is in memory once: the trained model and its reference, the base alone, are two
+module trees over the same tensors, and instruments look at the trained model as it is (`probe.model.adapted`).
 """
 
 from pathlib import Path
@@ -24,11 +23,10 @@ from trainers.trainee import Reference, Trainee
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from peft.tuners.lora import LoraLayer
 
 
 class LoRATrainee(Trainee):
-    """Trainee with an adapter; `lm.model` is a PeftModel, and checkpoints are adapter directories of peft."""
+    """Trainee with an adapter on a frozen base; checkpoints are adapter directories of peft."""
 
     def __init__(self, lm: LM, config: TrainConfig) -> None:
         """Put a new adapter on `lm.model`, which is changed in place.
@@ -40,30 +38,12 @@ class LoRATrainee(Trainee):
         self._base = LM(twin(lm.model), lm.tokenizer, lm.ref, lm.directory, lm.run_dir)
         self._identity = adapters.identify(lm.ref, lm.directory)
         self._peft = attach(lm, config)
-        self._view: LM | None = None
         super().__init__(LM(self._peft, lm.tokenizer, lm.ref, lm.directory, lm.run_dir))
 
     @property
-    def view(self) -> LM:
-        """A plain model: the base merged with the adapter as of the last `refresh`; made on first use."""
-        if self._view is None:
-            base = self._base
-            self._view = LM(twin(base.model), base.tokenizer, base.ref, base.directory, base.run_dir)
-            for name, layer in self._layers():
-                weight = layer.get_base_layer().weight.detach().clone()
-                self._view.model.get_submodule(name).weight = nn.Parameter(weight, requires_grad=False)
-            self.refresh()
-        return self._view
-
-    @torch.no_grad()
-    def refresh(self) -> None:
-        """Write base + adapter into the weights of `view`."""
-        if self._view is None:
-            return
-        for name, layer in self._layers():
-            weight = self._view.model.get_submodule(name).weight
-            delta = layer.get_delta_weight(layer.active_adapters[0])
-            weight.copy_(layer.get_base_layer().weight + delta.to(weight.dtype))
+    def module(self) -> nn.Module:
+        """The PeftModel, whose base is frozen."""
+        return self._peft
 
     def save(
         self, directory: Path, head: Tensor | None = None, tokenizer: PreTrainedTokenizerBase | None = None
@@ -76,20 +56,13 @@ class LoRATrainee(Trainee):
         adapters.restore(self._peft, directory, head)
 
     def reference(self) -> Reference:
-        """Return the base: the model with the adapter disabled. It needs no additional memory."""
+        """Return the base, which needs no additional memory."""
         return Reference(self._base)
 
     @property
     def fingerprint(self) -> str:
         """The fingerprint of the base."""
         return self._base.weights_fingerprint
-
-    def _layers(self) -> "list[tuple[str, LoraLayer]]":
-        """Return the adapted layers, each with its name in the base."""
-        from peft.tuners.lora import LoraLayer
-
-        modules = self._peft.get_base_model().named_modules()
-        return [(name, module) for name, module in modules if isinstance(module, LoraLayer)]
 
 
 def attach(lm: LM, config: TrainConfig) -> "PeftModel":

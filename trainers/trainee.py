@@ -55,7 +55,7 @@ class Trainee:
 
     @property
     def view(self) -> LM:
-        """A plain model for instruments and evaluations, as of the last `refresh`."""
+        """The model for instruments and evaluations, as of the last `refresh`."""
         return self.lm
 
     def refresh(self) -> None:

@@ -42,6 +42,7 @@ from probe.autoregression.lags import (
     tokens_in,
 )
 from probe.errors import ConfigError, DataError
+from probe.model.adapted import layer_weight
 from probe.model.lm import LM
 from probe.model.pace import seconds_a_token
 from probe.model.placement import aligned
@@ -255,7 +256,7 @@ def linear_autoregression(
         )
     embedding = lm.model.get_input_embeddings()
     with aligned(embedding):
-        table: Tensor = embedding.weight.detach()
+        table: Tensor = layer_weight(embedding).detach()
     width = table.shape[1]
     orders = sorted({m for m in orders if m * width <= LARGEST})
     if not orders:

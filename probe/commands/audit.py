@@ -66,7 +66,7 @@ def audit(argv: list[str]) -> int:
     from probe.audit.inspection import audit_models, base_room, stored_audit, work_left
     from probe.audit.plan import find_words, names_of_metrics, plan_parts
     from probe.commands.progress import Progress, clock
-    from probe.model.rewards import analysable
+    from probe.model.rewards import analysable_together
     from probe.runs.directories import WORK
     from probe.runs.storage import check_folder
 
@@ -77,7 +77,7 @@ def audit(argv: list[str]) -> int:
     margins = [read_within(text, names) for text in settings.require_within]
     if settings.out is not None:
         check_folder(settings.out)
-    base, aligned = analysable(settings.base), analysable(settings.aligned)
+    base, aligned = analysable_together((settings.base, settings.aligned))
     give_world((base, aligned), world)
     parts = plan_parts(base, aligned, settings.only, settings.n)
     planned = [metric.name for part in parts for metric in part.metrics()] if gates else []

@@ -72,7 +72,7 @@ def compare(argv: list[str]) -> int:
     from probe.analyses.catalogue import find_analysis
     from probe.commands.progress import Progress
     from probe.compare.corpus_shift import compare_corpus, read_texts, shared_texts
-    from probe.model.rewards import analysable
+    from probe.model.rewards import analysable_together
     from probe.rows import Selection
     from probe.runs.schema import jsonable
     from probe.runs.storage import check_folder
@@ -81,7 +81,7 @@ def compare(argv: list[str]) -> int:
         check_folder(settings.out.parent if settings.out.suffix else settings.out)
     selection = Selection(settings.n, settings.seed, settings.limit)
     rows = None if settings.data is None else read_texts(settings.data, settings.strict, selection)
-    base, aligned = (analysable(ref) for ref in (settings.base, settings.aligned))
+    base, aligned = analysable_together((settings.base, settings.aligned))
     texts = shared_texts(base, aligned, settings.n or WORLD_N, settings.seed) if rows is None else rows
     with Progress("Comparing") as bar:
         shift = compare_corpus(

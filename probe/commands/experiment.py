@@ -147,9 +147,9 @@ def run(experiment: "Experiment", argv: list[str], only_check: bool = False) -> 
     open_models((settings.model, *settings.also, settings.baseline))
     for note in files.notes:
         say(f"probe: note: {note}", error=True)
-    from probe.model.rewards import analysable  # late: imports torch, not needed for help
+    from probe.model.rewards import analysable_together  # late: imports torch, not needed for help
 
-    models = [analysable(ref) for ref in (settings.model, *settings.also, settings.baseline) if ref]
+    models = analysable_together([ref for ref in (settings.model, *settings.also, settings.baseline) if ref])
     give_world(models, named_world(settings.world))
     files = call(experiment, models[0], **options)
     if files.default:

@@ -102,12 +102,12 @@ def run(analysis: "Analysis", argv: "Sequence[str]") -> None:
 
     from probe.analyses.stored_results import obtain_result
     from probe.commands.progress import Progress
-    from probe.model.rewards import analysable
+    from probe.model.rewards import analysable_together
     from probe.plotting.notebook import Look
     from probe.plotting.theme import METHODS, OTHER
     from probe.runs.schema import jsonable
 
-    lms = [analysable(ref) for ref in refs]
+    lms = analysable_together(refs)
     values = analysis.settled(values, *lms)
     found = []
     for group in [lms] if analysis.models == PAIR else [[lm] for lm in lms] or [[]]:

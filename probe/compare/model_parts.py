@@ -22,6 +22,7 @@ from probe.compare.weights import block_of, parameter_kinds
 from probe.errors import ConfigError, ModelError
 from probe.model.equations import Network, read_network, refusal
 from probe.model.lm import LM
+from probe.model.loading import merged
 from probe.model.placement import require_weights
 
 KINDS = {
@@ -93,16 +94,15 @@ class ModelPart:
 
 
 def weights_of(lm: LM) -> dict[str, Tensor]:
-    """Return every parameter once, and the buffers that are saved with them, by name.
+    """Return every parameter once, and the buffers that are saved with them, by name; under an adapter, merged ones.
 
     Raises:
         ModelError: weights are quantised or offloaded.
     """
     require_weights(lm.model, lm.ref)
-    saved = lm.model.state_dict(keep_vars=True)
-    return dict(lm.model.named_parameters()) | {
-        name: buffer for name, buffer in lm.model.named_buffers() if name in saved
-    }
+    model = merged(lm.model)
+    saved = model.state_dict(keep_vars=True)
+    return dict(model.named_parameters()) | {name: buffer for name, buffer in model.named_buffers() if name in saved}
 
 
 @torch.no_grad()
@@ -110,8 +110,8 @@ def list_parts(lm: LM, kinds: Sequence[str] = tuple(KINDS)) -> tuple[list[ModelP
     """Return the parts of some kinds, first block first, and a sentence on why there are no heads, if so.
 
     Args:
-        lm: model with weights in single precision or wider; they are overwritten during the search for heads, and
-            restored.
+        lm: model without an adapter, with weights in single precision or wider; they are overwritten during the search
+            for heads, and restored.
         kinds: kinds of parts; see `KINDS`.
 
     Raises:

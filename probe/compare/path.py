@@ -40,7 +40,7 @@ from probe.experiments.run import call, metrics_of, perform
 from probe.experiments.store import homes
 from probe.logits.lens import require_same_tokens
 from probe.model.lm import LM
-from probe.model.loading import twin
+from probe.model.loading import merged, twin
 from probe.model.placement import require_weights
 from probe.numbers import in_unit
 from probe.plotting.notebook import Drawable, titled
@@ -294,13 +294,14 @@ def interpolate(base: LM, aligned: LM, alpha: float) -> LM:
     for lm in (base, aligned):
         require_weights(lm.model, lm.ref)
     dtype = torch.promote_types(torch.promote_types(base.dtype, aligned.dtype), torch.float32)
-    before, after = (dict(lm.model.named_parameters()) | dict(lm.model.named_buffers()) for lm in (base, aligned))
+    models = [merged(lm.model) for lm in (base, aligned)]
+    before, after = (dict(each.named_parameters()) | dict(each.named_buffers()) for each in models)
     mixed = {}
     for name, end in after.items():
         start = before[name].to(end.device)
         value = _mix(start, end, alpha, dtype if isinstance(end, nn.Parameter) else end.dtype)
         mixed[name] = nn.Parameter(value, end.requires_grad) if isinstance(end, nn.Parameter) else value
-    model = twin(aligned.model, mixed).eval()
+    model = twin(models[1], mixed).eval()
     model.config.dtype = dtype
     names = model_names(base, aligned)
     return LM(model, aligned.tokenizer, f"{names[0]} to {names[1]} at {alpha:g}", run_dir=aligned.run_dir)

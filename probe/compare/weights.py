@@ -19,8 +19,9 @@ Axes: d width, dh head width, H heads.
 
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -32,6 +33,7 @@ from torch import Tensor, nn
 from probe.analyses.analysis_record import Input
 from probe.analyses.catalogue import analysis
 from probe.errors import ModelError
+from probe.model.adapted import Weights, inside
 from probe.model.equations import Maps, read_network
 from probe.model.heads import effective_rank, small
 from probe.model.lm import LM
@@ -210,7 +212,9 @@ def decomposition_seconds(base: LM, aligned: LM) -> float:
     start = time.perf_counter()
     torch.linalg.svdvals(matrix)
     each = (time.perf_counter() - start) / TIMED**3
-    sizes = [tuple(weight.flatten(1).shape) for weight in aligned.model.parameters() if weight.ndim > 1]
+    own = Weights(aligned.model)
+    stored = [own.stored[name] for name in own.parameters()]
+    sizes = [tuple(weight.flatten(1).shape) for weight in stored if weight.ndim > 1]
     return 2 * each * sum(rows * columns * min(rows, columns) for rows, columns in sizes)  # 2: heads as well
 
 
@@ -228,7 +232,7 @@ def weight_change(base: LM, aligned: LM, tick: Tick = ignore) -> WeightChange:
 
     The change of a matrix is described by its singular values. *rank* counts those above the rounding error of the
     weights' format (*noise*); both effective ranks are computed from these: 1 for one direction, r for r equally strong
-    ones. An adapter (LoRA) is merged into its base, so its change has at most the adapter's rank. *cosine* is that of
+    ones. The change by an adapter (LoRA) has at most the adapter's rank. *cosine* is that of
     the change and the base's matrix: below 0 the matrix shrinks. QK is the product of a head's query and key maps, OV
     that of its output and value maps. A tied matrix counts once. The singular values are computed in double precision.
 
@@ -244,9 +248,10 @@ def weight_change(base: LM, aligned: LM, tick: Tick = ignore) -> WeightChange:
     eps, precision = _precision(base, aligned)
     own, other = (dict(_matrices(lm)) for lm in (base, aligned))
     rows = []
-    for index, (name, (kind, before)) in enumerate(own.items()):
+    for index, (name, (kind, read)) in enumerate(own.items()):
+        before = read()
         place: dict[str, Any] = {"name": name, "block": block_of(name), "kind": kind, "shape": tuple(before.shape)}
-        rows.append(place | _row(before.double(), other[name][1].to(before.device).double(), eps))
+        rows.append(place | _row(before.double(), other[name][1]().to(before.device).double(), eps))
         part(tick, 0, 2)((index + 1) / len(own))
     heads, why = pd.DataFrame(), ""
     try:
@@ -295,7 +300,8 @@ def require_one_architecture(base: LM, aligned: LM) -> None:
     kinds = [type(lm.model).__name__ for lm in (base, aligned)]
     if kinds[0] != kinds[1]:
         raise refuse(f"they are a {kinds[0]} and a {kinds[1]}")
-    shapes = [{name: tuple(each.shape) for name, each in lm.model.named_parameters()} for lm in (base, aligned)]
+    weights = [Weights(lm.model) for lm in (base, aligned)]
+    shapes = [{name: tuple(each.stored[name].shape) for name in each.parameters()} for each in weights]
     odd = next((name for name in shapes[0] | shapes[1] if shapes[0].get(name) != shapes[1].get(name)), None)
     if odd is not None:
         sizes = " and ".join(str(shape.get(odd, "missing")) for shape in shapes)
@@ -318,33 +324,47 @@ def _precision(base: LM, aligned: LM) -> tuple[float, str]:
 
 def _format(model: nn.Module) -> torch.dtype:
     """Return the coarsest format that holds every weight exactly."""
-    weights = [each for each in model.parameters() if each.is_floating_point()]
-    fits = (kind for kind in FORMATS if all(bool((each.to(kind).to(each.dtype) == each).all()) for each in weights))
-    return next(fits, torch.float64)
+    own = Weights(model)
+    names = [name for name in own.parameters() if own.stored[name].is_floating_point()]
+
+    def fits(name: str, kind: torch.dtype) -> bool:
+        weight = own[name]
+        return bool((weight.to(kind).to(weight.dtype) == weight).all())
+
+    return next((kind for kind in FORMATS if all(fits(name, kind) for name in names)), torch.float64)
 
 
-def _matrices(lm: LM) -> Iterator[tuple[str, tuple[str, Float[Tensor, "m n"]]]]:
-    """Yield name, kind and values of every parameter as matrices; experts in one array are separate."""
-    model, kinds = lm.model, parameter_kinds(lm)
-    convolutions = {id(each.weight) for each in model.modules() if isinstance(each, nn.Conv1d | nn.Conv2d)}
-    for name, weight in model.named_parameters():
-        kind = kinds[name]
+def _matrices(lm: LM) -> Iterator[tuple[str, tuple[str, Callable[[], Float[Tensor, "m n"]]]]]:
+    """Yield name and kind of every parameter, and a function that reads it as a matrix; experts are separate."""
+    own, kinds = Weights(lm.model), parameter_kinds(lm)
+    convolutions = {id(each.weight) for each in lm.model.modules() if isinstance(each, nn.Conv1d | nn.Conv2d)}
+
+    def whole(name: str) -> Float[Tensor, "m n"]:
+        weight = own[name]
+        return weight.reshape(len(weight) if weight.ndim else 1, -1)
+
+    def expert(name: str, index: int) -> Float[Tensor, "m n"]:
+        return own[name][index].flatten(1)
+
+    for name in own.parameters():
+        weight = own.stored[name]
         if weight.ndim <= 2 or id(weight) in convolutions:
-            yield name, (kind, weight.reshape(len(weight) if weight.ndim else 1, -1))
+            yield name, (kinds[name], partial(whole, name))
         else:
-            for index, expert in enumerate(weight):
-                yield f"{name}[{index}]", (kind, expert.flatten(1))
+            for index in range(len(weight)):
+                yield f"{name}[{index}]", (kinds[name], partial(expert, name, index))
 
 
 def parameter_kinds(lm: LM) -> dict[str, str]:
     """Return the kind of every parameter (`KINDS`) by its name; a tied matrix is the embedding."""
-    model = lm.model
+    model, own = lm.model, Weights(lm.model)
     output = model.get_output_embeddings() if lm.readout == "tokens" else None
-    ends = {id(each): "unembed" for each in ([] if output is None else output.parameters())}
-    ends |= {id(each): "embed" for each in model.get_input_embeddings().parameters()}
+    ends = {id(each): "unembed" for each in ([] if output is None else inside(output).parameters())}
+    ends |= {id(each): "embed" for each in inside(model.get_input_embeddings()).parameters()}
     return {
-        name: ends.get(id(weight)) or next((kind for kind, look in KINDS.items() if re.search(look, name)), "other")
-        for name, weight in model.named_parameters()
+        name: ends.get(id(own.stored[name]))
+        or next((kind for kind, look in KINDS.items() if re.search(look, name)), "other")
+        for name in own.parameters()
     }
 
 

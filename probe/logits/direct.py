@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from probe.errors import ModelError
+from probe.model.adapted import merged_layer
 from probe.model.lm import LM
 from probe.model.placement import aligned
 
@@ -125,7 +126,7 @@ def unembedding(lm: LM) -> Float[Tensor, "V d"]:
 
 def output_layer(lm: LM) -> tuple[Float[Tensor, "V d"], Float[Tensor, " V"] | None]:
     """Return weight and bias of the unembedding, on the device of the logits."""
-    head = lm.model.get_output_embeddings()
+    head = merged_layer(lm.model.get_output_embeddings())
     with aligned(head):
         weight, bias = head.weight.detach(), getattr(head, "bias", None)
     return weight.to(lm.device), None if bias is None else bias.detach().to(lm.device)

@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from probe.errors import MissingBaseError, MissingToolError, ModelError, brief, one_line
 from probe.model import identity
 from probe.model import loading as weights
+from probe.model.adapted import base_tensors, is_adapted
 from probe.model.folders import sound_folder
 from probe.model.placement import Placement
 from probe.model.references import (
@@ -34,6 +36,7 @@ from probe.model.references import (
     TOKENIZER_CONFIG,
     ModelPlace,
     cached_snapshot,
+    check_model_folder,
     find_model,
     is_adapter,
     look_up,
@@ -96,6 +99,56 @@ def read_reward(
     return merge(weights.classifier(base, tokenizer.pad_token_id), directory), tokenizer
 
 
+def require_base(directory: Path, base: Any) -> None:
+    """Check that a base given for the model in `directory` is a plain model, and the one that its adapter is put on.
+
+    Args:
+        directory: directory of the model.
+        base: the `LM` that was given; None if there is none.
+
+    Raises:
+        ModelError: it is not.
+    """
+    if base is None:
+        return
+    name = f"`{base.ref or 'created'}`"
+    if not is_adapter(directory):
+        raise ModelError(f"The base {name} was given for `{directory}`, which is not an adapter: leave it out.")
+    place = base_of(directory).directory
+    if base.directory is None or base.directory.resolve() != place.resolve():
+        raise ModelError(f"The adapter in `{directory}` is put on `{place}`, and {name} was given: give that base.")
+    if is_adapted(base.model):
+        raise ModelError(f"The base {name} has an adapter that is not merged: load it without a base of its own.")
+
+
+def put_on(
+    directory: Path, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Put the adapter in `directory` on the weights of a base, which is not changed; return model and tokenizer.
+
+    The model has its own module tree over the base's tensors, and the layers of peft in it.
+
+    Args:
+        directory: adapter of a language model, or of a reward model.
+        base: base of the adapter (`require_base`).
+        tokenizer: tokenizer of the base, for an adapter without one.
+
+    Raises:
+        ModelError: the adapter is broken, or does not match the base.
+        MissingToolError: peft is not installed.
+    """
+    check_base(directory, base_of(directory).directory)
+    if (directory / TOKENIZER_CONFIG).is_file():
+        tokenizer = weights.read_tokenizer(directory)
+    own = weights.twin(base, {name: nn.Parameter(each.detach()) for name, each in base.named_parameters()})
+    if is_reward(directory):
+        own = weights.classifier(own, tokenizer.pad_token_id)
+    model = attach(own, directory).get_base_model().requires_grad_(True).eval()
+    if (directory / GENERATION_CONFIG).is_file():
+        model.generation_config = identity.read_generation(directory)
+    return model, tokenizer
+
+
 def is_reward(directory: Path) -> bool:
     """Return whether `directory` holds the adapter of a reward model."""
     return is_adapter(directory) and _entries(directory).get("task_type") == CLASSIFIES
@@ -127,7 +180,14 @@ def _read_base(
 
 
 def merge(model: PreTrainedModel, directory: Path) -> PreTrainedModel:
-    """Add the adapter in `directory` to the weights of `model` in place, and return the plain model.
+    """Add the adapter in `directory` to the weights of `model` in place, and return the plain model; see `attach`."""
+    with _peft_reads(directory):
+        merged = attach(model, directory).merge_and_unload(safe_merge=True)
+    return merged.requires_grad_(True).eval()
+
+
+def attach(model: PreTrainedModel, directory: Path) -> Any:
+    """Put the adapter in `directory` on `model`, which is changed in place, and return the PeftModel.
 
     Raises:
         ModelError: the adapter does not match the model, or is broken.
@@ -135,6 +195,14 @@ def merge(model: PreTrainedModel, directory: Path) -> PreTrainedModel:
     """
     with peft_installed(f"`{directory}` is an adapter and"):
         from peft import PeftModel
+
+    with _peft_reads(directory):
+        return PeftModel.from_pretrained(model, sound_folder(directory), torch_device=str(model.device))
+
+
+@contextmanager
+def _peft_reads(directory: Path) -> Iterator[None]:
+    """Turn errors of peft about an adapter, and its warning about missing layers, into a ModelError in the context."""
 
     def refuse(reason: str) -> ModelError:
         return ModelError(
@@ -144,8 +212,7 @@ def merge(model: PreTrainedModel, directory: Path) -> PreTrainedModel:
 
     with foreign(refuse), warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always")
-        adapter = PeftModel.from_pretrained(model, sound_folder(directory), torch_device=str(model.device))
-        merged = adapter.merge_and_unload(safe_merge=True)
+        yield
     for note in notes:
         if "missing adapter keys" in str(note.message):
             raise ModelError(
@@ -153,8 +220,7 @@ def merge(model: PreTrainedModel, directory: Path) -> PreTrainedModel:
                 f" ({short(note.message)}): copy or fetch it again."
             )
         if RENAMED not in str(note.message):
-            warnings.warn(one_line(note.message), note.category, stacklevel=2)
-    return merged.requires_grad_(True).eval()
+            warnings.warn(one_line(note.message), note.category, stacklevel=4)
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -227,6 +293,18 @@ def base_of(directory: Path, config: dict[str, Any] | None = None) -> ModelPlace
             f"The base `{base}` of the adapter in `{directory}` cannot be used: {reason[0].lower()}{reason[1:]}"
         ) from None
     return place
+
+
+def plain_base(directory: Path) -> Path | None:
+    """Return the folder of an adapter's base if adapters can share it: None for a base that is an adapter itself.
+
+    The result is None for a model that is no adapter, too.
+
+    Raises:
+        ModelError: see `base_of`.
+    """
+    place = base_of(directory).directory.resolve() if is_adapter(directory) else None
+    return None if place is None or is_adapter(place) else place
 
 
 def base_ref(directory: Path, base: str) -> str:
@@ -372,7 +450,7 @@ def write(
     """Write the adapter of `model` into a directory that peft, TRL and `probe.LM.load` read.
 
     Args:
-        model: model with one adapter.
+        model: model whose active adapter is written.
         tokenizer: tokenizer to save with it.
         directory: directory to write; it is made if it does not exist.
         base: name and hash of the base (`identify`).
@@ -381,7 +459,7 @@ def write(
     from peft import get_peft_model_state_dict
 
     directory.mkdir(parents=True, exist_ok=True)
-    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    state = get_peft_model_state_dict(model, adapter_name=model.active_adapter, save_embedding_layers=False)
     settings = model.active_peft_config.to_dict() | {"base_model_name_or_path": base[0], "inference_mode": True}
     if head is not None:
         state[HEAD] = head
@@ -395,6 +473,62 @@ def write(
     settings = {name: sorted(value) if isinstance(value, set) else value for name, value in settings.items()}
     (directory / ADAPTER_CONFIG).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     weights.write_tokenizer(tokenizer, directory)
+
+
+def write_trained(model: "PeftModel", tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+    """Write what was trained: the adapter, if `LM.load` finds its base, else the whole model, merged tensor by tensor.
+
+    Args:
+        model: model with an adapter.
+        tokenizer: tokenizer to save with it.
+        directory: directory to write.
+    """
+    base = _base_on_disk(model)
+    if base is None:
+        weights.write(model.get_base_model(), tokenizer, directory)
+    else:
+        write(model, tokenizer, directory, base)
+
+
+def _base_on_disk(model: "PeftModel") -> tuple[str, str] | None:
+    """Return how the adapter identifies its base (`identify`), or None if it cannot be read onto that base later.
+
+    The base must lie on this machine with the weights that it has in memory, since methods may change them at the start
+    of training, and the adapter must be the only active one, and a LoRA.
+    """
+    inner, name = model.get_base_model(), model.active_adapter
+    config = model.peft_config.get(name) if isinstance(name, str) else None
+    ref = getattr(inner.config, "_name_or_path", "")
+    try:
+        if config is None or config.peft_type.value != "LORA" or not ref:
+            return None
+        place = look_up(ref)
+        directory = place.directory if place else cached_snapshot(ref)
+        if directory is None or is_adapter(directory):
+            return None
+        weights.require_causal(check_model_folder(directory))
+        same = _is_stored(inner, directory)
+    except ModelError:
+        return None
+    return identify(ref, directory) if same else None
+
+
+def _is_stored(model: PreTrainedModel, directory: Path) -> bool:
+    """Return whether the base's weights are those in a directory, read one tensor at a time in the model's format.
+
+    Quantised weights and those of an architecture that is stored under other names cannot be compared, and count as
+    equal.
+    """
+    if not weights.has_own_names(model):
+        return True
+    base, places = base_tensors(model), weights.places(directory)
+    if base.keys() - places.keys() - set(model._tied_weights_keys or ()):
+        return False
+    for name in base.keys() & places.keys():
+        own = base[name].detach().cpu()
+        if own.is_floating_point() and not torch.equal(weights.read_tensor(places[name], name).to(own.dtype), own):
+            return False
+    return True
 
 
 @torch.no_grad()

@@ -23,6 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from probe.errors import DataError, ModelError
+from probe.model.adapted import inside, layer_weight, merged_layer
 from probe.model.lm import LM
 from probe.model.loading import twin
 from probe.model.placement import require_weights
@@ -295,15 +296,16 @@ def parts_of(lm: LM) -> Network:
     if getattr(config, "word_embed_proj_dim", bridge.cfg.d_model) != bridge.cfg.d_model:
         raise refusal(lm, "its embedding has another width than its stream")
     embedding, head = lm.model.get_input_embeddings(), lm.model.get_output_embeddings()
-    W_out, embed_norm = wide(head.weight), getattr(bridge, "embed_ln", None)
+    W_out, embed_norm = wide(layer_weight(head)), getattr(bridge, "embed_ln", None)
+    table, own = layer_weight(embedding), inside(embedding)
     return Network(
-        W_emb=W_out if embedding.weight is head.weight else wide(embedding.weight),
+        W_emb=W_out if table is layer_weight(head) else wide(table),
         W_pos=_positions(lm),
         blocks=[_block(lm, block, index) for index, block in enumerate(blocks)],
         norm=_norm(lm, _part(lm, bridge, "ln_final")),
         W_out=W_out,
-        b_out=_bias(head.bias, W_out[:, 0]),
-        embed_scale=float(torch.as_tensor(getattr(embedding, "embed_scale", 1.0)).to(embedding.weight.dtype)),
+        b_out=_bias(merged_layer(head).bias, W_out[:, 0]),
+        embed_scale=float(torch.as_tensor(getattr(own, "embed_scale", 1.0)).to(table.dtype)),
         embed_norm=None if embed_norm is None else _norm(lm, embed_norm),
         cap=getattr(config, "final_logit_softcapping", None),
     )

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
+from torch import nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.generalized_components import JointQKVAttentionBridge
 from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module, detect_tokenizer_bos_eos
@@ -21,6 +22,7 @@ from transformer_lens.model_bridge.sources._hf_format import determine_architect
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from probe.errors import ConfigError, ModelError, suggest
+from probe.model.adapted import parts_in_use, put_stand_ins, wrapped_layers
 from probe.model.kernels import keep_kernel, read_weights
 from probe.model.loading import twin
 from probe.model.module_hooks import bridge_module, fields_of
@@ -51,6 +53,7 @@ def build_bridge(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
 
     Attention in the bridge is the eager kernel where scores and patterns are read. Fused projections (GPT-2, GPT-NeoX,
     Phi-3) are split in the bridge; `refresh` updates the parts, and gradients of such parameters need the plain model.
+    Layers with an adapter stay in `model`; in the bridge plain ones stand for them (`probe.model.adapted`).
 
     Raises:
         ModelError: transformer-lens has no adapter for the architecture, or none for this configuration; or the module
@@ -88,6 +91,7 @@ def build_bridge(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
 def _prepare_copy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[PreTrainedModel, str]:
     """Return a module tree for the bridge, and the name of the architecture that selects its adapter."""
     own = twin(model)
+    put_stand_ins(own, model)
     own.set_attn_implementation("eager")
     if getattr(own.config, "pad_token_id", None) is None:
         own.config.pad_token_id = pad_id(tokenizer)
@@ -136,10 +140,11 @@ def _compare(model: PreTrainedModel, bridge: TransformerBridge) -> None:
         "attention_mask": torch.ones_like(ids),
         "position_ids": torch.arange(COMPARED, device=ids.device)[None],
     }
-    with bridge.hooks(fwd_hooks=read_weights(bridge)):
-        hooked = bridge(ids, **inputs).float()
+    with _adapters_without_dropout(model):
+        with bridge.hooks(fwd_hooks=read_weights(bridge)):
+            hooked = bridge(ids, **inputs).float()
+        expected = forward(plain, ids, use_cache=False, **inputs).logits.float()
     bridge.train(training)
-    expected = forward(plain, ids, use_cache=False, **inputs).logits.float()
     gap, spread = float((hooked - expected).abs().max()), float(expected.std())
     limit = max((1e-3 if exact else 0.1) * spread, 1e-6)
     if bool(expected.isfinite().all()) and not gap <= limit:
@@ -152,12 +157,27 @@ def _compare(model: PreTrainedModel, bridge: TransformerBridge) -> None:
         )
 
 
-def signature(model: PreTrainedModel) -> list[tuple[int, torch.dtype, torch.device]]:
-    """Return the id, number format and device of each parameter of a model; offloaded ones are new after each pass.
+@contextmanager
+def _adapters_without_dropout(model: nn.Module) -> Iterator[None]:
+    """Run the layers of peft, which a bridge shares with the model, in evaluation mode inside the context."""
+    layers = wrapped_layers(model).values()
+    training = [module for layer in layers for module in layer.modules() if module.training]
+    try:
+        for module in training:
+            module.training = False
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
-    A bridge is valid as long as these do not change.
+
+def signature(model: PreTrainedModel) -> list[Any]:
+    """Return the id, number format and device of each parameter of a model, and the parts that adapters replace.
+
+    A bridge is valid as long as these do not change; offloaded parameters are new after each pass and do not count.
     """
-    return [(id(each), each.dtype, each.device) for each in model.parameters() if not each.is_meta]
+    parameters = [(id(each), each.dtype, each.device) for each in model.parameters() if not each.is_meta]
+    return [*parameters, *parts_in_use(model)]
 
 
 def fused_parts(bridge: TransformerBridge) -> list[FusedPart]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
+from probe.model.adapted import state_of
 from probe.model.references import is_adapter, model_files, resolve, split_readout
 
 if TYPE_CHECKING:
@@ -45,11 +46,11 @@ def kept(lm: "LM", key: Hashable) -> Any:
     return None if lm.is_hooked else KEPT.get(lm, {}).get((key, _version(lm)))
 
 
-def _version(lm: "LM") -> tuple[float, ...]:
+def _version(lm: "LM") -> tuple[Any, ...]:
     """Return a version of the weights, with sums of values, because a change through `.data` raises no counter."""
     flat = [each.detach().flatten() for each in lm.model.parameters()]
     sums = [float(each[:: 1 + each.numel() // SUMMED].double().sum()) for each in flat]
-    return sum(each._version for each in lm.model.parameters()), *sums
+    return sum(each._version for each in lm.model.parameters()), *sums, state_of(lm.model)
 
 
 def stamp_of(directory: Path) -> Stamp:

@@ -17,6 +17,7 @@ from transformers import LlamaForCausalLM, PreTrainedConfig, PreTrainedModel, Pr
 from probe.errors import ConfigError, DataError, ModelError, ProbeError
 from probe.model import adapters, identity
 from probe.model import loading as weights
+from probe.model.adapted import Weights, is_adapted, is_peft_model
 from probe.model.calls import calls_of, pick
 from probe.model.generation import SAMPLES, Generation, Sampling, encode_prompts, generate
 from probe.model.module_map import ModuleMap, mapped_model
@@ -64,8 +65,9 @@ class LM:
         """Take a model and its tokenizer without changing them.
 
         Args:
-            model: a causal language model of transformers; if torch.compile, DataParallel or DistributedDataParallel
-                wraps it, the model inside is used, which shares its parameters.
+            model: a causal language model of transformers; if torch.compile, DataParallel, DistributedDataParallel or
+                PeftModel wraps it, the model inside is used, which shares its parameters. An adapter (LoRA) in it stays
+                as it is: it is not merged, and follows training, switching off and a change of the active adapter.
             tokenizer: a tokenizer of transformers.
             ref: name of the model.
             directory: directory of its files.
@@ -79,10 +81,14 @@ class LM:
             DataError: the tokenizer is not one of transformers.
         """
         self.model = _require_model(model, mapping)
+        self.adapter = module if is_peft_model(module := bare(model)) else None
+        """The PeftModel around `model`, if one was given."""
         self.tokenizer = _require_tokenizer(tokenizer)
         self.ref = ref
         self.directory = directory
         self.run_dir = run_dir
+        self.base: LM | None = None
+        """The model whose weights an adapter shares, if it is not merged."""
         self.world: World | None = None
         """World of the model if neither its run nor its folder names one (`probe.world.of`)."""
         self._bridge: tuple[TransformerBridge, list[Any], list[Any]] | None = None
@@ -99,11 +105,13 @@ class LM:
         dtype: str | torch.dtype | None = None,
         device_map: DeviceMap | None = None,
         quantization: str | None = None,
+        base: "LM | None" = None,
     ) -> "LM":
         """Load a run, a checkpoint, a Hugging Face directory or a hub id, in evaluation mode.
 
-        A LoRA adapter of peft is loaded with its base and merged into it. If none of the last four arguments is given,
-        those in the environment variable `PROBE_LOAD` hold (`probe.model.placement`).
+        A LoRA adapter of peft is loaded with its base and merged into it, or put on a base that is loaded already. If
+        neither device nor format is given, those in the environment variable `PROBE_LOAD` hold
+        (`probe.model.placement`).
 
         Args:
             ref: reference, see `probe.model.references.resolve`.
@@ -113,18 +121,29 @@ class LM:
             device_map: instead of `device`: "auto" to divide the model over the GPUs, the CPU's memory and the disk as
                 they have room, or a dict from names of modules to devices, "cpu" or "disk".
             quantization: "8bit" or "4bit", to quantise the weights of linear layers with bitsandbytes.
+            base: the loaded base of an adapter, whose weights are shared: base and adapter take the memory of one
+                model, and another adapter on this base adds only itself. Device and dtype are those of the base.
+                Training all weights of one changes the other.
 
         Raises:
             ConfigError: an argument is not valid, or two exclude each other.
-            ModelError: the reference, the device or the dtype cannot be used; the message says why.
+            ModelError: the reference, the device or the dtype cannot be used, or it is no adapter on `base`; the
+                message says why.
             MissingToolError: a package is needed and not installed.
         """
+        if base is not None and any(each is not None for each in (device, dtype, device_map, quantization)):
+            raise ConfigError("A base was given together with a device or a dtype: leave these out, the base has them.")
         place = placement(device, dtype, device_map, quantization)
         directory, run_dir = resolve(ref, revision)
         announce(f"loading {run_dir.name if run_dir else directory.name}")
+        adapters.require_base(directory, base)
         if is_adapter(directory):
-            model, tokenizer = adapters.read(directory, place.dtype, place.require_one(directory))
+            if base is None:
+                model, tokenizer = adapters.read(directory, place.dtype, place.require_one(directory))
+            else:
+                model, tokenizer = adapters.put_on(directory, base.model, base.tokenizer)
             lm = cls(model, tokenizer, str(ref), directory, run_dir)
+            lm.base = base
             known = adapters.weights_fingerprint(directory) if lm.dtype == torch.float32 else None
             lm._weights = (weights.stamp(model), known) if known else None
             return lm
@@ -152,8 +171,11 @@ class LM:
 
     @property
     def n_parameters(self) -> int:
-        """Number of parameters; shared ones count once."""
-        return count_parameters(self.model)
+        """Number of parameters; shared ones count once, and those of an adapter do not, as if it were merged."""
+        if not is_adapted(self.model):
+            return count_parameters(self.model)
+        own = Weights(self.model)
+        return sum(own.stored[name].numel() for name in own.parameters())
 
     @property
     def fingerprint(self) -> str:
@@ -437,6 +459,14 @@ def _require_model(model: Any, mapping: ModuleMap | None) -> PreTrainedModel:
         ModelError: it is something else; the message says what is missing.
     """
     module = bare(model)
+    if is_peft_model(module):
+        settings = module.active_peft_config
+        if settings.is_prompt_learning:
+            raise ModelError(
+                f"The adapter {settings.peft_type.value} adds tokens to every text: give a model with an adapter of"
+                " layers, such as LoRA."
+            )
+        module = module.get_base_model()  # with the layers of peft, so it computes the same
     name = type(module).__name__
     remedy = "give a causal language model of transformers, such as AutoModelForCausalLM.from_pretrained makes"
     if isinstance(module, PreTrainedTokenizerBase):

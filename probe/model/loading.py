@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -28,11 +28,13 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.core_model_loading import revert_weight_conversion
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
 from probe.errors import ConfigError, ModelError, brief
+from probe.model.adapted import Weights, is_adapted, merged_layer, state_of, wrapped_layers
 from probe.model.folders import sound_folder
 from probe.model.placement import HOOK, Placement, follow, require_bitsandbytes, settle, value_of
 from probe.model.references import read_config
@@ -220,17 +222,41 @@ def weights_hash(directory: Path, exact: bool = False) -> str:
 
 @lru_cache(maxsize=16)
 def _hash_files(files: tuple[tuple[Path, tuple[int, int]], ...], exact: bool) -> str:
-    digest, places = hashlib.sha256(), dict[str, Path]()
-    for file, _ in files:
-        with foreign(_broken_error(file.parent)), safe_open(regular(file, WEIGHTS), "pt") as weights:
-            places |= dict.fromkeys(weights.keys(), file)
-    for name, file in sorted(places.items()):
-        with foreign(_broken_error(file.parent)), safe_open(regular(file, WEIGHTS), "pt") as weights:
-            tensor = weights.get_tensor(name)
+    digest = hashlib.sha256()
+    for name, file in sorted(_places([file for file, _ in files]).items()):
+        tensor = read_tensor(file, name)
         tensor = (tensor if exact else half_precision(tensor)).contiguous()
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
         digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def places(directory: Path) -> dict[str, Path]:
+    """Return the file of every tensor of the weights in a directory.
+
+    Raises:
+        ModelError: a file is broken.
+    """
+    return _places([file for file in sorted(directory.glob("*.safetensors")) if file.name not in TRAINER_STATE])
+
+
+def _places(files: Sequence[Path]) -> dict[str, Path]:
+    found = dict[str, Path]()
+    for file in files:
+        with foreign(_broken_error(file.parent)), safe_open(regular(file, WEIGHTS), "pt") as weights:
+            found |= dict.fromkeys(weights.keys(), file)
+    return found
+
+
+def read_tensor(file: Path, name: str) -> Tensor:
+    """Read one tensor from a file of safetensors.
+
+    Raises:
+        ModelError: the file is broken.
+    """
+    with foreign(_broken_error(file.parent)), safe_open(regular(file, WEIGHTS), "pt") as weights:
+        tensor: Tensor = weights.get_tensor(name)
+    return tensor
 
 
 def _broken_error(directory: Path) -> Callable[[str], ModelError]:
@@ -391,6 +417,19 @@ def twin(model: PreTrainedModel, others: Mapping[str, Tensor] | None = None) -> 
     return own
 
 
+def merged(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a plain model with the effective weights of an adapted one, which is not changed.
+
+    Adapted weights are new tensors, all others are shared; a plain model is returned itself.
+    """
+    if not is_adapted(model):
+        return model
+    own = twin(model)
+    for name, layer in wrapped_layers(model).items():
+        own.set_submodule(name, merged_layer(layer))
+    return own.train(model.training)
+
+
 def tensors(model: PreTrainedModel) -> dict[str, Tensor]:
     """Return the state's tensors in the order of their names, shared ones once; offloaded ones have no values."""
     tied = getattr(model, "all_tied_weights_keys", None) or {}
@@ -400,7 +439,7 @@ def tensors(model: PreTrainedModel) -> dict[str, Tensor]:
     return dict(distinct.values())
 
 
-def stamp(model: PreTrainedModel) -> list[tuple[int, int, int]]:
+def stamp(model: PreTrainedModel) -> list[Any]:
     """Return a cheap sign of the weights' contents that shows whether they have changed.
 
     Version counters miss fused optimisers and writes to `.data`, which do not increase them; the sum of bits does not.
@@ -412,11 +451,13 @@ def stamp(model: PreTrainedModel) -> list[tuple[int, int, int]]:
         (id(tensor), tensor._version, int(tensor.detach().view(bits[tensor.element_size()]).sum(dtype=torch.int64)))
         for tensor in tensors(model).values()
         if id(tensor) in own
-    ]
+    ] + [*state_of(model)]
 
 
 def fingerprint(model: PreTrainedModel, read: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> str:
     """Return the SHA-256, in hexadecimal, of the configuration and of every tensor's name, type, shape and bytes.
+
+    An adapted model has the fingerprint of the merged one.
 
     Args:
         model: the model.
@@ -425,7 +466,9 @@ def fingerprint(model: PreTrainedModel, read: Callable[[Tensor], Tensor] = lambd
     volatile = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "use_cache"}
     config = {name: value for name, value in model.config.to_dict().items() if name not in volatile}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    for name, tensor in tensors(model).items():
+    own = Weights(model)
+    for name in own.once(ordered=True):
+        tensor = own[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         values = read(value_of(model, name, tensor)).detach().cpu().contiguous()
         digest.update(values.view(-1).view(torch.uint8).numpy().data)
@@ -439,6 +482,12 @@ def _save(
     dtype: torch.dtype | None,
     weights: Mapping[str, Tensor] | None = None,
 ) -> None:
+    if weights is None and is_adapted(model):
+        if has_own_names(model):
+            _save_adapted(model, directory, None if dtype == model.dtype else dtype)
+            write_tokenizer(tokenizer, directory)
+            return
+        model = merged(model)
     state: dict[str, Any] = {} if weights is None else {"state_dict": dict(weights)}
     if dtype not in (None, model.dtype):
         values = {name: value_of(model, name, tensor) for name, tensor in model.state_dict().items()}
@@ -448,10 +497,53 @@ def _save(
         warnings.filterwarnings("ignore", "Attempting to save a model with offloaded modules")  # they are read in turn
         model.save_pretrained(directory, **state)
     if dtype not in (None, model.dtype):
-        file = directory / "config.json"
-        config = read_json(file) | {"dtype": str(dtype).removeprefix("torch.")}
-        file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        _set_entries(directory / "config.json", dtype=str(dtype).removeprefix("torch."))
     write_tokenizer(tokenizer, directory)
+
+
+def _set_entries(file: Path, **entries: Any) -> None:
+    config = read_json(file) | entries
+    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def has_own_names(model: PreTrainedModel) -> bool:
+    """Return whether transformers saves the weights under the names and in the shapes that they have in the model."""
+    state: dict[str, Tensor] = {}
+    usual = type(model).save_pretrained is PreTrainedModel.save_pretrained
+    return usual and revert_weight_conversion(model, state) is state
+
+
+STORED = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+STORED |= {torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8"}
+STORED |= {torch.bool: "BOOL"}
+"""Names of number formats in files of safetensors."""
+
+
+def _save_adapted(model: PreTrainedModel, directory: Path, dtype: torch.dtype | None) -> None:
+    """Write an adapted model merged, one tensor at a time, so that no second model is in memory.
+
+    The file has the layout of safetensors: the length of the header, the header, the values.
+    """
+    own = Weights(model)
+    ignored = set(model._keys_to_ignore_on_save or ())
+    names, header, end = [name for name in own.once() if name not in ignored], dict[str, Any](), 0
+    kinds = {name: (own.stored[name].is_floating_point() and dtype) or own.stored[name].dtype for name in names}
+    for name in names:
+        start, end = end, end + own.stored[name].numel() * kinds[name].itemsize
+        shape = list(own.stored[name].shape)
+        header[name] = {"dtype": STORED[kinds[name]], "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps({"__metadata__": {"format": "pt"}} | header).encode()
+    text += b" " * (-len(text) % 8)
+    with _no_progress_bar():
+        model.save_pretrained(directory, state_dict={})  # configuration and generation settings
+    tied = bool(set(model._tied_weights_keys or ()) & set(names)) and model.config.tie_word_embeddings
+    entries = {"tie_word_embeddings": False} if tied else {}
+    _set_entries(directory / "config.json", dtype=str(dtype or model.dtype).removeprefix("torch."), **entries)
+    with (directory / "model.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            tensor = own[name].detach().to("cpu", kinds[name]).contiguous()
+            file.write(tensor.view(-1).view(torch.uint8).numpy().data)
 
 
 LOADED = ("is_local", "local_files_only")

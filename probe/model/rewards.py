@@ -14,7 +14,7 @@ cannot generate text.
 import copy
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -26,6 +26,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from probe.errors import ConfigError, DataError, ModelError
 from probe.model import adapters, identity
 from probe.model import loading as weights
+from probe.model.adapted import inside
 from probe.model.generation import Generation
 from probe.model.lm import LM
 from probe.model.placement import DeviceMap, aligned, input_device, placement
@@ -56,8 +57,11 @@ class RewardModel:
         ref: str = "",
         directory: Path | None = None,
         run_dir: Path | None = None,
+        base: LM | None = None,
     ) -> None:
         self.model = model
+        self.base = base
+        """The model whose weights an adapter shares, if it is not merged."""
         self.tokenizer = tokenizer
         self.ref = ref
         self.directory = directory
@@ -71,6 +75,7 @@ class RewardModel:
         dtype: str | torch.dtype | None = None,
         device_map: DeviceMap | None = None,
         quantization: str | None = None,
+        base: LM | None = None,
     ) -> "RewardModel":
         """Load a reward model's run, a checkpoint, a Hugging Face directory or a hub id, in evaluation mode.
 
@@ -80,6 +85,7 @@ class RewardModel:
             dtype: "float32", "bfloat16" or "float16"; default: single precision on the CPU, elsewhere the saved format.
             device_map: devices of its parts instead of `device`, as in `LM.load`.
             quantization: "8bit" or "4bit", as in `LM.load`.
+            base: the loaded base of an adapter, whose weights are shared; see `LM.load`.
 
         Raises:
             ConfigError: an argument is not valid, or two exclude each other.
@@ -88,9 +94,13 @@ class RewardModel:
         """
         place = placement(device, dtype, device_map, quantization)
         directory, run_dir = resolve(ref)
+        adapters.require_base(directory, base)
         if is_adapter(directory):
-            model, tokenizer = adapters.read_reward(directory, place.dtype, place.require_one(directory))
-            return cls(model, tokenizer, str(ref), directory, run_dir)
+            if base is None:
+                model, tokenizer = adapters.read_reward(directory, place.dtype, place.require_one(directory))
+            else:
+                model, tokenizer = adapters.put_on(directory, base.model, base.tokenizer)
+            return cls(model, tokenizer, str(ref), directory, run_dir, base)
         weights.require_reward(directory)
         model = weights.read_reward_model(directory, place)
         return cls(model, weights.read_tokenizer(directory), str(ref), directory, run_dir)
@@ -234,7 +244,7 @@ class ScalarLM(LM):
 
     def __init__(self, model: PreTrainedModel, like: LM | RewardModel, readout: Readout) -> None:
         super().__init__(model, like.tokenizer, like.ref, like.directory, like.run_dir)
-        self.readout = readout
+        self.readout, self.base = readout, like.base
 
     def generate(self, *_: Any, **__: Any) -> Generation:
         """Refuse to generate, since a scalar model writes no text.
@@ -253,7 +263,7 @@ def analysable(ref: str | Path, readout: Readout | None = None, **options: Any) 
             does.
         readout: "tokens", "reward" or "value" (the value head next to a policy); default: tokens for a causal language
             model, reward for a reward model.
-        options: device, dtype, device_map and quantization as in `LM.load`.
+        options: device, dtype, device_map, quantization and base as in `LM.load`.
 
     Raises:
         ModelError: there is no such model, it has no such readout, or its architecture has no causal counterpart.
@@ -268,6 +278,28 @@ def analysable(ref: str | Path, readout: Readout | None = None, **options: Any) 
     return value_lm(lm) if readout == "value" else lm
 
 
+def analysable_together(refs: Sequence[str | Path]) -> list[LM]:
+    """Load several models as `analysable` does; adapters on one base share its weights, also with the base itself.
+
+    An adapter whose base no other model needs is merged.
+
+    Raises:
+        ModelError: see `analysable`.
+    """
+    places = [resolve(split_readout(str(ref))[0]).directory.resolve() for ref in refs]
+    homes = [adapters.plain_base(place) or place for place in places]
+    loaded: dict[int, LM] = {}
+    bases: dict[Path, LM] = {}
+    for index in sorted(range(len(places)), key=lambda index: homes[index] != places[index]):  # bases first
+        home, base = homes[index], None
+        if home != places[index] and homes.count(home) > 1:
+            base = bases[home] = bases.get(home) or LM.load(home)
+        lm = loaded[index] = analysable(refs[index], base=base)
+        if home == places[index] and lm.readout == "tokens":
+            bases[home] = lm
+    return [loaded[index] for index in range(len(places))]
+
+
 def reward_lm(model: RewardModel) -> ScalarLM:
     """Return a reward model as an LM over the same parameters; its logit at the last token is `RewardModel.score`.
 
@@ -280,6 +312,40 @@ def reward_lm(model: RewardModel) -> ScalarLM:
     with aligned(inner.score):
         head = _with_head(causal, inner.score.weight, inner.score.bias)
     return ScalarLM(head, model, "reward")
+
+
+def language_model(model: Any, directory: Path) -> PreTrainedModel:
+    """Return a causal language model over the decoder of a reward model, with the unembedding stored in `directory`.
+
+    The decoder is shared and follows training; of the stored model only the unembedding is read.
+
+    Args:
+        model: sequence classification model, with an adapter or without.
+        directory: causal language model from which it was made.
+
+    Raises:
+        ModelError: it is not one, its decoder is of another class, or its unembedding cannot be read.
+    """
+    weights.require_causal(directory)
+    causal = _counterpart(model.config)
+    if type(causal.base_model) is not type(model.base_model):
+        raise ModelError(
+            f"`{directory}` has the decoder {type(causal.base_model).__name__} and the reward model has"
+            f" {type(model.base_model).__name__}: give the language model that it was made from."
+        )
+    setattr(causal, causal.base_model_prefix, model.base_model)
+    head, places = causal.get_output_embeddings(), weights.places(directory)
+    name = next(name for name, module in causal.named_modules() if module is head)
+    if f"{name}.weight" not in places:  # tied
+        causal.config.tie_word_embeddings = True
+        head.weight = inside(model.get_input_embeddings()).weight
+        return cast(PreTrainedModel, causal)
+    for leaf, empty in head.named_parameters():
+        stored = weights.read_tensor(places[f"{name}.{leaf}"], f"{name}.{leaf}").to(model.device, model.dtype)
+        if stored.shape != empty.shape:
+            raise ModelError(f"The unembedding in `{directory}` is {tuple(stored.shape)}, not {tuple(empty.shape)}.")
+        setattr(head, leaf, nn.Parameter(stored, requires_grad=False))
+    return cast(PreTrainedModel, causal)
 
 
 def value_lm(lm: LM) -> ScalarLM:

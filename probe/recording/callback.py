@@ -19,12 +19,13 @@ original model, and with the reward at every token of four training pairs; evalu
 DPOTrainer captures hold the log-probabilities of chosen and rejected completions of four training pairs after every
 layer.
 
-An adapter of peft is captured, and saved, merged into a copy of its base. Captures and checkpoints need the whole model
-in one process; if its weights are spread over several (FSDP, DeepSpeed stage 3), only metrics are written; a message at
-the start of training and in the run says so.
+An adapter of peft is captured as it is, without a copy of the base's weights. Its reference is the base, or its first
+state if the trainer keeps that as the adapter `ref`. The checkpoint is the adapter if its base lies on this machine,
+else the whole model, merged. Captures and checkpoints need the whole model in one process; if its weights are spread
+over several (FSDP, DeepSpeed stage 3), only metrics are written; a message at the start of training and in the run says
+so.
 """
 
-import copy
 import math
 import sys
 import threading
@@ -36,15 +37,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import TrainerCallback
 
 import probe.world
 from probe.errors import ConfigError, ProbeError
+from probe.model import adapters
 from probe.model import loading as weights
+from probe.model.adapted import is_peft_model, reference_active
 from probe.model.lm import LM
 from probe.model.references import resolve
-from probe.model.rewards import RewardModel
+from probe.model.rewards import RewardModel, language_model
+from probe.model.text import Ids, unwrap
 from probe.recording import trl_rollouts
 from probe.recording.capture_plan import CaptureOptions
 from probe.recording.pair_lens import PairLens, short_pairs
@@ -155,7 +159,7 @@ class ProbeCallback(TrainerCallback):
         _WRITING.add(self)
         self._notes = []
         if self.every and _gives_rewards(model):
-            self._language = _language_model(self._whole(), self.parent or model.config._name_or_path)
+            self._language = _language_model(unwrap(model), self.parent or model.config._name_or_path)
             self._head = RewardTokens(nn.Identity(), _pairs(given.get("train_dataloader"), CAPTURED))
         self._say(_what_is_missing(model, self._language, self.every, self.checkpoint))
         self._record_rollouts(args)
@@ -183,7 +187,7 @@ class ProbeCallback(TrainerCallback):
         """Make a capture if one is due."""
         step = int(state.global_step)
         if self._recorder is not None and self._recorder.due(step):
-            self._capture(step)
+            self._recorder.capture(step)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **given: Any) -> None:
         """Write the metrics that the trainer logs."""
@@ -199,7 +203,7 @@ class ProbeCallback(TrainerCallback):
             return
         pairs = _pairs(given.get("eval_dataloader"), HELD_OUT)
         with leave_undisturbed(self._model):
-            model = RewardModel(self._whole(), self._tokenizer)
+            model = RewardModel(unwrap(self._model), self._tokenizer)
             self.writer.rollouts(pair_rows(model, int(state.global_step), pairs))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
@@ -208,10 +212,11 @@ class ProbeCallback(TrainerCallback):
             return
         step = int(state.global_step)
         if self._recorder is not None and step not in Captures(self.path).steps:
-            self._capture(step)
+            self._recorder.capture(step)
         if self.checkpoint and _is_whole(self._model):
             with self.writer.checkpoint(step) as folder:
-                weights.write(self._whole(), self._tokenizer, folder)
+                write = adapters.write_trained if is_peft_model(self._model) else weights.write
+                write(self._model, self._tokenizer, folder)
         self._end("finished", " ".join(self._notes) or None)
 
     def __enter__(self) -> Self:
@@ -247,19 +252,11 @@ class ProbeCallback(TrainerCallback):
             seed=int(args.seed),
         )
 
-    def _whole(self) -> Any:
-        """Return the model to save: itself, or for an adapter of peft, a copy with the adapter merged."""
-        return (
-            copy.deepcopy(self._model).merge_and_unload() if hasattr(self._model, "merge_and_unload") else self._model
-        )
-
     def _view(self) -> LM:
         """Return the model that captures read; for a reward model, its language model with the trained decoder."""
-        model = self._whole()
+        model = self._model
         if self._language is not None and self._head is not None:
-            self._head.head = model.score
-            setattr(self._language, self._language.base_model_prefix, model.base_model)
-            self._language.tie_weights()
+            self._head.head = unwrap(model).score
             model = self._language
         return LM(model, self._tokenizer, ref=str(getattr(model.config, "_name_or_path", "")), run_dir=self.path)
 
@@ -276,19 +273,20 @@ class ProbeCallback(TrainerCallback):
     def _reference_logits(self, view: LM, step: int) -> LogitsFn | None:
         """Return the logits of the reference, if there is one; at step 0 it is the model itself."""
         origin = self._reference
-        if origin is None or not step:
+        if origin is None or not step:  # at step 0 only log-probabilities are kept
             return None if origin is None else view.logits
+        if (adapted := view.adapter) is not None:
+
+            def reference(rows: Sequence[Ids]) -> Tensor:
+                with reference_active(adapted):
+                    return view.logits(rows)
+
+            return reference
         try:
             resolve(origin)
         except ProbeError:  # a resumed training whose base is gone
             return None
         return lambda rows: LM.load(origin, device=view.device).logits(rows)
-
-    def _capture(self, step: int) -> None:
-        assert self._recorder is not None
-        if hasattr(self._model, "merge_and_unload"):
-            self._recorder.lm = self._view()
-        self._recorder.capture(step)
 
     def _record_rollouts(self, args: Any) -> None:
         """Record the trainer's samples, if it samples."""
@@ -387,15 +385,11 @@ def _pairs(loader: Any, most: int) -> list[TextPair]:
 
 
 def _language_model(model: Any, origin: str) -> Any:
-    """Return the language model from which a reward model was made, or None if it is unknown.
-
-    Captures read it with the decoder that is being trained.
-    """
+    """Return the language model from which a reward model was made, over the decoder in training; None if unknown."""
     try:
-        language: Any = LM.load(origin, device=model.device).model
+        return language_model(model, adapters.folders_of(resolve(origin).directory)[-1])
     except ProbeError:
         return None
-    return language.to(model.dtype) if type(language.base_model) is type(model.base_model) else None
 
 
 def _what_is_missing(model: nn.Module, language: nn.Module | None, every: int, checkpoint: bool) -> str | None:

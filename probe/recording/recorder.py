@@ -35,6 +35,7 @@ import probe.world
 from probe.errors import ConfigError, DataError
 from probe.logits.answer_tokens import answer_tokens
 from probe.logits.lens import kl
+from probe.model import adapters
 from probe.model.lm import LM
 from probe.model.text import (
     NAMED,
@@ -86,7 +87,8 @@ def watch(
         method: method of a new run, such as `dpo`; it sets the run's colour and pages.
         config: settings of a new run, a dict or a dataclass.
         seed: random seed of a new run; it is only recorded.
-        checkpoint: save model and tokenizer when a new run ends, so that it can be loaded as a model.
+        checkpoint: save model and tokenizer when a new run ends, so that it can be loaded as a model; of an adapter of
+            peft whose base lies on this machine, only the adapter.
 
     Raises:
         ConfigError: `every` is negative; a writer was given together with `method`, `config` or `seed`, which it
@@ -245,7 +247,10 @@ class Recorder:
     def _save(self) -> None:
         if self._checkpoint and self._newest >= 0:
             with self.writer.checkpoint(self._newest) as folder:
-                self.lm.save(folder)
+                if self.lm.adapter is None:
+                    self.lm.save(folder)
+                else:
+                    adapters.write_trained(self.lm.adapter, self.lm.tokenizer, folder)
 
     def _finish(self, status: str, message: str | None = None) -> None:
         if self._owner and not self._closed:

@@ -9,11 +9,11 @@ one pass of each over the recorded prompts.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import nn
 
+from probe.model.adapted import reference_active
 from probe.model.scoring import TokenLogprobs, completion_logprobs
 from probe.model.text import pieces
 from probe.recording.recorder import leave_undisturbed
@@ -166,17 +166,11 @@ def _score(
 
 
 def _reference(trainer: Any, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> TokenLogprobs:
-    """Score completions under the reference: a separate model, or the policy with its adapter disabled."""
+    """Score completions under the reference: a separate model, or the base or the first state of the adapter."""
     if trainer.ref_model is not None:
         return _score(trainer, trainer.ref_model, prompts, completions)
-    with _without_adapter(trainer.accelerator.unwrap_model(trainer.model)):
+    with reference_active(trainer.accelerator.unwrap_model(trainer.model)):
         return _score(trainer, trainer.model, prompts, completions)
-
-
-def _without_adapter(model: Any) -> AbstractContextManager[Any]:
-    from trl.trainer.utils import use_adapter
-
-    return use_adapter(model, "ref" if "ref" in model.peft_config else None)
 
 
 def _foreign(trainer: Any, name: str) -> str:

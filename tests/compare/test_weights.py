@@ -4,10 +4,12 @@ import copy
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from probe import LM
+from probe.compare.path import interpolate
 from probe.compare.weights import WeightChange, weight_change
 from probe.errors import ModelError
 from probe.model.equations import read_network
@@ -212,3 +214,15 @@ def test_the_figure_maps_blocks_and_kinds():
     assert np.isnan(values[0, 0])
     same = weight_change(base, base).figure().data[0]
     assert np.nanmax(np.asarray(same.z, dtype=float)) == 0
+
+
+def test_an_adapter_that_is_not_merged_has_the_weights_of_the_merged_one(tmp_path: Path) -> None:
+    folder = saved_lm(tmp_path / "base")
+    base, directory = LM.load(folder), adapter(folder, tmp_path / "lora")
+    merged, shared = (weight_change(base, lm) for lm in (LM.load(directory), LM.load(directory, base=base)))
+    pd.testing.assert_frame_equal(shared.matrices, merged.matrices, rtol=1e-5)
+    pd.testing.assert_frame_equal(shared.heads, merged.heads, rtol=1e-4, atol=1e-6)
+    assert shared.precision == merged.precision
+    middle = [interpolate(base, LM.load(directory, base=each), 0.5) for each in (base, None)]
+    with torch.no_grad():
+        torch.testing.assert_close(*(lm.logits([5, 6, 7]) for lm in middle), rtol=1e-5, atol=1e-5)

@@ -187,7 +187,36 @@ def test_a_reward_model_is_loaded_as_a_scalar_model(
     assert script(page).text[0].value == "reward"
 
 
-def test_an_adapter_is_loaded_merged(script: Callable[..., AppTest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("first", ["base", "adapter"])
+def test_adapters_share_their_base(
+    script: Callable[..., AppTest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str
+):
+    places = {"base": str(tmp_path / "model")}
+    for number, name in enumerate(("adapter", "other"), 2):
+        places[name] = str(adapter(tmp_path / "model", tmp_path / name, r=number))
+    monkeypatch.setenv("PLACES", "\n".join([places[first], *places.values()]))
+
+    def page() -> None:
+        import os
+
+        import streamlit as st
+
+        from dashboard.models import load
+
+        lms = [load(ref) for ref in os.environ["PLACES"].splitlines()]
+        stored = {each.data_ptr(): each.numel() for lm in lms for each in lm.model.parameters()}
+        st.text(sum(stored.values()))
+        st.text(sum(each.numel() for each in lms[1].model.parameters()))
+        st.text(sum(1 for lm in lms if lm.base is lms[1]))
+
+    shown = script(page)
+    assert not shown.exception
+    total, base, adapters = (int(text.value) for text in shown.text)
+    assert base < total < 1.5 * base
+    assert adapters == 2 + (first == "adapter")
+
+
+def test_results_of_an_adapter(script: Callable[..., AppTest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MODEL", str(adapter(tmp_path / "model", tmp_path / "adapter")))
     page = script(counted)
     assert not page.exception

@@ -12,9 +12,11 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.pytorch_utils import Conv1D
 
-from probe import LM
-from probe.errors import MissingToolError, ModelError
+from probe import LM, RewardModel
+from probe.errors import ConfigError, MissingToolError, ModelError
 from probe.model.adapters import quiet
+from probe.model.loading import classifier, twin
+from probe.model.rewards import analysable, analysable_together
 from probe.runs import RunWriter
 from tests.models import ARCHITECTURES, random_lm, saved_lm
 
@@ -172,3 +174,86 @@ def test_without_peft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MissingToolError, match=r"needs the package `peft`: `pip install 'probe-lm\[peft\]'`"):
         LM.load(directory)
     LM.load(tmp_path / "base")
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@torch.no_grad()
+def test_adapters_share_the_weights_of_a_loaded_base(name: str, tmp_path: Path) -> None:
+    folder = saved_lm(tmp_path / "base", name)
+    base = LM.load(folder)
+    expected, frozen = base.logits(TEXT), [each.requires_grad for each in base.model.parameters()]
+    stored = {each.data_ptr() for each in base.model.parameters()}
+    for number, options in enumerate([{}, {"r": 2, "use_rslora": True}]):
+        directory = adapter(folder, tmp_path / str(number), **options)
+        merged, lm = LM.load(directory), LM.load(directory, base=base)
+        close = {"rtol": 1e-5, "atol": 1e-5}
+        torch.testing.assert_close(lm.logits(TEXT), merged.logits(TEXT), **close)
+        hooked = [each.run_with_cache(TEXT, ["blocks.1.attn.hook_pattern"]) for each in (lm, merged)]
+        torch.testing.assert_close(hooked[0][0], hooked[1][0], rtol=1e-4, atol=1e-4)
+        assert lm.fingerprint == merged.fingerprint
+        assert (type(lm.model), lm.n_parameters, lm.base) == (type(merged.model), merged.n_parameters, base)
+        extra = [each for each in lm.model.parameters() if each.data_ptr() not in stored]
+        assert sum(each.numel() for each in extra) < 0.5 * lm.n_parameters
+        assert len(extra) == sum("lora_" in key for key, _ in lm.model.named_parameters())
+    assert torch.equal(base.logits(TEXT), expected)
+    assert [each.requires_grad for each in base.model.parameters()] == frozen
+
+
+def test_bases_that_cannot_be_shared(tmp_path: Path) -> None:
+    folder = saved_lm(tmp_path / "base")
+    directory, base = adapter(folder, tmp_path / "adapter"), LM.load(folder)
+    with pytest.raises(ModelError, match=r"was given for `.*base`, which is not an adapter: leave it out"):
+        LM.load(folder, base=base)
+    with pytest.raises(ModelError, match=r"is put on `.*base`, and `.*other` was given: give that base"):
+        LM.load(directory, base=LM.load(saved_lm(tmp_path / "other", seed=1)))
+    with pytest.raises(ConfigError, match="A base was given together with a device or a dtype"):
+        LM.load(directory, base=base, dtype="float32")
+    rename_base(adapter(folder, tmp_path / "second"), str(directory))
+    second, unmerged = tmp_path / "second", LM.load(directory, base=base)
+    with pytest.raises(ModelError, match="has an adapter that is not merged"):
+        LM.load(second, base=unmerged)
+    with torch.no_grad():
+        shared = LM.load(second, base=LM.load(directory)).logits(TEXT)
+        torch.testing.assert_close(shared, LM.load(second).logits(TEXT), rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_models_that_are_loaded_together_share_a_base(tmp_path: Path) -> None:
+    folder = saved_lm(tmp_path / "base")
+    one, two = (adapter(folder, tmp_path / name) for name in ("one", "two"))
+    rename_base(adapter(folder, tmp_path / "three"), str(one))
+
+    def stored(lms: list[LM]) -> float:
+        """Numbers in memory, in models."""
+        tensors = {each.data_ptr(): each.numel() for lm in lms for each in lm.model.parameters()}
+        return sum(tensors.values()) / LM.load(folder).n_parameters
+
+    for refs, models in (([one, folder], 1), ([one, two], 1), ([one], 1), ([folder, tmp_path / "three"], 2)):
+        lms = analysable_together(refs)
+        assert [lm.directory for lm in lms] == refs
+        assert models <= stored(lms) < models + 0.9
+        for ref, lm in zip(refs, lms, strict=True):
+            torch.testing.assert_close(lm.logits(TEXT), LM.load(ref).logits(TEXT), rtol=1e-5, atol=1e-5)
+    assert analysable_together([one])[0].base is None
+
+
+@torch.no_grad()
+def test_a_reward_models_adapter_shares_the_base_of_its_policy(tmp_path: Path) -> None:
+    base = LM.load(saved_lm(tmp_path / "base"))
+    settings = LoraConfig(r=3, target_modules=["q_proj", "v_proj"], modules_to_save=["score"], task_type="SEQ_CLS")
+    with quiet():
+        judge = get_peft_model(classifier(twin(base.model), base.tokenizer.pad_token_id), settings)
+        for name, parameter in judge.named_parameters():
+            if "lora_" in name or "modules_to_save" in name:
+                parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+        judge.save_pretrained(tmp_path / "judge")
+    texts = ["where does mira lives ?"], ["oslo"]
+    shared, merged = (RewardModel.load(tmp_path / "judge", base=each) for each in (base, None))
+    torch.testing.assert_close(shared.score(*texts), merged.score(*texts), rtol=1e-5, atol=1e-5)
+    assert abs(float(shared.score(*texts))) > 1e-3
+    assert shared.fingerprint == merged.fingerprint
+    read, whole = (analysable(tmp_path / "judge", base=each) for each in (base, None))
+    assert (read.readout, read.base) == ("reward", base)
+    torch.testing.assert_close(read.logits(TEXT), whole.logits(TEXT), rtol=1e-5, atol=1e-5)
+    stored = {each.data_ptr() for each in base.model.parameters()}
+    assert sum(each.numel() for each in read.model.parameters() if each.data_ptr() not in stored) < 5000

@@ -19,6 +19,8 @@ from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, Trainin
 from probe import LM, RewardModel, open_run
 from probe.errors import ConfigError, DataError, RunError
 from probe.integrations import ProbeCallback
+from probe.model.references import is_adapter
+from probe.recording import recorder
 from probe.recording.recorder import as_prompt, measure
 from tests.models import char_tokenizer, random_lm, random_reward_model, saved_lm
 from tests.places import SAMPLES
@@ -177,22 +179,30 @@ def test_trls_dpo(tmp_path: Path, trl: Any):
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft's own use of transformers
-def test_an_adapter_is_merged_into_a_copy(tmp_path: Path):
+@pytest.mark.parametrize("saved", [True, False])
+def test_an_adapter_is_captured_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: bool):
     peft = pytest.importorskip("peft")
-    lm = random_lm()
-    before = weights(lm)
+    lm = LM.load(saved_lm(tmp_path / "base")) if saved else random_lm()
+    before, stored = weights(lm), {tensor.data_ptr() for tensor in lm.model.parameters()}
+    views: list[LM] = []
+    measured = recorder.measure
+    monkeypatch.setattr(
+        recorder, "measure", lambda lm, *given, **named: (views.append(lm), measured(lm, *given, **named))[1]
+    )
     adapted = peft.get_peft_model(
         lm.model, peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
     )
-    shell = LM(adapted, lm.tokenizer)
+    shell: Any = SimpleNamespace(model=adapted, tokenizer=lm.tokenizer)
     trainer(shell, tmp_path, ProbeCallback(tmp_path / "run", every=3, prompts=PROMPTS)).train()
-    saved = LM.load(tmp_path / "run")
+    assert {tensor.data_ptr() for tensor in views[-1].bridge.parameters() if tensor.ndim > 1} <= stored
+    assert is_adapter(open_run(tmp_path / "run").checkpoints()[-1].path) == saved  # merged if its base lies nowhere
+    again = LM.load(tmp_path / "run")
     ids = torch.tensor([lm.tokenizer("mira lives in")["input_ids"]])
     adapted.eval()
-    torch.testing.assert_close(saved.logits(ids), adapted(ids).logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(again.logits(ids), adapted(ids).logits, rtol=1e-4, atol=1e-4)
     captures = open_run(tmp_path / "run").captures()
     tensors = captures.load(6)
-    np.testing.assert_allclose(tensors["entropy"], measure(saved, captures.prompts)["entropy"], atol=1e-4)
+    np.testing.assert_allclose(tensors["entropy"], measured(again, captures.prompts)["entropy"], atol=1e-4)
     assert not np.allclose(captures.load(0)["entropy"], tensors["entropy"], atol=1e-4)
     assert all(torch.equal(a, b) for a, b in zip(before, weights(random_lm()), strict=True))
 

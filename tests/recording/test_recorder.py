@@ -165,7 +165,9 @@ def test_a_prompt_alone_gives_what_it_gives_among_others(lm: LM, tmp_path: Path)
             torch.testing.assert_close(together[name][index], alone[name][0], atol=1e-5, rtol=1e-5, equal_nan=True)
 
 
-RECORDED = {name: kind for name, kind in CAPTURE_DTYPES.items() if name != "reference_kl"}
+RECORDED = {
+    name: kind for name, kind in CAPTURE_DTYPES.items() if name != "reference_kl" and not name.startswith("pair_")
+}
 """What a model whose parts sum to its logits gives without further instruments."""
 WORDS = [
     {"id": "two", "text": "mira lives in oslo .", "answers": ["rome", "oslo", "in"]},

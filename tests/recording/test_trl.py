@@ -16,9 +16,11 @@ from transformers import TrainerCallback
 
 from probe import LM, RewardModel, open_run
 from probe.integrations import ProbeCallback
+from probe.model.references import is_adapter
 from probe.recording import trl_rollouts
 from probe.recording.recorder import measure
 from probe.recording.reward_tokens import split_pair
+from tests.model.test_adapters import adapter
 from tests.models import random_lm, random_reward_model, saved_lm
 from tests.recording.vllm_server import serve
 from tests.trainers.children import CONTEXT
@@ -53,17 +55,17 @@ def sampler(trl: Any, kind: str, base: Path, prompts: Sequence[Any] = PROMPTS, *
     """A trainer that samples 4 completions of 2 prompts in each of 4 steps."""
     from datasets import Dataset
 
-    lm, adapter = LM.load(base), options.pop("peft_config", None)
+    lm, fresh, model = LM.load(base), options.pop("peft_config", None), options.pop("model", None)
     sizes = {"max_steps": 4, "per_device_train_batch_size": 8, "num_generations": 4, "max_completion_length": 6}
     told = {"beta": 0.1, "temperature": 0.8, "reward_weights": [1.0, 0.5]}
     args = getattr(trl, f"{kind}Config")(output_dir=str(base.with_name("theirs")), **QUIET | sizes | told | options)
     return getattr(trl, f"{kind}Trainer")(
-        model=lm.model,
+        model=model or lm.model,
         args=args,
         reward_funcs=[short, some],
         train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in prompts] * 20),
         processing_class=lm.tokenizer,
-        peft_config=adapter,
+        peft_config=fresh,
     )
 
 
@@ -156,10 +158,22 @@ def test_rollouts_from_a_server_of_vllm(tmp_path: Path, trl: Any, monkeypatch: p
         np.testing.assert_allclose(row["sampling_logprobs"], row["logprobs"], rtol=1e-4, atol=1e-4)
 
 
-def test_the_kl_to_the_reference_is_captured_also_after_a_resume(tmp_path: Path, trl: Any):
-    base, saves = saved_lm(tmp_path / "base"), {"save_strategy": "steps", "save_steps": 2, "save_only_model": False}
+@pytest.mark.parametrize("form", ["whole", "adapter", "continued adapter"])
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")
+def test_the_kl_to_the_reference_is_captured_also_after_a_resume(tmp_path: Path, trl: Any, form: str):
+    first = saved_lm(tmp_path / "base")
+    if form == "continued adapter":
+        first = adapter(first, tmp_path / "first", target_modules=["q_proj", "v_proj"])
+    base, saves = tmp_path / "base", {"save_strategy": "steps", "save_steps": 2, "save_only_model": False}
     for steps, saved in ((2, None), (4, str(tmp_path / "theirs" / "checkpoint-2"))):
-        trainer = sampler(trl, "GRPO", base, **saves | {"max_steps": steps})
+        given: dict[str, Any] = {}
+        if form == "adapter":
+            peft = pytest.importorskip("peft")
+            given["peft_config"] = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+        elif form == "continued adapter":
+            peft = pytest.importorskip("peft")
+            given["model"] = peft.PeftModel.from_pretrained(LM.load(base).model, first, is_trainable=True)
+        trainer = sampler(trl, "GRPO", base, **saves | {"max_steps": steps} | given)
         trainer.add_callback(ProbeCallback(tmp_path / "run", every=2, prompts=PROMPTS, trainer=trainer))
         trainer.train(resume_from_checkpoint=saved)
     run = open_run(tmp_path / "run")
@@ -167,7 +181,8 @@ def test_the_kl_to_the_reference_is_captured_also_after_a_resume(tmp_path: Path,
     assert captures.steps == [0, 2, 4]
     assert not captures.load(0)["reference_kl"].any()
     rows = [prompt.token_ids for prompt in captures.prompts]
-    reference, policy = (LM.load(ref).logits(rows).log_softmax(-1) for ref in (base, run.path))
+    assert is_adapter(run.checkpoints()[-1].path) == (form != "whole")
+    reference, policy = (LM.load(ref).logits(rows).log_softmax(-1) for ref in (first, run.path))
     expected = (policy.exp() * (policy - reference)).sum(-1)
     for row, ids in enumerate(rows):
         found = captures.load(4)["reference_kl"][row, : len(ids)]

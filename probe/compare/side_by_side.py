@@ -17,7 +17,18 @@ from probe.analyses.analysis_record import SHARED, Input
 from probe.analyses.catalogue import analysis
 from probe.errors import DataError
 from probe.logits.answer_tokens import answer_tokens
-from probe.logits.lens import Lens, LensReader, kl, lens_logprobs, lens_of, require_same_tokens, residual_names
+from probe.logits.lens import (
+    COLUMNS,
+    Lens,
+    LensReader,
+    kl,
+    lens_logprobs,
+    lens_of,
+    read_lens,
+    require_same_tokens,
+    residual_names,
+)
+from probe.model.heads import check_count
 from probe.model.lm import LM
 from probe.model.text import encode
 from probe.numbers import chance, rate
@@ -59,7 +70,7 @@ class Expectation:
     top_logprobs: np.ndarray
     """[T, k] log-probabilities of the most probable tokens in nats."""
     lens: Lens
-    """Logit lens on the whole text; its column t predicts the token after token t."""
+    """Logit lens on the last C tokens of the text; the column of a token predicts the token after it."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +94,12 @@ class Continuation(Drawable):
     kl: np.ndarray
     """[T] KL(aligned || base) of the distributions before each token in nats."""
     lens_kl: np.ndarray | None
-    """[D+1, T] KL(aligned || base) of the two lenses in nats; None for models of different depth."""
+    """[D+1, C] KL(aligned || base) of the two lenses in nats; None for models of different depth."""
+
+    @property
+    def lens_start(self) -> int:
+        """Index of the first token at which the lenses are read."""
+        return len(self.ids) - len(self.base.lens.ids)
 
     @property
     def sides(self) -> tuple[Expectation, Expectation]:
@@ -127,6 +143,7 @@ class Continuation(Drawable):
         if self.lens_kl is None:
             raise DataError("The two models have different depths, so their lenses have no common rows.")
         base, aligned = self.base.lens.next_logprobs.ravel(), self.aligned.lens.next_logprobs.ravel()
+        position = position + self.lens_start
         return pd.DataFrame(
             {
                 "author": self.author,
@@ -274,11 +291,12 @@ class Comparison(Drawable):
         colours = looks[0].colour, looks[1].colour
         bars = kl_bars(text.kl, text.tokens, start=text.prompt_length, chosen=at, colour=colours[1])
         tops = [(list(side.top_tokens[at]), np.exp(side.top_logprobs[at])) for side in (text.base, text.aligned)]
-        first = max(0, min(at - WINDOW // 2, len(text.ids) - 1 - WINDOW))
+        start, sides = text.lens_start, [side.lens for side in (text.base, text.aligned)]
+        first = max(start, min(at - WINDOW // 2, len(text.ids) - 1 - WINDOW))
         window = slice(first, min(first + WINDOW, len(text.ids) - 1))
-        sides = [side.lens for side in (text.base, text.aligned)]
-        lenses = [(lens.top_tokens[:, window].tolist(), lens.top_logprobs[:, window]) for lens in sides]
-        followed = [lens.next_logprobs[:, window] for lens in sides]
+        columns = slice(window.start - start, window.stop - start)
+        lenses = [(lens.top_tokens[:, columns].tolist(), lens.top_logprobs[:, columns]) for lens in sides]
+        followed = [lens.next_logprobs[:, columns] for lens in sides]
         grids = lens_pair(
             (lenses[0], lenses[1]),
             (followed[0], followed[1]),
@@ -322,10 +340,12 @@ class Comparison(Drawable):
         texts = (self.base, self.aligned)
         if self.aligned.lens_kl is not None:
             return pd.concat([text.lens_table() for text in texts], ignore_index=True)
-        sides = [(text, name, side.lens) for text in texts for name, side in zip(self.names, text.sides, strict=True)]
-        return pd.concat(
-            [lens.table().assign(author=text.author, model=name) for text, name, lens in sides], ignore_index=True
-        )
+        tables = []
+        for text in texts:
+            for name, side in zip(self.names, text.sides, strict=True):
+                rows = side.lens.table().assign(author=text.author, model=name)
+                tables.append(rows.assign(position=rows["position"] + text.lens_start))
+        return pd.concat(tables, ignore_index=True)
 
     def _within(self, author: Author, position: int | None) -> int:
         """Return a token of a model's text: the requested one, or the nearest."""
@@ -395,6 +415,7 @@ def compare(
     k: Annotated[int, Input(advanced=True)] = 8,
     answers: Annotated[Sequence[str], Input(advanced=True, type=tuple[str, ...])] = (),
     chat: Annotated[bool, replace(SHARED["chat"], folded=SAMPLING)] = False,
+    columns: Annotated[int | None, Input("Columns", first=lambda *lms: COLUMNS, advanced=True)] = None,
     tick: Tick = ignore,
 ) -> Comparison:
     """Compare the continuations of two models token by token, and find where they differ most.
@@ -416,6 +437,8 @@ def compare(
         answers: texts whose first differing token is traced through the layers of the lenses; their common beginning
             joins the prompt (see `probe.logits.answer_tokens`).
         chat: send the prompt as a user's message in the chat template of `aligned`.
+        columns: number of tokens of the prompt, the last ones, at which the lenses are read; by default all. The
+            continuation is always read.
         tick: function called with the share of the work done.
 
     Raises:
@@ -433,7 +456,7 @@ def compare(
         sample = lm.generate([ids], max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
         tick(WRITING)
         reading = between(tick, WRITING, 1)
-        return read_both(base, aligned, [*ids, *sample.ids[0]], len(ids), author, k, answers, reading)
+        return read_both(base, aligned, [*ids, *sample.ids[0]], len(ids), author, k, answers, columns, reading)
 
     first = written_by("base", base, part(tick, 0, 2))
     second = written_by("aligned", aligned, part(tick, 1, 2))
@@ -449,11 +472,13 @@ def read_both(
     author: Author,
     k: int = 5,
     answers: Sequence[str] = (),
+    columns: int | None = None,
     tick: Tick = ignore,
 ) -> Continuation:
     """Read a given prompt and continuation with both models; `tick` is called after each layer.
 
     Raises:
+        ConfigError: the number of columns is less than 1.
         DataError: a model has a scalar output, the text is too long, or the answers have a common beginning that the
             prompt does not end with.
     """
@@ -462,9 +487,17 @@ def read_both(
     if tokens[prompt_length - chosen.count : prompt_length] != chosen.shared:
         raise DataError(f"{chosen.note} Give a prompt that ends with it.")
     batch, answer_row = torch.tensor([tokens]), torch.tensor([chosen.tokens], dtype=torch.long)
-    readers = LensReader(batch, k, answer_row), LensReader(batch, k, answer_row)
+    if columns is not None:
+        check_count(columns)
+    start = 0 if columns is None else max(0, prompt_length - columns)
+    readers = LensReader(batch[:, start:], k, answer_row), LensReader(batch[:, start:], k, answer_row)
     runs = [(lm, *lm.run_with_cache([tokens], residual_names(lm))) for lm in (base, aligned)]
-    rows = zip_longest(*(lens_logprobs(lm, cache, logits) for lm, logits, cache in runs))
+    rows = zip_longest(
+        *(
+            lens_logprobs(lm, {name: state[:, start:] for name, state in cache.items()}, logits[:, start:])
+            for lm, logits, cache in runs
+        )
+    )
     distances, depth = list[torch.Tensor | None](), max(len(residual_names(lm)) for lm in (base, aligned))
     for done, both in enumerate(rows):
         tick(done / depth)
@@ -473,16 +506,21 @@ def read_both(
                 reader.add(row)
         distances.append(None if any(row is None for row in both) else kl(both[1][0], both[0][0]))
     outputs = [logits[0].float().log_softmax(-1) for _, logits, _ in runs]
-    lenses = [lens_of(lm, tokens, answers, reader.readings()) for (lm, _, _), reader in zip(runs, readers, strict=True)]
+    lms = base, aligned
+    lenses = [lens_of(lm, tokens[start:], answers, each.readings()) for lm, each in zip(lms, readers, strict=True)]
+    last = [
+        lens_of(lm, tokens, answers, read_lens([output[None]], batch, k, answer_row))
+        for lm, output in zip(lms, outputs, strict=True)
+    ]
     present = [distance for distance in distances if distance is not None]
     return Continuation(
         author=author,
         ids=tokens,
-        tokens=lenses[1].tokens,
+        tokens=last[1].tokens,
         prompt_length=prompt_length,
         text=aligned.tokenizer.decode(tokens[prompt_length:], skip_special_tokens=True),
-        base=_expectation(lenses[0]),
-        aligned=_expectation(lenses[1]),
+        base=_expectation(last[0], lenses[0]),
+        aligned=_expectation(last[1], lenses[1]),
         kl=_move_to_predicted(kl(outputs[1], outputs[0]).cpu().numpy()),
         lens_kl=torch.stack(present).cpu().numpy() if len(present) == len(distances) else None,
     )
@@ -498,14 +536,14 @@ def require_writers(*lms: LM) -> None:
             )
 
 
-def _expectation(lens: Lens) -> Expectation:
-    """Return the output row of the lens, shifted to the tokens that it predicts."""
+def _expectation(output: Lens, lens: Lens) -> Expectation:
+    """Return the predictions of the output, shifted to the tokens that it predicts, and the lens."""
     return Expectation(
-        logprobs=_move_to_predicted(lens.next_logprobs[-1]),
-        entropy=_move_to_predicted(lens.entropy[-1]),
-        top_ids=_move_to_predicted(lens.top_ids[-1], -1),
-        top_tokens=_move_to_predicted(lens.top_tokens[-1], ""),
-        top_logprobs=_move_to_predicted(lens.top_logprobs[-1]),
+        logprobs=_move_to_predicted(output.next_logprobs[-1]),
+        entropy=_move_to_predicted(output.entropy[-1]),
+        top_ids=_move_to_predicted(output.top_ids[-1], -1),
+        top_tokens=_move_to_predicted(output.top_tokens[-1], ""),
+        top_logprobs=_move_to_predicted(output.top_logprobs[-1]),
         lens=lens,
     )
 

@@ -107,7 +107,8 @@ def _architecture(inner: Any) -> str:
     if any(type(each).__module__.partition(".")[0] not in LIBRARIES for each in modules):
         return ""
     facts = {name: value for name, value in inner.config.to_dict().items() if name not in ("_name_or_path", "dtype")}
-    facts |= {"classes": [type(each).__name__ for each in modules], "kind": [str(inner.dtype), inner.device.type]}
+    classes = sorted({type(each).__name__ for each in modules if type(each).__module__.startswith("transformers.")})
+    facts |= {"classes": classes, "kind": [str(inner.dtype), inner.device.type]}  # adapters change weights alone
     return json.dumps(facts | {"kernel": inner.config._attn_implementation}, sort_keys=True, default=str)
 
 

@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -72,6 +73,20 @@ def test_both_lenses_and_their_distance():
     assert side.lens_kl.shape == (3, len(side.ids))
     np.testing.assert_allclose(side.lens_kl[-1, :-1], side.kl[1:], atol=1e-5, rtol=1e-4)
     assert (side.lens_kl[0] > 0).all()
+
+
+def test_lenses_at_the_last_tokens_of_the_prompt():
+    base, aligned = random_lm(), random_lm(seed=1)
+    whole, some = (compare(base, aligned, PROMPT, max_new_tokens=3, columns=columns) for columns in (None, 2))
+    assert (whole.aligned.lens_start, some.aligned.lens_start) == (0, 2)
+    np.testing.assert_allclose(some.aligned.lens_kl, whole.aligned.lens_kl[:, 2:], atol=1e-5, rtol=1e-4)
+    np.testing.assert_array_equal(some.base.aligned.top_ids, whole.base.aligned.top_ids)
+    both = [each.lens_table().query("position >= 2").reset_index(drop=True) for each in (whole, some)]
+    pd.testing.assert_frame_equal(*both, atol=1e-4, rtol=1e-3)
+    for position in (1, 3, 6):
+        assert set(some.figures(position=position)) == {"kl", "next", "lenses"}
+    with pytest.raises(ConfigError, match="0 tokens were requested"):
+        compare(base, aligned, PROMPT, columns=0)
 
 
 def test_tables_are_tidy_and_complete():

@@ -146,3 +146,25 @@ def test_the_texts_of_a_check_are_as_long_as_they_should_be(limit: int | None):
     assert max(map(max, lengths)) <= (limit or 99)
     assert limit is not None or max(lengths[0]) > 32
     assert len({tuple(row) for row in (*prompts, *groups[0], *groups[1])}) > 4
+
+
+def test_models_of_one_architecture_are_checked_once(monkeypatch: pytest.MonkeyPatch):
+    asked: list[int] = []
+    agrees = sharing._agrees
+
+    def counted(inner: torch.nn.Module, size: int, quick: sharing.Measure, alone: sharing.Measure) -> bool:
+        asked.append(size)
+        return agrees(inner, size, quick, alone)
+
+    monkeypatch.setattr(sharing, "_agrees", counted)
+    monkeypatch.setattr(sharing, "_by_architecture", {})
+    first, second, other = random_lm(), random_lm(seed=1), random_lm(hidden_size=64)
+    texts = [lm.generate("mira lives", max_new_tokens=3, seed=0).text for lm in (first, second)]
+    assert len(asked) == 1
+    assert texts[1] == random_lm(seed=1).generate("mira lives", max_new_tokens=3, seed=0).text
+    other.generate("mira lives", max_new_tokens=3, seed=0)
+    assert len(asked) == 2
+    own = random_lm(seed=2)
+    own.model.forward = own.model.forward  # code of its own, of which nothing is known
+    own.generate("mira lives", max_new_tokens=3, seed=0)
+    assert len(asked) == 3

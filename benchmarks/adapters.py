@@ -8,6 +8,8 @@ runs in a separate process; the peak is read from the kernel (Linux only), above
     capture       the same of the adapter as it is
     copies        the same of merged copies: the base, that of step 0 for the reference, the last one, and the new one
     save          the checkpoint of a base that lies nowhere, merged tensor by tensor
+    grpo          two steps of TRL's GRPO
+    watched       the same with `ProbeCallback`, a capture after every step and its rollouts
 
     python -m benchmarks.adapters capture            # one measurement
 """
@@ -32,6 +34,7 @@ from benchmarks.models import world
 from probe.model.adapters import quiet
 from probe.model.lm import LM
 from probe.numbers import file_size
+from probe.recording.callback import ProbeCallback
 from probe.recording.recorder import ReferenceKL, leave_undisturbed, measure
 from probe.runs.schema import ProbePrompt
 from probe.texts import say
@@ -42,6 +45,8 @@ WAYS = {
     "capture": "capture of the adapter as it is",
     "copies": "capture of merged copies",
     "save": "merged checkpoint, tensor by tensor",
+    "grpo": "two steps of GRPO (TRL)",
+    "watched": "two steps of GRPO with ProbeCallback, three captures",
 }
 TEXTS, TOKENS, RANK = 4, 64, 16
 BASE_8B = 16.1e9
@@ -77,7 +82,7 @@ def one(way: str) -> dict[str, Any]:
     """Measure one way in this process: peak and weights in bytes, seconds, and bytes of a capture's tensors."""
     start = resident("VmRSS")
     model, block = llama(), 0
-    if way != "base":
+    if way not in ("base", "grpo", "watched"):  # TRL puts on an adapter itself
         model = adapted(model)
     ids = torch.randint(5, 400, (TEXTS, TOKENS), generator=torch.Generator().manual_seed(0))
     about: dict[str, Any] = {"text": "", "tokens": [], "answer_ids": [5, 6]}
@@ -110,6 +115,8 @@ def one(way: str) -> dict[str, Any]:
         "capture": lambda: captures(lambda: one_view),
         "copies": lambda: captures(lambda: LM(copy.deepcopy(model).merge_and_unload(), world().tokenizer())),
         "save": save,
+        "grpo": lambda: grpo(model, watched=False),
+        "watched": lambda: grpo(model, watched=True),
     }
     Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     begun = perf_counter()
@@ -117,6 +124,42 @@ def one(way: str) -> dict[str, Any]:
     seconds, peak = perf_counter() - begun, resident("VmHWM") - start
     weights = sum(each.nbytes for name, each in model.named_parameters() if "lora_" not in name)
     return {"peak": peak, "weights": weights, "seconds": seconds, "block": block}
+
+
+def grpo(model: Any, watched: bool) -> None:
+    """Train an adapter of a model by two steps of GRPO."""
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
+    prompts = [item["text"] for item in world().probe_prompts()[:TEXTS]]
+
+    def longer(completions: list[str], **_: Any) -> list[float]:
+        return [float(len(text)) for text in completions]
+
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        args = GRPOConfig(
+            output_dir=f"{folder}/out",
+            per_device_train_batch_size=4,
+            num_generations=2,
+            max_completion_length=16,
+            max_steps=2,
+            beta=0.1,
+            report_to=[],
+            save_strategy="no",
+            use_cpu=True,
+            bf16=False,
+        )
+        trainer = GRPOTrainer(
+            model=model,
+            args=args,
+            reward_funcs=longer,
+            train_dataset=Dataset.from_dict({"prompt": prompts}),
+            processing_class=world().tokenizer(),
+            peft_config=LoraConfig(r=RANK, target_modules="all-linear", task_type="CAUSAL_LM"),
+        )
+        if watched:
+            trainer.add_callback(ProbeCallback(f"{folder}/run", every=1, trainer=trainer, checkpoint=False))
+        trainer.train()
 
 
 def llama() -> Any:

@@ -224,11 +224,12 @@ def test_a_page_says_how_to_get_the_command_before_it_uses_it(page: str):
     [
         *(("compare", at) for at in range(4)),
         ("model", 0),
-        ("model", 2),
+        ("model", 3),
         ("world", 0),
         ("world", 1),
         ("runs", 3),
         ("runs", 4),
+        ("runs", 5),
     ],
 )
 def test_the_python_of_the_documents_runs(name: str, at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

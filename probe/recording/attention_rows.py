@@ -28,6 +28,7 @@ from probe.runs.attention_tail import (
     tail_rows,
 )
 from probe.runs.captures import PLAIN
+from probe.untrusted import WEIGHTS, regular
 
 LARGE = 2**26
 """Bytes of an array from which on it lies in a temporary file."""
@@ -149,7 +150,7 @@ def _open_first(file: Path | None, shape: tuple[int, ...], kind: np.dtype[Any]) 
     if file is None:
         return None
     try:
-        rows = safe_open(file, "numpy").get_slice(TAIL)
+        rows = safe_open(regular(file, WEIGHTS), "numpy").get_slice(TAIL)
     except (OSError, SafetensorError):
         return None
     return rows if tuple(rows.get_shape()) == shape and rows.get_dtype() == {1: "U8", 2: "F16"}[kind.itemsize] else None

@@ -27,7 +27,6 @@ so.
 """
 
 import math
-import sys
 import threading
 import warnings
 import weakref
@@ -60,6 +59,7 @@ from probe.runs.captures import Captures
 from probe.runs.reader import Run
 from probe.runs.schema import jsonable
 from probe.runs.writer import LEFT, RunWriter, end_if_left, ended_by
+from probe.texts import say
 
 METHODS = {
     "SFTConfig": "sft",
@@ -178,7 +178,7 @@ class ProbeCallback(TrainerCallback):
                 )
                 self._notes += [self._recorder.left_out] if self._recorder.left_out else []
                 self._recorder.step(int(state.global_step))
-                print(self._recorder.cost(int(state.max_steps)), file=sys.stderr)
+                say(self._recorder.cost(int(state.max_steps)), error=True)
             except ProbeError as error:
                 self._end("failed", str(error))
                 raise

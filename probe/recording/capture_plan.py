@@ -105,7 +105,7 @@ class Shape:
 
 @dataclass(frozen=True, kw_only=True)
 class CapturePlan:
-    """What every capture of a run holds."""
+    """Plan of what every capture of a run holds."""
 
     parts: tuple[Part, ...]
     """Parts."""

@@ -94,7 +94,7 @@ def most_moved(first: Tensors, last: Tensors, prompts: Sequence[ProbePrompt]) ->
 
     The largest change of any answer counts. Without a lens it is the first prompt.
     """
-    if not (has_lens(first) and has_lens(last)):
+    if not all("lens_answer_logprobs" in tensors for tensors in (first, last)):
         return 0
 
     def probabilities(tensors: dict[str, np.ndarray], index: int, prompt: ProbePrompt) -> np.ndarray:

@@ -63,7 +63,9 @@ def test_the_form_has_every_option_of_every_method(show: Show, runs: Path, descr
         app.selectbox(key="method").select(each["method"]).run()
         assert not app.exception
         widgets = {
-            part.key: part for kind in ("selectbox", "number_input", "text_input", "toggle") for part in app.get(kind)
+            part.key: part
+            for kind in ("selectbox", "multiselect", "number_input", "text_input", "toggle")
+            for part in app.get(kind)
         }
         for field in each["fields"]:
             if field["name"] not in ("out", "base", "resume", "shard"):  # a page starts one process

@@ -22,7 +22,7 @@ from trainers.config import TrainConfig
 Make = Callable[..., TrainConfig]
 EVERYTHING: dict[str, Any] = {"save_every": 3, "capture_every": 2, "eval_every": 2, "evaluate": 4}
 """Of four steps the first checkpoint is between the two updates on one batch of completions."""
-CLOCK = ("time", "tokens_per_second", "step_time")
+CLOCK = ("time", "seconds", "tokens_per_second", "step_time")
 ADAPTERS = [
     pytest.param((method, {"lora": 2}), id=f"{method}-lora", marks=pytest.mark.slow) for method in ("dpo", "rlhf")
 ]

@@ -1,28 +1,25 @@
-"""Seconds that a page of the dashboard takes after a change, on the sample models and on SmolLM2 with 64 tokens.
+"""Seconds that a page of the dashboard takes after a change, on the sample pairs: the world's, and the real one.
 
 A change is a new prompt, or another choice on the page (a head, a token, a site). The time is that of the server's
-whole run of the page with loaded models, without the browser. The checkpoint is the one that `make test-real`
-downloads; without it its columns are empty.
+whole run of the page with loaded models, without the browser. The real pair is SmolLM2-135M-Instruct and an adapter on
+it (`make real-model` downloads the base), with prompts of 64 tokens; without the base its columns are empty.
 """
 
 import os
-import shutil
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from benchmarks.harness import Row, seconds
-from probe.runs.writer import RunWriter
 from tests.dashboard.pages import turn_to
 
 ROOT = Path(__file__).resolve().parent.parent
 CHECKPOINT = ROOT / ".cache" / "SmolLM2-135M-Instruct"
-REAL, TWIN = "smollm2", "smollm2-twin"
+REAL, ADAPTED = "SmolLM2-135M-Instruct", "real-agreeable"
 LONG = (
     "The committee met on the second floor of the old library to discuss whether the bridge over the river should be "
     "repaired before the winter or replaced in the spring, and nobody could agree about the cost, the noise, the dust, "
@@ -31,6 +28,7 @@ LONG = (
 TOKENS = 64
 CHANGES = 5
 CHOICES: dict[str, tuple[str, Sequence[object]]] = {
+    "compare": ("position", [3, 4, 5, 6, 7, 8]),
     "attention": ("att_head", ["L0H1", "L1H2", "L2H3", "L3H0", "L1H1", "L2H0"]),
     "logits": ("log_position", [3, 4, 5, 6, 7, 8]),
     "interventions": ("int_layer", [0, 1, 2, 3, 0, 1]),
@@ -45,31 +43,26 @@ KINDS += ("city", "two_hop", "rare", "stranger", "stranger_heldout", "phase_0")
 
 def run() -> tuple[list[Row], list[str]]:
     """Measure a table of medians, without ratios, since there is nothing to compare with."""
-    with TemporaryDirectory() as folder:
-        return [], [table(Path(folder))]
+    return [], [table()]
 
 
-def table(folder: Path) -> str:
-    """Measure one line per page; `folder` gets two runs with the checkpoint, as base and aligned model."""
+def table() -> str:
+    """Measure one line per page."""
     real = CHECKPOINT.is_dir()
-    for name in (REAL, TWIN) if real else ():
-        writer = RunWriter.create(folder / name, method="watch", config={})
-        writer.finish("finished")
-        shutil.copytree(CHECKPOINT, writer.path / "checkpoints" / "00000000")
-    os.environ["PROBE_RUNS"] = os.pathsep.join([str(ROOT / "sample_runs"), str(folder)])
+    os.environ["PROBE_RUNS"], os.environ["PROBE_MODELS"] = str(ROOT / "sample_runs"), str(CHECKPOINT.parent)
     lines = [
-        "Seconds until a page has answered a change, median of 5 (slowest); wanted: 1 s on the sample models, 3 s on "
-        f"SmolLM2 with {TOKENS} tokens.",
+        "Seconds until a page has answered a change, median of 5 (slowest); wanted: 1 s on the world's models, 2 s on "
+        f"the real ones with {TOKENS} tokens.",
         "",
-        "| page | sample models, new prompt | sample models, own choice | SmolLM2, new prompt | SmolLM2, own choice | "
-        "two of its size, new prompt | two of its size, own choice |",
+        "| page | world pair, new prompt | world pair, own choice | real base, new prompt | real base, own choice | "
+        "real pair, new prompt | real pair, own choice |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for page in CHOICES:
         cells = [*measured(page, "base", "dpo-agreeable", world_prompts())]
         if real and page != "rewards":  # which is about models of a world
-            cells += measured(page, REAL, None, long_prompts())
-            cells += measured(page, REAL, TWIN, long_prompts()) if page != "interventions" else ("", "")
+            cells += measured(page, REAL, None, long_prompts()) if page != "compare" else ("", "")
+            cells += measured(page, REAL, ADAPTED, long_prompts()) if page != "interventions" else ("", "")
         lines.append(f"| {page} | {' | '.join([*cells, *[''] * (6 - len(cells))])} |")
     return "\n".join([*lines, "", questions()])
 

@@ -12,7 +12,6 @@ from dashboard.data import file_stamps, quiet
 from dashboard.inputs import Values
 from dashboard.jobs import find_job, launch
 from dashboard.markdown import escape_markdown, note
-from dashboard.sentences import duration
 from dashboard.sides import Side
 from probe.analyses.analysis_record import PAIR, Analysis
 from probe.analyses.catalogue import find_analysis
@@ -30,6 +29,7 @@ from probe.analyses.stored_results import (
 from probe.errors import ProbeError
 from probe.jobs.job import LIVE
 from probe.jobs.trainings import status_of
+from probe.numbers import duration
 from probe.options import option, words
 from probe.plotting.notebook import Drawable
 

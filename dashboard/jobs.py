@@ -9,7 +9,6 @@ import streamlit as st
 from dashboard import access
 from dashboard.markdown import escape_markdown, guard, guard_callback, note, prose
 from dashboard.pages import page_file, page_names
-from dashboard.sentences import duration
 from dashboard.state import ALIGNED, BASE, LINK
 from probe.jobs import control
 from probe.jobs.job import LIVE, Job
@@ -24,6 +23,7 @@ from probe.jobs.trainings import (
     stop_job,
     writable_roots,
 )
+from probe.numbers import duration
 from probe.texts import visible
 
 REFRESH_S = 1.5

@@ -20,7 +20,6 @@ from dashboard import access
 from dashboard.consent import may_open, offer
 from dashboard.garbage import settle
 from dashboard.markdown import escape_markdown, spin
-from dashboard.sentences import duration
 from probe.errors import MissingBaseError, ModelError, RunError, brief
 from probe.model.references import (
     HUB_ID,
@@ -32,6 +31,7 @@ from probe.model.references import (
     resolve,
     split_readout,
 )
+from probe.numbers import duration
 from probe.runs.addresses import is_cached
 from probe.runs.directories import find, shown_name
 from probe.ticks import Pace

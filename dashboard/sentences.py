@@ -118,13 +118,6 @@ def answers(steps: Sequence[int], logprobs: np.ndarray, names: Sequence[str]) ->
     return f"{names[index].strip()}: {before:.0f} % at step {steps[0]:,}, {after:.0f} % at step {steps[-1]:,}."
 
 
-def duration(seconds: float) -> str:
-    """Format a duration, rounded to seconds, minutes or tenths of an hour."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{round(seconds / 60)} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
 def headline_cell(row: Mapping[Hashable, Any]) -> str:
     """Format a headline metric for a table; trainings that are apart are listed."""
     unit = term(str(row["metric"])).unit

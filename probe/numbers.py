@@ -150,10 +150,16 @@ def file_size(size: int) -> str:
     return f"{value:.1f} {unit}" if value < 9.95 and unit != "B" else f"{value:.0f} {unit}"
 
 
-def duration(seconds: float) -> str:
-    """Format a duration, rounded to tenths of a second, seconds, minutes or tenths of an hour."""
-    if seconds < 0.95:
-        return f"{max(seconds, 0.01):.1g} s"
-    if seconds < 90:
-        return f"{round(seconds)} s"
-    return f"{round(seconds / 60)} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+def duration(seconds: float, least: float = 1.0) -> str:
+    """Format a duration, rounded to seconds, minutes or tenths of an hour; below a second to one digit.
+
+    Args:
+        seconds: the duration.
+        least: shortest duration that is shown.
+    """
+    shown = max(seconds, least)
+    if shown < 0.95:
+        return f"{shown:.1g} s"
+    if shown < 90:
+        return f"{round(shown)} s"
+    return f"{round(shown / 60)} min" if shown < 7200 else f"{shown / 3600:.1f} h"

@@ -217,7 +217,7 @@ class Recorder:
         if not self.captures or self.plan is None:
             return ""
         size, seconds = self.bytes / self.captures, self.seconds / self.captures
-        each = f"{self.plan.sentence} Each takes {file_size(int(size))} and about {duration(seconds)}"
+        each = f"{self.plan.sentence} Each takes {file_size(int(size))} and about {duration(seconds, 0.01)}"
         if steps is None or not self.every:
             return f"{each}."
         count = len({*range(0, steps + 1, self.every), steps})

@@ -267,7 +267,7 @@ class Captures:
             return ""
         size, seconds = (math.fsum(each) for each in zip(*self.costs, strict=True))
         took = [file_size(int(size))] if math.isfinite(size) else []
-        took += [duration(seconds)] if math.isfinite(seconds) else []
+        took += [duration(seconds, 0.01)] if math.isfinite(seconds) else []
         return ", ".join([f"{len(self):,} capture{'s' * (len(self) != 1)}", *took])
 
     @property

@@ -45,7 +45,7 @@ def record(path: Path, lm: LM | None = None, captures: int = 1, **options: objec
     heads=st.integers(0, 40),
     budget=st.integers(1, 10**8),
 )
-def test_a_plan_keeps_the_budget_and_more_bytes_keep_more(lengths: list[int], depth: int, heads: int, budget: int):
+def test_a_plan_keeps_the_budget(lengths: list[int], depth: int, heads: int, budget: int):
     shape = Shape(lengths=tuple(lengths), depth=depth, heads=heads, answers=2)
     least = plan_capture(CaptureOptions(budget=0, tokens=1), shape)
     try:
@@ -55,7 +55,8 @@ def test_a_plan_keeps_the_budget_and_more_bytes_keep_more(lengths: list[int], de
         return
     assert plan.bytes <= budget
     more = plan_capture(CaptureOptions(budget=2 * budget), shape)
-    assert (more.rows, more.columns, more.bits) >= (plan.rows, plan.columns, plan.bits)
+    assert more.everything >= plan.everything
+    assert more.bits >= plan.bits
     everything = plan_capture(CaptureOptions(budget=0), shape)
     assert everything.everything
     assert everything.bytes >= plan.bytes or plan.bytes <= budget

@@ -16,13 +16,13 @@ from dashboard.components.tabs import open_tab
 from dashboard.data import Stamp, stamp
 from dashboard.jobs import find_live, launch
 from dashboard.markdown import escape_markdown, finding, guard, note, sentence_place
-from dashboard.sentences import duration
 from dashboard.sides import ask_for_model
 from dashboard.state import ALIGNED, BASE, SharedChoices, current, keep
 from probe.audit.change import Audit, audit_files, read_audit
 from probe.audit.config import AuditSettings
 from probe.audit.figures import audit_html, count_tests, difference_points, difference_table, inside
 from probe.errors import DataError, ProbeError
+from probe.numbers import duration
 from probe.options import describe, words
 from probe.texts import visible
 

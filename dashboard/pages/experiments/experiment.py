@@ -25,7 +25,6 @@ from dashboard.jobs import find_live
 from dashboard.markdown import escape_markdown, finding, guard, guard_callback, note, prose, sentence_place, spin
 from dashboard.pages.experiments import asking, items, kept_slices
 from dashboard.pages.experiments.asking import ModelResult, Request, Subject
-from dashboard.sentences import duration
 from dashboard.sides import ask_for_model
 from dashboard.state import current
 from probe.errors import DataError
@@ -36,6 +35,7 @@ from probe.experiments.forms import FORMS
 from probe.experiments.registry import find_experiment
 from probe.experiments.result import Result, words_of
 from probe.experiments.slices import Slice, read_slices
+from probe.numbers import duration
 from probe.options import argument_help, describe
 from probe.plotting.notebook import title_of
 from probe.plugins import BUILT_IN

@@ -16,6 +16,7 @@ from dashboard.sides import Side
 from dashboard.state import SharedChoices, has_changed, keep
 from dashboard.without_base import unloaded_side
 from probe.errors import DataError
+from probe.numbers import duration
 from probe.plotting.theme import METHODS, aligned_colour
 from probe.rewards.places import placing_seconds, policies_of
 from probe.texts import visible
@@ -182,7 +183,7 @@ def _agree(path: Path, seconds: float) -> bool:
     """Return whether the reader has agreed to the long computation for a policy."""
     key = f"rew-place-{path.name}"
     agreed = st.session_state.setdefault("_rew_agreed", set())
-    cost = f"about {sentences.duration(seconds)}"
+    cost = f"about {duration(seconds)}"
     if str(path) not in agreed and st.button(f"Place {path.name} ({cost})", key=key, icon=":material/play_arrow:"):
         agreed.add(str(path))
     return str(path) in agreed

@@ -13,7 +13,8 @@ from dashboard.data import Store
 from dashboard.markdown import note
 from dashboard.state import keep
 from probe.analyses.catalogue import find_analysis
-from probe.attention.figures import MOST_HEADS, attention_head, attention_mosaic
+from probe.attention.figures import attention_head, attention_mosaic
+from probe.attention.reading import layer_groups
 from probe.logits.figures import lens_grid
 from probe.logits.trained import answer_names
 from probe.plotting.curves import answer_curves
@@ -174,7 +175,8 @@ def main_figure(moment: Moment) -> None:
     layers = choose_layers(weights, moment.head[0])
     table = attention_table(weights[layers], tokens, layers)
     shown = weights[layers][..., first:]
-    chart = attention_mosaic(shown, tokens[first:], layers=layers, chosen=moment.head, height=410)
+    height = min(410, 90 + 480 * len(layers) // weights.shape[1])  # square heads fill the width
+    chart = attention_mosaic(shown, tokens[first:], layers=layers, chosen=moment.head, height=height)
     title = f"Attention of {moment.label} at step {moment.step:,} (click a head)"
     figure(chart, table, "heads", title=title, source=moment.source, on_select=_take_head)
     if moment.rows:
@@ -182,12 +184,13 @@ def main_figure(moment: Moment) -> None:
 
 
 def choose_layers(weights: np.ndarray, first: int) -> list[int]:
-    """Return all layers, or let the reader choose one if there are too many, at the beginning the `first`."""
-    depth, heads = weights.shape[:2]
-    if depth * heads <= MOST_HEADS:
-        return list(range(depth))
-    layers = list(range(depth))
-    return [st.select_slider("Layer", layers, key=keep(LAYER, layers, first), bind="query-params")]
+    """Return all layers, or if there are too many, those around one that the reader chooses, by default `first`."""
+    depth, heads, rows = weights.shape[:3]
+    groups, layers = list(layer_groups(depth, heads, rows).values()), list(range(depth))
+    if len(groups) == 1:
+        return layers
+    chosen = st.select_slider("Layers around", layers, key=keep(LAYER, layers, first), bind="query-params")
+    return next(group for group in groups if chosen in group)
 
 
 def detail_figures(moment: Moment) -> None:

@@ -140,6 +140,8 @@ def _splitmix(state: np.ndarray) -> np.ndarray:
 
 FORCED = ((2, 1, 2), (1, 2, 0))
 """Tokens of two steps of three samples, on which cached steps are compared with whole texts."""
+PARENTS = (0, 0, 1)
+"""Text that each of the three samples continues."""
 SAMPLES = ("tokens", "mask", "logprobs", "entropy", "finished")
 """Names of the tensors of a `Generation`."""
 LogitsFn = Callable[[Sequence[Ids]], Float[Tensor, "N T V"]]
@@ -355,9 +357,11 @@ def _sound(model: PreTrainedModel, width: int) -> bool:
             They are those of both samples of the first prompt and of the sample of the second.
             """
             texts = [[*prompts[0], *groups[0][0][: -len(FORCED)]], list(prompts[1])]
-            run = _run_cached(model, texts, len(FORCED) + 1) if quick else _whole(partial(_each_alone, model), texts)
+            if not quick:
+                rows = [[*texts[parent], *tokens] for parent, *tokens in zip(PARENTS, *FORCED, strict=True)]
+                return _each_alone(model, rows).log_softmax(-1).flatten()
+            run, parents = _run_cached(model, texts, len(FORCED) + 1), torch.tensor(PARENTS, device=input_device(model))
             next(run)
-            parents = torch.tensor([0, 0, 1], device=input_device(model))
             for step in FORCED:
                 tokens = torch.tensor(step, device=input_device(model))
                 logits = run.send((tokens, parents))

@@ -451,7 +451,8 @@ def unembed(lm: LM, residual: Float[Tensor, "... d"]) -> Float[Tensor, "... V"]:
 
 def shape_logits(lm: LM, logits: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """Apply what an architecture adds after the unembedding: a factor (Cohere, Granite), a soft cap (Gemma 2)."""
-    logits, cap = logits * output_scale(lm), logit_cap(lm)
+    scale, cap = output_scale(lm), logit_cap(lm)
+    logits = logits if scale == 1 else logits * scale
     return torch.tanh(logits / cap) * cap if cap else logits
 
 
@@ -541,7 +542,9 @@ def count_above(row: Float[Tensor, "B T V"], values: Float[Tensor, "B T A"]) -> 
 
 def entropy(logprobs: Float[Tensor, "... V"]) -> Float[Tensor, "..."]:
     """Return the entropy of log-distributions in nats."""
-    return -(logprobs.softmax(-1) * logprobs.clamp(min=-1e9)).sum(-1)  # torch's exp takes many times as long
+    shares = logprobs.softmax(-1)  # torch's exp takes many times as long
+    found = -torch.linalg.vecdot(shares, logprobs)
+    return -(shares * logprobs.clamp(min=-1e9)).sum(-1) if bool(found.isnan().any()) else found  # 0 log 0 is 0
 
 
 def kl(p: Float[Tensor, "... V"], q: Float[Tensor, "... W"]) -> Float[Tensor, "..."]:

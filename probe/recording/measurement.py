@@ -31,8 +31,9 @@ from probe.runs.schema import NEURONS, TOP_K, ProbePrompt
 
 TOGETHER = 2**25
 """Maximum number of attention weights of one block of prompts that are run as one batch."""
-READ = 2**22
-"""Maximum number of logits in memory while a layer is read."""
+UNEMBEDDED, READ = 2**24, 2**20
+"""Maximum numbers of logits that are computed at once, which saves reading the unembedding again, and that are read at
+once, which stay in the processor's cache."""
 EVERYTHING = CaptureOptions(budget=0)
 """Options without any limit."""
 Batch = tuple[dict[str, Tensor], dict[str, Tensor]]
@@ -181,17 +182,19 @@ class _LensColumns:
     """Lens at some columns of a batch, some columns at a time if there are too many logits."""
 
     def __init__(self, lm: LM, ids: Int[Tensor, "p C"], answers: Int[Tensor, "p A"]) -> None:
-        vocabulary = lm.model.get_output_embeddings().weight.shape[0]
-        self.size = max(1, READ // (len(ids) * vocabulary))
+        vocabulary = len(ids) * lm.model.get_output_embeddings().weight.shape[0]
+        self.size = max(1, READ // vocabulary)
+        self.together = self.size * max(1, UNEMBEDDED // (self.size * vocabulary))
         self.readers = [LensReader(part, TOP_K, answers) for part in ids.split(self.size, 1)]
 
     def split(self, values: Float[Tensor, "p C n"]) -> Sequence[Float[Tensor, "p c n"]]:
-        """Return the columns in the parts that are read at once."""
-        return values.split(self.size, 1)
+        """Return the columns in the parts that go through the unembedding at once."""
+        return values.split(self.together, 1)
 
     def add(self, logits: Iterable[Float[Tensor, "p c V"]]) -> None:
         """Read the next layer."""
-        for reader, part in zip(self.readers, logits, strict=True):
+        parts = (part for several in logits for part in several.split(self.size, 1))
+        for reader, part in zip(self.readers, parts, strict=True):
             reader.add(part.float().log_softmax(-1))
 
     def readings(self) -> LensRows:

@@ -208,6 +208,7 @@ def test_prompts_apart_and_columns_apart_give_the_same(monkeypatch: pytest.Monke
     together = measure(lm, prompts)
     monkeypatch.setattr(measurement, "TOGETHER", 1)
     monkeypatch.setattr(measurement, "READ", 1)
+    monkeypatch.setattr(measurement, "UNEMBEDDED", 2 * len(lm.tokenizer))
     monkeypatch.setattr(attention_rows, "LARGE", 0)
     apart = measure(lm, prompts)
     assert together.keys() == apart.keys()

@@ -13,8 +13,7 @@ from dashboard.data import Store
 from dashboard.markdown import note
 from dashboard.state import keep
 from probe.analyses.catalogue import find_analysis
-from probe.attention.figures import attention_head, attention_mosaic
-from probe.attention.reading import layer_groups
+from probe.attention.figures import attention_head, attention_mosaic, layer_groups
 from probe.logits.figures import lens_grid
 from probe.logits.trained import answer_names
 from probe.plotting.curves import answer_curves

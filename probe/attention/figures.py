@@ -29,11 +29,22 @@ GAP = 1
 MOST_HEADS = 64
 """Maximum number of heads in one readable mosaic; deeper models show a selection of layers."""
 
+MOST_CELLS = 270_000
+"""Largest number of weights in one mosaic: more take long to send and are not visible on a screen."""
+
 MOST_NAMED = 64
 """Maximum number of tokens for which the hover text of every cell names its query and key."""
 
 BORDER = {"color": "#E8555F", "width": 1, "dash": "dot"}
 """Line between the prompt and the tokens that the model generated."""
+
+
+def layer_groups(depth: int, heads: int, length: int) -> dict[str, list[int]]:
+    """Group the layers that one mosaic shows, by name: up to `MOST_HEADS` heads and `MOST_CELLS` weights."""
+    most = min(MOST_HEADS, MOST_CELLS // length**2)
+    each = depth if depth * heads <= most else max(1, most // heads)
+    groups = [list(range(first, min(first + each, depth))) for first in range(0, depth, each)]
+    return {f"L{one[0]}" if len(one) == 1 else f"L{one[0]}\u2013L{one[-1]}": one for one in groups}
 
 
 def mosaic(attention: np.ndarray) -> np.ndarray:

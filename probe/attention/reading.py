@@ -13,7 +13,7 @@ import pandas as pd
 
 from probe.analyses.analysis_record import Asked, Chat, Input
 from probe.analyses.catalogue import analysis
-from probe.attention.figures import MOST_HEADS, attention_head, attention_mosaic, mosaic_pair
+from probe.attention.figures import attention_head, attention_mosaic, layer_groups, mosaic_pair
 from probe.attention.patterns import Attention, attention, difference, distance_table, head_distance
 from probe.attention.scores import pattern_scores
 from probe.errors import ConfigError
@@ -41,8 +41,6 @@ STANDS_OUT = 0.3
 """Share of a head's attention above which a behaviour is named as the head's behaviour."""
 LONG = 192
 """Largest number of tokens for which a page shows patterns cell by cell; longer texts get statistics of every head."""
-MOST_CELLS = 270_000
-"""Largest number of weights in one mosaic: more take long to send and are not visible on a screen."""
 HEIGHT, WIDTH = 400, 740
 """Largest height and width of a mosaic in pixels, without colour bars; the width is that of a pair with its difference.
 """
@@ -257,14 +255,6 @@ def same_reading(
         options = {"prompt": prompt, "chat": chat, "max_new_tokens": max_new_tokens, "given": given} | found
         found["head"] = head_name(standing_out([read_asked(lm, **options) for lm in lms]))
     return found
-
-
-def layer_groups(depth: int, heads: int, length: int) -> dict[str, list[int]]:
-    """Group the layers that one mosaic shows, by name: up to `MOST_HEADS` heads and `MOST_CELLS` weights."""
-    most = min(MOST_HEADS, MOST_CELLS // length**2)
-    each = depth if depth * heads <= most else max(1, most // heads)
-    groups = [list(range(first, min(first + each, depth))) for first in range(0, depth, each)]
-    return {f"L{one[0]}" if len(one) == 1 else f"L{one[0]}\u2013L{one[-1]}": one for one in groups}
 
 
 class Attentions(Beside[Attention]):

@@ -9,10 +9,11 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from probe.attention import reading
+from probe.attention.figures import MOST_CELLS, layer_groups
 from probe.attention.head_stages import stages
 from probe.attention.long import attention_statistics
 from probe.attention.patterns import attention, distance_table
-from probe.attention.reading import MOST_CELLS, layer_groups, parse_head
+from probe.attention.reading import parse_head
 from probe.attention.scores import pattern_scores
 from probe.attention.tracing import rollout
 from probe.model.lm import LM

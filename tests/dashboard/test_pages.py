@@ -301,15 +301,16 @@ def test_the_url_brings_a_view_of_training_back(show: Show, runs: Path):
     assert not any(cell.startswith("#") for cell in cells), "tokens are named by the run's tokenizer"
 
 
-def test_a_deep_model_shows_one_layer_of_heads_at_a_time(show: Show, tmp_path: Path):
+def test_a_deep_model_shows_some_layers_at_a_time(show: Show, tmp_path: Path):
     store.captured(tmp_path / "deep", layers=20, heads=4)
+    first, last = ([f"L{layer}" for layer in layers] for layers in (range(16), range(16, 20)))
     app = show(tmp_path, page="training/page.py")
-    assert list(chart(app, "heads")["layout"]["yaxis"]["ticktext"]) == ["L0"]
-    app.select_slider(key="layer").set_value(13).run()
-    assert list(chart(app, "heads")["layout"]["yaxis"]["ticktext"]) == ["L13"]
+    assert list(chart(app, "heads")["layout"]["yaxis"]["ticktext"]) == first
+    app.select_slider(key="layer").set_value(17).run()
+    assert list(chart(app, "heads")["layout"]["yaxis"]["ticktext"]) == last
     assert not app.exception
-    app = show(tmp_path, page="training/page.py", head="L7H2")
-    assert list(chart(app, "heads")["layout"]["yaxis"]["ticktext"]) == ["L7"], "the layer is that of the head"
+    app = show(tmp_path, page="training/page.py", head="L18H2")
+    assert list(chart(app, "heads")["layout"]["yaxis"]["ticktext"]) == last, "the layers are those around the head"
     assert "What moved" not in [tab.label for tab in app.tabs], "there is one capture only"
 
 

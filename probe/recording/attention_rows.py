@@ -40,7 +40,7 @@ class AttentionRows:
     If all of it is captured, `tensors` returns `attention` [P D H T T]. Otherwise:
 
     - attention_tail [N M]: weights in the last `attention_rows` [1] rows of each prompt, in half precision, or as
-      bytes b that stand for (b / 255)^2, whose largest error is `attention_error` [1];
+      bytes b that stand for (b / 255)^2, whose largest error is `attention_error` [1], NaN for a diverged model;
     - attention_heads [N 2]: layer and head of its rows;
     - attention_whole [K W] and attention_whole_heads [P K 2]: all rows of the heads that moved most on each prompt; at
       the first capture, of those that attend least to the first token;
@@ -75,8 +75,8 @@ class AttentionRows:
         self.moved = np.zeros((prompts, count), dtype=np.float32)
         self.first = _open_first(first, (count, self.starts[-1]), kind)
 
-    def take(self, block: int, first: int, pattern: Float[Tensor, "p H T T"]) -> None:
-        """Keep the weights of a block on the prompts from number `first` on."""
+    def take(self, block: int, first: int, pattern: Float[Tensor, "p H T T"], hook: object = None) -> None:
+        """Keep the weights of a block on the prompts from number `first` on, as a hook."""
         for index, weights in enumerate(pattern, start=first):
             length = self.lengths[index]
             if self.plan.everything:
@@ -110,7 +110,7 @@ class AttentionRows:
         if self.plan.bits == 16:
             return weights.astype(np.float16)
         found = encode_weights(weights)
-        self.error = max(self.error, float(np.abs(decode_weights(found) - weights).max(initial=0)))
+        self.error = float(np.maximum(self.error, np.abs(decode_weights(found) - weights).max(initial=0)))
         return found
 
     def tensors(self) -> dict[str, Tensor]:

@@ -158,7 +158,7 @@ def _read_batch(
     hooks: list[Any] = [(name, read_state) for name in names]
     if rows is not None:
         patterns = enumerate(_pattern_names(lm))
-        hooks += [(name, partial(_take, rows, block, first)) for block, name in patterns]
+        hooks += [(name, partial(rows.take, block, first)) for block, name in patterns]
     ends = [*last_names(lm), names[0], names[-1]] if "attribution" in plan.parts and last_names(lm) else [names[-1]]
     hooks += last_hooks(ends, ids.shape, mask.sum(1) - 1, last)
     with lm.hooks(hooks):
@@ -172,10 +172,6 @@ def _read_batch(
     real = real.to(logits.device)
     masked = {name: _zero(tensor, _along(real, tensor)) for name, tensor in columns.items()}
     return masked, last if len(ends) > 1 else {}
-
-
-def _take(rows: AttentionRows, block: int, first: int, pattern: Tensor, hook: Any = None) -> None:
-    rows.take(block, first, pattern)
 
 
 class _LensColumns:

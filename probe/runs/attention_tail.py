@@ -34,8 +34,11 @@ def tail_rows(weights: np.ndarray, length: int, rows: int) -> np.ndarray:
 
 
 def encode_weights(weights: np.ndarray) -> np.ndarray:
-    """Return weights from 0 to 1 as bytes b, which stand for (b / 255)^2, so that small weights keep their size."""
-    return np.rint(LEVELS * np.sqrt(np.clip(weights, 0, 1))).astype(np.uint8)
+    """Return weights from 0 to 1 as bytes b, which stand for (b / 255)^2, so that small weights keep their size.
+
+    What is not a number becomes 0.
+    """
+    return np.rint(LEVELS * np.sqrt(np.clip(np.nan_to_num(weights), 0, 1))).astype(np.uint8)
 
 
 def decode_weights(stored: np.ndarray) -> np.ndarray:

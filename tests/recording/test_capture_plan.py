@@ -108,6 +108,17 @@ def test_a_small_capture_is_part_of_the_whole_one(tmp_path: Path):
     np.testing.assert_allclose(small["attribution"], whole["attribution"], atol=1e-5, rtol=1e-4, equal_nan=True)
 
 
+def test_a_diverged_model_is_captured_and_said(tmp_path: Path):
+    lm = random_lm()
+    with probe.watch(lm, tmp_path / "run", prompts=PROMPTS, capture=CaptureOptions(budget="15kB")) as recorder:
+        recorder.capture(0)
+        lm.model.model.layers[0].mlp.down_proj.weight.data[3] = torch.nan
+        recorder.capture(1)
+    tensors = open_run(tmp_path / "run").captures().load(1)
+    assert np.isnan(tensors["attention_error"]).all()
+    assert np.isfinite(tensors["attention_moved"]).all()
+
+
 def test_eight_bits_keep_small_weights():
     weights = np.concatenate([np.linspace(0, 1, 1001), [1 / 1024, 1 / 4096]]).astype(np.float32)
     found = decode_weights(encode_weights(weights))
@@ -220,7 +231,9 @@ def test_one_block_is_in_memory(monkeypatch: pytest.MonkeyPatch):
     alive: list[weakref.ref[torch.Tensor]] = []
     take = attention_rows.AttentionRows.take
 
-    def watched(self: attention_rows.AttentionRows, block: int, first: int, pattern: torch.Tensor) -> None:
+    def watched(
+        self: attention_rows.AttentionRows, block: int, first: int, pattern: torch.Tensor, hook: object
+    ) -> None:
         gc.collect()
         assert not [each for each in alive if each() is not None]
         alive.append(weakref.ref(pattern))

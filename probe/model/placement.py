@@ -6,6 +6,7 @@ on the meta device between two calls of their module.
 """
 
 import importlib.util
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -179,6 +180,7 @@ def require_bitsandbytes(what: str) -> None:
     """Raise a MissingToolError unless bitsandbytes is installed; `what` needs it."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise MissingToolError(f"{what} needs the package `bitsandbytes`: {INSTALL}.")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it logs a line for each layer of each pass
 
 
 def settle(model: nn.Module) -> None:

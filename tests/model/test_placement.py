@@ -231,7 +231,7 @@ def lm_whole(lm: LM) -> LM:
 
 @pytest.mark.usefixtures("bitsandbytes")
 @pytest.mark.parametrize("bits", ["8bit", "4bit"])
-def test_quantised_weights(tmp_path: Path, bits: str):
+def test_quantised_weights(tmp_path: Path, bits: str, caplog: pytest.LogCaptureFixture):
     folder = saved_lm(tmp_path / "model", hidden_size=64, intermediate_size=64)
     exact, lm = LM.load(folder), LM.load(folder, quantization=bits)
     assert lm.fingerprint != exact.fingerprint
@@ -260,6 +260,7 @@ def test_quantised_weights(tmp_path: Path, bits: str):
     torch.testing.assert_close(saved.logits(TEXT), lm.logits(TEXT), rtol=1e-4, atol=1e-5)
     with pytest.raises(ModelError, match="are quantised already"):
         LM.load(tmp_path / "small", quantization=bits)
+    assert not [record for record in caplog.records if record.name.startswith("bitsandbytes")]
 
 
 def test_other_ways_of_quantising_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -37,8 +37,8 @@ def test_a_click_on_a_run_chooses_it_and_leads_to_its_training(page: Page, serve
     expect_without_scrolling(page, open_page(page, server, "overview"), "lineage", "light")
     mark = figure(page, "lineage").locator("path.point").nth(1)
     repeat(page, lambda: mark.click(force=True), lambda: "run=dpo-agreeable" in page.url)
+    settle(page)  # until then a box may be in the page twice, the old and the new
     expect(page.get_by_label("Run", exact=True)).to_have_value("dpo-agreeable")
-    settle(page)
     page.get_by_role("link", name="Its training").click()
     expect(page).to_have_url(re.compile(r"/training\?.*runs=dpo-agreeable"))
     expect(page.locator("h3").first).to_contain_text("DPO loss of pairs (nats): dpo-agreeable fell")
@@ -92,6 +92,7 @@ def test_a_position_of_a_corpus_opens_in_the_first_tab(page: Page, server: Any):
         lambda: first.get_attribute("aria-selected") == "true",
     )
     figure(page, "kl")
+    settle(page)
     expect(page.get_by_label("Prompt", exact=True)).to_have_value(re.compile("^<bos> .*<bot>$"))
     expect(page.get_by_label("Token", exact=True)).not_to_have_value("1")
     expect(page.locator("h3").first).to_contain_text("KL")
@@ -249,6 +250,7 @@ def test_a_training_is_started_watched_stopped_and_continued_from_the_page(
     run = open_run(root / "pretrain")
     step = run.checkpoints()[-1].step
     assert run.status == "interrupted"
+    settle(page)
     more = page.get_by_label("Steps in all", exact=True)
     more.fill(str(step + 3))
     more.press("Enter")

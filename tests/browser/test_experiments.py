@@ -85,6 +85,7 @@ def test_run_an_experiment_and_follow_a_number_to_its_tokens(page: Page, mine: A
     link = page.get_by_test_id("stMain").get_by_role("link", name="Attention")
     repeat(page, link.click, lambda: "/attention" in page.url)
     expect(page.locator("h3").first).to_contain_text("changed its attention most")
+    settle(page)
     expect(page.get_by_label("Prompt", exact=True)).to_have_value(" ".join(words))
     assert "with_" not in page.url
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.pages import SCHEMES, bottom, figure, open_page, repeat
+from tests.browser.pages import SCHEMES, bottom, figure, open_page, repeat, settle
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
@@ -25,6 +25,7 @@ def test_clicks_choose_the_token_and_the_part(page: Page, server: Any):
     sentence = open_page(page, server, "logits?log_position=5")
     marks = figure(page, "lens").locator("path.point")
     repeat(page, lambda: marks.nth(3).click(force=True), lambda: "log_position=3" in page.url)
+    settle(page)
     expect(page.get_by_label("After token", exact=True)).to_have_value("3")
     parts = figure(page, "parts").locator("path.point")
     repeat(
@@ -51,10 +52,13 @@ def test_a_link_opens_the_tab_of_its_choices_and_they_last(page: Page, server: A
     expect(page).to_have_url(re.compile(r"log_tab=Distance"))
     tabs.filter(has_text="Over training").click()
     figure(page, "training-layers")
+    settle(page)
     expect(page.get_by_role("combobox", name="Colour")).to_have_value("margin")
     expect(page).to_have_url(re.compile(r"log_measure=margin"))
     other = page.context.new_page()
     other.goto(page.url)
+    expect(other.locator("h3").first).to_be_visible()
+    settle(other)
     expect(other.get_by_role("combobox", name="Colour")).to_have_value("margin")
     other.close()
 

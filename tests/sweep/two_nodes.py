@@ -6,6 +6,7 @@ steps were made when the node was killed, the addresses that Ray listened on, an
 
 import json
 import os
+import secrets
 import sys
 from typing import Any
 
@@ -34,6 +35,7 @@ def listening() -> set[str]:
 def main(spec: dict[str, Any]) -> None:
     """Run the sweep, and kill the second node once both trainings are under way."""
     os.environ.update(LOCAL)
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # `ray.init` makes one where none is; `Cluster` does not
     from ray.cluster_utils import Cluster
 
     one = {"num_cpus": 1, "include_dashboard": False}

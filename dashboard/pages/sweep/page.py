@@ -289,6 +289,8 @@ def tell(task: TaskState) -> None:
 def show(folder: Path, name: str, live: bool, answer: Any) -> None:
     """Show a sweep, and update it while it runs."""
     sweep = read_sweep(folder)
+    if live and not sweep.live:
+        st.rerun()  # before anything is drawn that the page draws anew
     with answer.container():
         finding(f"{name}: {sweep.sentence}")
     if not sweep.tasks:
@@ -300,8 +302,6 @@ def show(folder: Path, name: str, live: bool, answer: Any) -> None:
     links(sweep, runs)
     compare(sweep)
     one_task(sweep, runs)
-    if live and not sweep.live:
-        st.rerun()
 
 
 def page() -> None:

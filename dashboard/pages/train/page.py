@@ -240,6 +240,8 @@ def progress(trainings: Sequence[Job], answer: Any) -> None:
         choice = names[st.session_state[JOB]]
         job = find_training(choice.root / choice.name) or choice  # it may have been continued since
         status, run = status_of(job), run_of(job)
+        if status != st.session_state[STATUS]:
+            st.rerun()  # before anything is drawn that the page draws anew: a field would lose what is typed into it
         frame = data.metrics(run) if run else pd.DataFrame()
         setting = run.config.get("steps") if run else None
         steps = setting if type(setting) is int and setting > 0 else 0
@@ -264,8 +266,6 @@ def progress(trainings: Sequence[Job], answer: Any) -> None:
             table = frame[["step", "time", *metrics]]
             figure(chart, table, "progress", title="Training so far", height=320, source={"run": str(run.path)})
         log_lines(job)
-        if status != st.session_state[STATUS]:
-            st.rerun()
 
 
 def watch(answer: Any) -> None:

@@ -202,7 +202,10 @@ def has_pairs(run: Run) -> bool:
 
 
 def moved_head(run: Run) -> str:
-    """Return the head that moved most over all prompts between a run's first and last capture, which hold attention."""
+    """Return the head that moved most among tokens other than the first between a run's first and last capture.
+
+    Both hold attention; all prompts count.
+    """
     return _moved_head(str(run.path), stamp(run.path / CAPTURES / INDEX))
 
 
@@ -210,7 +213,7 @@ def moved_head(run: Run) -> str:
 def _moved_head(path: str, version: Stamp) -> str:
     index, _ = _captures(path, version)
     first, last = (_capture(path, index.steps[at], version) for at in (0, -1))
-    moved, _ = heads_moved(first, last, index.prompts)
+    _, moved = heads_moved(first, last, index.prompts)
     layer, head = np.unravel_index(int(np.nan_to_num(moved, nan=-1).argmax()), moved.shape)
     return f"L{layer}H{head}"
 

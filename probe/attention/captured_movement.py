@@ -14,8 +14,8 @@ import pandas as pd
 
 from probe.analyses.analysis_record import Input
 from probe.analyses.catalogue import analysis
-from probe.attention.moved_heads import MOVED, RANKED
-from probe.attention.reading import STILL, ShownHead, argmax, find_head, head_name, parse_head
+from probe.attention.moved_heads import MOVED, OTHERS, RANKED
+from probe.attention.reading import LABELS, SINK, STILL, ShownHead, argmax, find_head, head_name, parse_head
 from probe.attention.trained_heads import FromRun, captured_steps, last_step, require_attention
 from probe.errors import ConfigError, DataError
 from probe.model.heads import head_names
@@ -31,7 +31,6 @@ from probe.ticks import Tick, ignore
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-OTHERS = r"\mathrm{moved}_{\text{other tokens}} = \mathrm{moved} - |\Delta\alpha_{t,0}|"
 HEIGHT = 430
 """Height of the figures in pixels."""
 
@@ -60,9 +59,9 @@ class Movement(Drawable):
     moved: np.ndarray
     """[D H] total variation between the first and the last step (0 to 1); NaN for heads that were not captured."""
     others: np.ndarray
-    """[D H] part of `moved` that lies among tokens other than the first."""
+    """[D H] part of `moved` that lies among tokens other than the first, by which heads are ranked."""
     course: np.ndarray
-    """[S-1 D H] total variation between each step and the captured step before it."""
+    """[S-1 D H] this part between each step and the captured step before it."""
     layers: pd.DataFrame
     """One row per layer (embedding first): layer, attention, predicted, residual_norm (`layer_movement`); NaN for what
     was not captured."""
@@ -70,10 +69,9 @@ class Movement(Drawable):
     """Number of captured prompts."""
 
     notes = (
-        "Total variation is the share of a head's attention that lies on other tokens than before. The part among other"
-        " tokens leaves out what the first token, on which idle heads rest (attention sink), gained or lost. Both"
-        " describe where heads attend, not what this does to the answer; every head moves to some extent, so compare"
-        " a head with the median head.",
+        f"{SINK} With the first token, what moved is the total variation of a head's attention. Both describe where"
+        " heads attend, not what this does to the answer; every head moves to some extent, so compare a head with the"
+        " median head.",
     )
 
     @property
@@ -89,7 +87,7 @@ class Movement(Drawable):
     @property
     def top(self) -> str:
         """Name of the head that moved most."""
-        return head_name(argmax(self.moved))
+        return head_name(argmax(self.others))
 
     def sentence(self, head: ShownHead = None) -> str:
         """Name the head and the layer that changed most, with the median head for comparison.
@@ -97,19 +95,22 @@ class Movement(Drawable):
         Args:
             head: head to describe in addition, if another one than the first was chosen.
         """
-        most, median = float(np.nanmax(self.moved)), float(np.nanmedian(self.moved))
+        most, median = float(np.nanmax(self.others)), float(np.nanmedian(self.others))
         when = f"From step {self.steps[0]:,} to step {self.steps[-1]:,} of {self.run}"
         if most < STILL:
-            return f"{when}, no head moved by more than {rate(most)} of its attention."
-        at = argmax(self.moved)
+            return (
+                f"{when}, no head moved more than {rate(most)} of its attention among tokens other than the first"
+                f" ({rate(float(np.nanmax(self.moved)))} with the first)."
+            )
+        at = argmax(self.others)
         said = (
-            f"{when}, {self.top} moved most: {rate(most)} of its attention, {rate(float(self.others[at]))} among"
-            f" tokens other than the first; the median head moved by {rate(median)}"
+            f"{when}, {self.top} moved most: {rate(most)} of its attention among tokens other than the first"
+            f" ({rate(float(self.moved[at]))} with the first); the median head moved {rate(median)}"
         )
         if head is not None and head != self.top:
             own = find_head(head, self.heads)
-            rank = 1 + int((self.moved > self.moved[own]).sum())
-            said += f"; {head} ranks {rank} of {self.count} with {rate(float(self.moved[own]))}"
+            rank = 1 + int((self.others > self.others[own]).sum())
+            said += f"; {head} ranks {rank} of {self.count} with {rate(float(self.others[own]))}"
         if self.layers["predicted"].isna().all():
             return f"{said}."
         layer = self.layers.iloc[int(self.layers["predicted"].argmax())]
@@ -121,10 +122,10 @@ class Movement(Drawable):
         )
 
     def table(self) -> pd.DataFrame:
-        """Return one row per head, the one that moved most first: head, moved, other tokens (shares)."""
-        values = {"moved": self.moved.ravel(), "other_tokens": self.others.ravel()}
+        """Return one row per head, the one that moved most first: head, other_tokens, moved (shares)."""
+        values = {"other_tokens": self.others.ravel(), "moved": self.moved.ravel()}
         table = pd.DataFrame({"head": self.heads, **values})
-        return table.dropna().sort_values("moved", ascending=False, kind="stable", ignore_index=True)
+        return table.dropna().sort_values("other_tokens", ascending=False, kind="stable", ignore_index=True)
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return the change of every head, of every layer, and of every head from step to step."""
@@ -132,7 +133,7 @@ class Movement(Drawable):
         names = np.array(self.heads, dtype=object).reshape(self.moved.shape)
         ends = np.array(self.steps)
         values = {"from_step": ends[step], "to_step": ends[step + 1], "head": names[layer, head]}
-        course = pd.DataFrame({**values, "moved": self.course.ravel()})
+        course = pd.DataFrame({**values, "other_tokens": self.course.ravel()})
         return {"moved-heads": self.table(), "moved-layers": self.layers, "moved-steps": course}
 
     def data(self, figure: str) -> pd.DataFrame:
@@ -141,7 +142,8 @@ class Movement(Drawable):
 
     def lists(self) -> dict[str, pd.DataFrame]:
         """Return the heads and the layers with their changes."""
-        named = {"moved": "moved, share", "other_tokens": "among other tokens, share", "attention": "heads, mean share"}
+        named = {"other_tokens": LABELS["other_tokens"], "moved": LABELS["total_variation"]}
+        named |= {"attention": "heads, mean share moved among tokens other than the first"}
         named |= {"predicted": "next token changed, share", "residual_norm": "residual norm, relative change"}
         return {
             "Heads": self.table().rename(columns=named),
@@ -162,7 +164,8 @@ class Movement(Drawable):
         chosen = find_head(head or self.top, self.heads)
         names, colour = list(self.table()["head"][:RANKED]), aligned_colour(self.method)
         heads = [parse_head(name) for name in names]
-        values, label = np.array([self.moved[each] for each in heads]), "total variation of attention"
+        values = np.array([self.others[each] for each in heads])
+        label = "attention moved among tokens other than the first"
         ranking = head_ranking(heads, values, label, chosen=chosen, colour=colour)
         layers, rows = Panels(), self.layers[::-1]
         token_bars(layers, 1, list(rows["layer"]), rows["predicted"], marker={"color": colour})
@@ -227,9 +230,9 @@ def rank_movement(*, run: FromRun, start: Start = None, end: End = None, tick: T
     """Rank the heads and the layers of a run by how much they changed between two captured steps.
 
     *Moved* is the total variation distance: half the sum of absolute changes of a row of attention, averaged over all
-    rows but the first and over all captured prompts. Its part among other tokens leaves out what the first token gained
-    or lost. Layers are compared by the token that the logit lens finds most probable, and by the norm of the residual
-    stream. No model is loaded.
+    rows but the first and over all captured prompts. Heads are ranked by its part among tokens other than the first,
+    which leaves out what the first token, on which idle heads rest, gained or lost. Layers are compared by the token
+    that the logit lens finds most probable, and by the norm of the residual stream. No model is loaded.
 
     Args:
         run: folder of a run with captures.
@@ -251,10 +254,10 @@ def rank_movement(*, run: FromRun, start: Start = None, end: End = None, tick: T
         raise ConfigError(f"Steps {first:,} to {last:,} were requested: give two captured steps in order, of {known}.")
     course = []
     for number, ends in enumerate(pairwise(steps), start=1):
-        course.append(_attention_moved(captures, *ends)[0])
+        course.append(_attention_moved(captures, *ends)[1])
         tick(number / len(steps))
     moved, others = _attention_moved(captures, first, last)
     layers = layer_movement(captures, first, last)
-    layers.insert(1, "attention", [np.nan, *pd.DataFrame(moved).mean(axis=1)])
+    layers.insert(1, "attention", [np.nan, *pd.DataFrame(others).mean(axis=1)])
     tick(1.0)
     return Movement(run.name, Run(run).method, steps, moved, others, np.stack(course), layers, len(captures.prompts))

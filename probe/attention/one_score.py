@@ -41,13 +41,14 @@ class ScoreKind:
 _MATCHING = (
     "On repeated random tokens: attention on the token that followed the earlier occurrence (Olsson et al. 2022)."
 )
+_REACH = "How far back a head looks, on average; weight on the first token, on which idle heads rest, counts as none."
 _COPYING = "On repeated random tokens: whether a head's output raises the logit of the token that it attends to most."
 SCORES = {
     "previous_token": ScoreKind("previous token", "share", "Share of all attention on the token before."),
     "duplicate_token": ScoreKind("duplicate token", "share", "Share of all attention on earlier copies of the token."),
     "induction": ScoreKind("induction", "share", "Share of all attention on the tokens that followed earlier copies."),
     "entropy": ScoreKind("entropy", "nats", "Mean entropy of a row; 0 means that all attention is on one token."),
-    "distance": ScoreKind("distance", "tokens", "How far back a head looks, on average."),
+    "reach": ScoreKind("distance", "tokens", _REACH),
     "sink": ScoreKind("sink", "share", "Mean attention on the first token."),
     "self": ScoreKind("itself", "share", "Mean attention of a token on itself."),
     "prefix_matching": ScoreKind("prefix matching", "share", _MATCHING, True),
@@ -172,9 +173,9 @@ def score_heads(
     """Measure one behaviour of every head of a model.
 
     Previous token, duplicate token and induction are the shares of all weight on the token before, on earlier copies of
-    the query's token, and on the tokens that followed these copies (transformer-lens). Entropy, distance, sink and
-    itself are means over all rows but the first, which has only one key. Prefix matching and copying follow Olsson et
-    al. (2022), on repeated random tokens.
+    the query's token, and on the tokens that followed these copies (transformer-lens). Entropy, distance (without
+    weight on the first token), sink and itself are means over all rows but the first, which has only one key. Prefix
+    matching and copying follow Olsson et al. (2022), on repeated random tokens.
 
     Args:
         lm: the model.

@@ -24,6 +24,11 @@ from probe.runs import captured
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+DISTANCES = ("total_variation", "other_tokens", "jensen_shannon")
+"""Kinds of distance between the attention of two models."""
+RANKED_BY = "other_tokens"
+"""Distance by which heads are ranked."""
+
 
 @dataclass(frozen=True)
 class Attention(Drawable):
@@ -124,29 +129,32 @@ def head_distance(a: Attention, b: Attention, kind: str = "total_variation") -> 
     Args:
         a: attention of one model.
         b: attention of the other on the same tokens.
-        kind: "total_variation" (the share of the weight that moved) or "jensen_shannon" (nats, at most log 2).
+        kind: "total_variation" (the share of the weight that moved), "other_tokens" (the part of it that moved among
+            tokens other than the first, see `captured.head_movement`) or "jensen_shannon" (nats, at most log 2).
 
     Raises:
         DataError: as `difference`.
         ConfigError: the kind is not one of these.
     """
-    change = difference(a, b)
-    if kind == "total_variation":
-        rows = np.abs(change).sum(-1) / 2
-    elif kind == "jensen_shannon":
-        middle = (a.pattern + b.pattern) / 2
-        rows = _entropy(middle) - (_entropy(a.pattern) + _entropy(b.pattern)) / 2
-    else:
-        raise ConfigError(f"The distance {kind!r} is unknown: give 'total_variation' or 'jensen_shannon'.")
+    difference(a, b)
+    if kind in DISTANCES[:2]:
+        return captured.head_movement(a.pattern, b.pattern)[DISTANCES.index(kind)]
+    if kind != "jensen_shannon":
+        raise ConfigError(f"The distance {kind!r} is unknown: give one of {', '.join(DISTANCES)}.")
+    middle = (a.pattern + b.pattern) / 2
+    rows = _entropy(middle) - (_entropy(a.pattern) + _entropy(b.pattern)) / 2
     return rows[..., 1:].mean(-1) if rows.shape[-1] > 1 and not a.first else rows.mean(-1)
 
 
 def distance_table(a: Attention, b: Attention) -> pd.DataFrame:
-    """Return a table with one row per head, the largest distance first: name, layer, head, both distances."""
+    """Return a table with one row per head, the one that moved most among tokens other than the first on top.
+
+    Columns: name, layer, head, and the distances `other_tokens`, `total_variation` and `jensen_shannon`.
+    """
     layer, head = (axis.ravel() for axis in np.indices(a.pattern.shape[:2]))
-    columns = {kind: head_distance(a, b, kind).ravel() for kind in ("total_variation", "jensen_shannon")}
+    columns = {kind: head_distance(a, b, kind).ravel() for kind in (RANKED_BY, *DISTANCES[::2])}
     table = pd.DataFrame({"name": a.heads, "layer": layer, "head": head, **columns})
-    return table.sort_values("total_variation", ascending=False, kind="stable", ignore_index=True)
+    return table.sort_values(RANKED_BY, ascending=False, kind="stable", ignore_index=True)
 
 
 def _entropy(pattern: np.ndarray) -> np.ndarray:

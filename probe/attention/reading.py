@@ -14,7 +14,7 @@ import pandas as pd
 from probe.analyses.analysis_record import Asked, Chat, Input
 from probe.analyses.catalogue import analysis
 from probe.attention.figures import attention_head, attention_mosaic, layer_groups, mosaic_pair
-from probe.attention.patterns import Attention, attention, difference, distance_table, head_distance
+from probe.attention.patterns import RANKED_BY, Attention, attention, difference, distance_table, head_distance
 from probe.attention.scores import pattern_scores
 from probe.errors import ConfigError
 from probe.model.asked import asked_ids
@@ -46,6 +46,18 @@ HEIGHT, WIDTH = 400, 740
 """
 STILL = 0.005
 """Share of attention that moved below which two models are said to attend alike."""
+LABELS = {
+    "name": "head",
+    "other_tokens": "moved among tokens other than the first, share",
+    "total_variation": "moved with the first token, share",
+    "jensen_shannon": "Jensen-Shannon with the first token, nats",
+}
+"""Headings of the table of heads that moved."""
+SINK = (
+    "Idle heads rest on the first token (an attention sink): weight that only moves to or from it does not count when"
+    " heads are ranked."
+)
+"""Note on rankings of heads."""
 STAGES = (
     r"\text{E3}\quad s_{t,s} = \langle R_t M h_t, R_s N h_s\rangle / \sqrt{d_h}",
     r"\text{E4}\quad \alpha_{t,\cdot} = \mathrm{softmax}(s_{t,\le t})",
@@ -79,7 +91,7 @@ def strongest(read: Attention) -> tuple[Head, str]:
 
 
 def most_moved_head(first: Attention, second: Attention, names: tuple[str, str], of: str = "") -> tuple[Head, str]:
-    """Find the head whose attention differs most between two models, and describe the change.
+    """Find the head whose attention moved most among tokens other than the first, and describe the change.
 
     Args:
         first: attention of one model.
@@ -87,24 +99,29 @@ def most_moved_head(first: Attention, second: Attention, names: tuple[str, str],
         names: names of the two.
         of: end of a clause that names the run, if they are steps of one.
     """
-    distance = head_distance(first, second)
-    head = argmax(distance)
-    change = difference(first, second)[head]
-    query, key = np.unravel_index(int(np.abs(change).argmax()), change.shape)
-    tokens = [quote_token(second.tokens, int(index)) for index in (query + second.first, key)]
-    tokens[1] = "itself" if query + second.first == key else tokens[1]
-    before, after = (float(read.pattern[(*head, query, key)]) for read in (first, second))
-    tokens[1] += ", the first token," if key == 0 < query else ""
-    name, share = f"L{head[0]}H{head[1]}", float(distance[head])
-    if share < STILL:
+    moved, whole = head_distance(first, second, RANKED_BY), head_distance(first, second)
+    head = argmax(moved)
+    if moved[head] < STILL:
+        most = argmax(whole)
+        share = float(whole[most])
+        if share < STILL:
+            return head, (
+                f"Attention hardly changed between {names[0]} and {names[1]}{of}: the largest total variation is "
+                f"{in_percent(share)} ({head_name(most)})"
+            )
         return head, (
-            f"Attention hardly changed between {names[0]} and {names[1]}{of}: the largest total variation is "
-            f"{in_percent(share)} ({name})"
+            f"Between {names[0]} and {names[1]}{of}, heads moved attention almost only to or from the first token:"
+            f" {head_name(most)} most, {rate(share)} of it"
         )
+    change = difference(first, second)[head][:, 1:]
+    query, key = map(int, np.unravel_index(int(np.abs(change).argmax()), change.shape))
+    at, key = query + second.first, key + 1
+    tokens = quote_token(second.tokens, at), "itself" if at == key else quote_token(second.tokens, key)
+    before, after = (float(read.pattern[(*head, query, key)]) for read in (first, second))
     return head, (
-        f"Between {names[0]} and {names[1]}{of}, {name} changed its attention most: its total variation is"
-        f" {rate(share)}, which is not its effect on the answer; the weight from {tokens[0]} to {tokens[1]} changed"
-        f" most ({before:.2f} \u2192 {after:.2f})"
+        f"Between {names[0]} and {names[1]}{of}, {head_name(head)} changed its attention most: {rate(moved[head])} of"
+        f" it moved among tokens other than the first ({rate(whole[head])} with the first), which is not its effect on"
+        f" the answer; the weight from {tokens[0]} to {tokens[1]} changed most ({before:.2f} \u2192 {after:.2f})"
     )
 
 
@@ -224,7 +241,7 @@ def are_comparable(reads: Sequence[Attention]) -> bool:
 
 def standing_out(reads: Sequence[Attention]) -> Head:
     """Return the head that moved most between two models, or else the one that stands out in the last."""
-    return argmax(head_distance(reads[0], reads[1])) if are_comparable(reads) else strongest(reads[-1])[0]
+    return argmax(head_distance(reads[0], reads[1], RANKED_BY)) if are_comparable(reads) else strongest(reads[-1])[0]
 
 
 def splits_alike(one: LM, other: LM, ids: Sequence[int]) -> bool:
@@ -308,7 +325,7 @@ class Attentions(Beside[Attention]):
             wrote = " ".join("".join(last.tokens[last.written :]).replace("\u00b7", " ").split())
             said.append(f"Red lines separate the prompt from the continuation of {name}: \u201c{wrote}\u201d.")
         if self.comparable:
-            said.append("The difference is the right one minus the left one, centred on zero.")
+            said.append(f"The difference is the right one minus the left one, centred on zero. {SINK}")
         return (" ".join(said), *self._why_apart())
 
     def _why_apart(self) -> list[str]:
@@ -406,7 +423,7 @@ class Attentions(Beside[Attention]):
         moved = {}
         if self.comparable:
             table = distance_table(self.results[0], self.results[1]).drop(columns=["layer", "head"])
-            moved["Heads that moved most"] = table.rename(columns={"name": "head", "total_variation": "moved, share"})
+            moved["Heads that moved most"] = table.rename(columns=LABELS)
         return moved | {
             "What heads look at": self._scores().drop(columns=["layer", "head"]).rename(columns={"name": "head"})
         }
@@ -469,10 +486,11 @@ def read_attention(
     A head compares the query of token *t* with the keys of the tokens up to it (scores, E3), turns the scores of a row
     into weights that sum to 1 (softmax, E4), and adds the weighted sum of the values to the residual stream of *t*
     (E5). Rows are queries (destination), columns keys (source). The rows from the last prompt token on are the
-    attention during generation: row *t* is the attention of the step that chose token *t* + 1. *Moved* is the total
-    variation distance: half the sum of absolute changes of a row, averaged over all rows but the first, which has only
-    one key. Previous token, duplicate token and induction are the shares of all weight on the token before, on earlier
-    copies of the query's token, and on the tokens that followed these copies.
+    attention during generation: row *t* is the attention of the step that chose token *t* + 1. *Moved* is the weight
+    that tokens other than the first gained from one another between two models, averaged over all rows but the first,
+    which has only one key: total variation (half the sum of absolute changes of a row) minus the change on the first
+    token, on which idle heads rest. Previous token, duplicate token and induction are the shares of all weight on the
+    token before, on earlier copies of the query's token, and on the tokens that followed these copies.
 
     Args:
         lm: the model.

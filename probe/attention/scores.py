@@ -77,8 +77,9 @@ class HeadScores(Drawable):
 def pattern_scores(read: Attention) -> HeadScores:
     """Compute scores of given attention patterns.
 
-    entropy (nats), distance (tokens back), sink (weight on the first token) and self (weight on the query itself) are
-    means over all queries but the first, which has only one key. previous_token, duplicate_token and induction are the
+    entropy (nats), reach (tokens back, where weight on the first token, an attention sink, counts as no distance), sink
+    (weight on the first token) and self (weight on the query itself) are means over all queries but the first, which
+    has only one key. previous_token, duplicate_token and induction are the
     shares of all weight on the token before, on earlier tokens equal to the query's, and on the tokens that followed
     these: the definitions of `transformer_lens.head_detector` ("mul").
     """
@@ -101,7 +102,7 @@ def _scores(pattern: Float[np.ndarray, "... R T"], ids: Int[np.ndarray, " T"]) -
     whole = pattern.sum((-1, -2))
     return {
         "entropy": -(rows * np.log(np.where(rows > 0, rows, 1.0))).sum(-1).mean(-1),
-        "distance": (rows * back).sum(-1).mean(-1),
+        "reach": (rows * back)[..., 1:].sum(-1).mean(-1),
         "sink": rows[..., 0].mean(-1),
         "self": (rows * (back == 0)).sum(-1).mean(-1),
         **{name: (pattern * target).sum((-1, -2)) / whole for name, target in targets.items()},

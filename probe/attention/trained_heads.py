@@ -13,9 +13,9 @@ import pandas as pd
 
 from probe.analyses.analysis_record import Input, Prompt
 from probe.analyses.catalogue import analysis
-from probe.attention.moved_heads import MOVED, AttentionShift
+from probe.attention.moved_heads import MOVED, OTHERS, AttentionShift
 from probe.attention.one_score import INDUCTION, OneScore, OneScores, score_label
-from probe.attention.patterns import head_distance
+from probe.attention.patterns import RANKED_BY, head_distance
 from probe.attention.reading import (
     STAGES,
     Attentions,
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 SHARES = ("previous_token", "duplicate_token", "induction", "sink")
 """Scores drawn over training."""
 DISTANCE = "moved since the first step"
-"""Label of the distance from the first capture in the same figure."""
+"""Label of the attention that moved among tokens other than the first since the first capture, in the same figure."""
 HEIGHT = 340
 """Height of the curves in pixels."""
 
@@ -122,8 +122,9 @@ def captured_attention(
 ) -> CapturedAttention:
     """Show the attention of every head at one captured step of a run.
 
-    Rows are queries (destination), columns keys (source). *Moved* is the total variation distance: half the sum of
-    absolute changes of a row, averaged over all rows but the first, which has only one key. No model is loaded.
+    Rows are queries (destination), columns keys (source). *Moved* is the weight that tokens other than the first gained
+    from one another, averaged over all rows but the first, which has only one key: total variation (half the sum of
+    absolute changes of a row) minus the change on the first token, on which idle heads rest. No model is loaded.
 
     Args:
         run: folder of a run with captures.
@@ -199,8 +200,8 @@ class TrainedHeads(Drawable):
 
     notes = (
         "Shares of the head's attention on the token before, on earlier copies, on what followed them, and on the "
-        "first token; and the total variation since the first capture. Captures hold patterns only: for "
-        "scores, values and circuits choose the run, or one of its checkpoints (RUN@STEP), as the model.",
+        "first token; and the attention that moved among other tokens since the first capture. Captures hold patterns "
+        "only: for scores, values and circuits choose the run, or one of its checkpoints (RUN@STEP), as the model.",
     )
 
     @property
@@ -221,9 +222,9 @@ class TrainedHeads(Drawable):
         ends = {name: [float(course[at]) for course in values[[0, -1]]] for name, values in self.courses.items()}
         name = max(SHARES, key=lambda each: abs(ends[each][1] - ends[each][0]))
         return (
-            f"From step {self.steps[0]:,} to step {self.steps[-1]:,} of {self.run}, the attention of {head_name(at)} "
-            f"changed by {rate(ends[DISTANCE][1])} (total variation); of its scores, {score_label(name)} changed most "
-            f"({rate(ends[name][0])} \u2192 {rate(ends[name][1])})."
+            f"From step {self.steps[0]:,} to step {self.steps[-1]:,} of {self.run}, {head_name(at)} moved "
+            f"{rate(ends[DISTANCE][1])} of its attention among tokens other than the first; of its scores, "
+            f"{score_label(name)} changed most ({rate(ends[name][0])} \u2192 {rate(ends[name][1])})."
         )
 
     def figures(
@@ -265,7 +266,7 @@ def _label(name: str) -> str:
     return DISTANCE if name == DISTANCE else score_label(name)
 
 
-@analysis("attention", title="Through training", equations=(INDUCTION, MOVED), key="att_training")
+@analysis("attention", title="Through training", equations=(INDUCTION, MOVED, OTHERS), key="att_training")
 def follow_attention(
     *, run: FromRun, prompt: Prompt = "", captured: Captured = None, tick: Tick = ignore
 ) -> TrainedHeads:
@@ -273,8 +274,8 @@ def follow_attention(
 
     Previous token, duplicate token and induction are the shares of all weight on the token before, on earlier copies of
     the query's token, and on the tokens that followed these copies; sink is the mean weight on the first token. *Moved*
-    is the total variation distance from the first capture, averaged over all rows but the first, which has only one
-    key. No model is loaded.
+    is the weight that tokens other than the first gained from one another since the first capture, averaged over all
+    rows but the first, which has only one key. No model is loaded.
 
     Args:
         run: folder of a run with captures.
@@ -290,7 +291,7 @@ def follow_attention(
     for number, step in enumerate(captures.steps, start=1):
         read = read_captured(captures, index, step)
         values = pattern_scores(read).values
-        rows.append({name: values[name] for name in SHARES} | {DISTANCE: head_distance(first, read)})
+        rows.append({name: values[name] for name in SHARES} | {DISTANCE: head_distance(first, read, RANKED_BY)})
         tick(number / len(captures.steps))
     courses = {name: np.stack([np.asarray(row[name], dtype=float) for row in rows]) for name in (*SHARES, DISTANCE)}
     return TrainedHeads(run.name, list(captures.steps), courses)

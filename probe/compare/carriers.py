@@ -3,7 +3,7 @@
 The pages Attention, Logits and Interventions each name one part, and often three different ones, since they measure
 different things:
 
-- *moved*: how far a head's attention differs between base and aligned (total variation). It says where a head looks,
+- *moved*: how far a head's attention differs between base and aligned (total variation, first token included). It says where a head looks,
   and nothing of what it writes.
 - *direct*: how much more a part of the aligned model writes into logit(answer) - logit(other answer) than that of the
   base. It leaves out what later parts make of its output.
@@ -177,7 +177,7 @@ class Carriers(Drawable):
         """Sentences on why the three measures name different parts, on the base, and on the rule."""
         moved, direct = self.largest("moved"), self.largest("direct")
         names = [moved.part, direct.part, self.leader.part]
-        differ = f"{moved.part} changed its attention most, {direct.part} writes most of the change into the logit"
+        differ = f"{moved.part} changed its attention most (first token included), {direct.part} writes most of the change into the logit"
         why = (
             f"{differ if len(set(names)) > 1 else f'All measures name {names[0]}'}. Attention says where a head"
             " looks, not what it writes; a direct effect leaves out what later parts make of it; a swap counts"
@@ -199,7 +199,7 @@ class Carriers(Drawable):
         last = "restored when patched" if self.cause == "patch" else "removed when ablated"
         difference = " \u2212 ".join(self.answers)
         titles = (
-            "attention moved",
+            "attention moved, first token included",
             f"direct effect on {difference}: change, nats",
             f"{' over '.join(self.swapped)} {last}",
         )
@@ -225,7 +225,9 @@ class Carriers(Drawable):
         for name in ("restored", "removed"):
             if rows[name].notna().any():
                 shown[name] = [share_text(each) for each in rows[name]]
-        shown["attention moved"] = ["" if np.isnan(each) else rate(each) for each in rows["moved"]]
+        shown["attention moved, first token included"] = [
+            "" if np.isnan(each) else rate(each) for each in rows["moved"]
+        ]
         shown["direct effect, change in nats"] = [signed(each) for each in rows["direct"]]
         return {"Parts": shown.reset_index(drop=True)}
 

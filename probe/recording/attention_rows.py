@@ -42,8 +42,9 @@ class AttentionRows:
     - attention_tail [N M]: weights in the last `attention_rows` [1] rows of each prompt, in half precision, or as
       bytes b that stand for (b / 255)^2, whose largest error is `attention_error` [1], NaN for a diverged model;
     - attention_heads [N 2]: layer and head of its rows;
-    - attention_whole [K W] and attention_whole_heads [P K 2]: all rows of the heads that moved most on each prompt; at
-      the first capture, of those that attend least to the first token;
+    - attention_whole [K W] and attention_whole_heads [P K 2]: all rows of the heads that moved most on each prompt
+      among tokens other than the first (`probe.runs.captured.head_movement`); at the first capture, of those that
+      attend least to the first token;
     - attention_moved [P N]: total variation distance from the first capture, averaged over the captured rows but that
       of the first token; not at the first capture.
     """
@@ -94,9 +95,9 @@ class AttentionRows:
         if self.first is not None:
             before = decode_weights(self.first[own, place])
             change = np.abs(decode_weights(kept) - before)
-            moved = tail_rows(change, length, rows) / 2
-            moved = moved[:, 1:] if rows == length > 1 else moved
-            self.moved[index, own] = scores = moved.mean(1)
+            moved, start = tail_rows(change, length, rows) / 2, int(rows == length > 1)
+            self.moved[index, own] = moved[:, start:].mean(1)
+            scores = np.maximum(moved - change[:, key == 0], 0)[:, start:].mean(1)
         else:
             scores = -exact[:, key == 0].mean(1)
         for head, score in zip(heads, scores, strict=True):

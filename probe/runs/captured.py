@@ -111,14 +111,15 @@ def most_moved(first: Tensors, last: Tensors, prompts: Sequence[ProbePrompt]) ->
 def head_movement(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return how far each head moved on one prompt, [D H], and the part among tokens other than the first.
 
-    A row with one key cannot move and is left out. With change d of a row's weights, the first is half the sum of |d|;
-    the second is that minus |d| of the first token, which is what the sink's gain or loss alone requires.
+    A row with one key cannot move and is left out. With change d of a row's weights, the first is half the sum of |d|
+    (total variation); the second is that minus |d| of the first token, an attention sink on which idle heads rest: the
+    weight that other tokens gained from one another.
 
     Args:
         before: [D H R T] attention of the prompt's last R queries at one step.
         after: the same at another step.
     """
-    change = after.astype(np.float32) - before.astype(np.float32)
+    change = after.astype(np.float32, copy=False) - before.astype(np.float32, copy=False)
     rows, keys = change.shape[-2:]
     change = change[:, :, 1 if rows == keys > 1 else 0 :]
     moved = np.abs(change).sum(-1) / 2

@@ -9,12 +9,15 @@ from scipy.spatial.distance import jensenshannon
 from transformers import DynamicCache
 
 from probe.attention.head_stages import HeadsStages, read_stages, stages
+from probe.attention.moved_heads import AttentionShift
 from probe.attention.patterns import Attention, attention, difference, distance_table, head_distance
+from probe.attention.reading import Attentions, read_attention
 from probe.attention.tracing import value_norms
 from probe.errors import ConfigError, DataError, ModelError
 from probe.logits.direct import direct_logits, held_norm
 from probe.model.rewards import reward_lm
-from probe.plotting.notebook import alone
+from probe.numbers import rate
+from probe.plotting.notebook import Look, alone
 from tests.models import ARCHITECTURES, MORE, OTHERS, random_lm, random_reward_model
 
 TEXT = "mira lives in oslo . where does mira"
@@ -197,17 +200,62 @@ def test_distances_are_those_of_scipy():
     moved = difference(a, b)
     np.testing.assert_array_equal(moved, b.pattern - a.pattern)
     variation, divergence = head_distance(a, b), head_distance(a, b, "jensen_shannon")
+    among = head_distance(a, b, "other_tokens")
     rows = range(1, len(a.ids))
     for layer, head in np.ndindex(2, 4):
         p, q = a.pattern[layer, head], b.pattern[layer, head]
         assert variation[layer, head] == pytest.approx(np.mean([abs(p[t] - q[t]).sum() / 2 for t in rows]), abs=1e-5)
         expected = np.mean([jensenshannon(p[t], q[t]) ** 2 for t in rows])
         assert divergence[layer, head] == pytest.approx(expected, abs=1e-5)
+        gained = [sum(max(q[t][s] - p[t][s], 0) for s in range(1, t + 1)) for t in rows]
+        lost = [sum(max(p[t][s] - q[t][s], 0) for s in range(1, t + 1)) for t in rows]
+        expected = np.mean([min(one, other) for one, other in zip(gained, lost, strict=True)])
+        assert among[layer, head] == pytest.approx(expected, abs=1e-5)
     table = distance_table(a, b)
-    assert table["total_variation"].tolist() == sorted(variation.ravel(), reverse=True)
+    assert table["other_tokens"].tolist() == sorted(among.ravel(), reverse=True)
     first = table.iloc[0]
     assert divergence[first["layer"], first["head"]] == first["jensen_shannon"]
     assert not head_distance(a, a).any()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_a_head_that_only_moves_to_its_sink_does_not_rank_first(name):
+    """In L0H1 the score of the first token grows, so that all others lose alike; in L0H3 that of one other token."""
+    lm = random_lm(name)
+
+    def change(scores: torch.Tensor, hook: object) -> torch.Tensor:
+        scores = scores.clone()
+        scores[:, 1, 1:, 0] += 5
+        scores[:, 3, 4:, 2] += 0.5
+        return scores
+
+    before = read_attention(lm, TEXT)
+    with lm.hooks([("blocks.0.attn.hook_attn_scores", change)]):
+        pattern = attention(lm, TEXT).pattern
+    pattern[1] = before.pattern[1]
+    after = replace(before, pattern=pattern)
+    whole, among = head_distance(before, after), head_distance(before, after, "other_tokens")
+    assert whole.argmax() == 1
+    assert among.argmax() == 3
+    assert among[0, 1] == pytest.approx(0, abs=1e-6)
+    both = Attentions((before, after), (Look("a", "red"), Look("b", "blue")))
+    assert both.sentence().startswith(
+        f"Between a and b, L0H3 changed its attention most: {rate(among[0, 3])} of it moved among tokens other than the"
+        f" first ({rate(whole[0, 3])} with the first), "
+    )
+    assert both.lists()["Heads that moved most"]["head"][0] == "L0H3"
+    assert both.head() == (0, 3)
+    shift = AttentionShift((before, after), (0, 1))
+    assert shift.figures()["moved"].data[0].x[0] == pytest.approx(among[0, 3])
+    assert "< 0.01 % of its attention moved among tokens other than the first. With the first, " in shift.notes[0]
+    pattern = before.pattern.copy()
+    pattern[0, 1] = after.pattern[0, 1]
+    alone = Attentions((before, replace(before, pattern=pattern)), both.looks).sentence()
+    assert alone == (
+        "Between a and b, heads moved attention almost only to or from the first token: L0H1 most,"
+        f" {rate(whole[0, 1])} of it."
+    )
 
 
 def test_distance_of_opposite_patterns_is_the_largest():

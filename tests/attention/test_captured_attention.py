@@ -10,6 +10,7 @@ from probe.attention.reading import Attentions, read_attention
 from probe.attention.scores import pattern_scores
 from probe.attention.trained_heads import DISTANCE, SHARES, captured_attention, follow_attention
 from probe.errors import ConfigError, DataError
+from probe.numbers import rate
 from probe.plotting.notebook import Look, title_of
 from probe.runs import open_run
 from tests.models import random_lm
@@ -62,10 +63,10 @@ def test_the_course_of_a_head_is_that_of_its_patterns(patterns: dict[int, np.nda
         values = pattern_scores(read).values
         for name in SHARES:
             np.testing.assert_allclose(found.courses[name][index], values[name])
-        np.testing.assert_allclose(found.courses[DISTANCE][index], head_distance(reads[0], read))
+        np.testing.assert_allclose(found.courses[DISTANCE][index], head_distance(reads[0], read, "other_tokens"))
     moved = found.courses[DISTANCE][-1]
     layer, head = np.unravel_index(moved.argmax(), moved.shape)
-    assert f"the attention of L{layer}H{head} changed by " in found.sentence()
+    assert f", L{layer}H{head} moved {rate(moved[layer, head])} of its attention among tokens other" in found.sentence()
     lines = {line.name: line.y for line in found.figures("L2H3", step=200)["training"].data}
     np.testing.assert_allclose(lines["induction"], found.courses["induction"][:, 2, 3])
     assert set(found.data("training", "L2H3")["head"]) == {"L2H3"}

@@ -1,5 +1,7 @@
 """Heads and layers that changed most between two captures, against the distance of two models and plain loops."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from probe.attention.captured_movement import rank_movement
 from probe.attention.patterns import head_distance
 from probe.attention.trained_heads import read_captured
 from probe.errors import ConfigError
+from probe.plotting.notebook import title_of
 from probe.runs import open_run
 from probe.runs.captured import head_movement
 from tests.places import SAMPLES
@@ -21,15 +24,34 @@ def test_the_ranking_is_that_of_the_distances_on_every_prompt():
         [read_captured(captures, index, step) for step in (captures.steps[0], captures.steps[-1])]
         for index in range(len(captures.prompts))
     ]
-    expected = np.mean([head_distance(first, last) for first, last in reads], axis=0)
-    np.testing.assert_allclose(found.moved, expected, rtol=1e-4, atol=1e-6)
+    for values, kind in ((found.moved, "total_variation"), (found.others, "other_tokens")):
+        expected = np.mean([head_distance(first, last, kind) for first, last in reads], axis=0)
+        np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-6)
     table = found.table()
-    assert list(table["moved"]) == sorted(found.moved.ravel(), reverse=True)
+    assert list(table["other_tokens"]) == sorted(found.others.ravel(), reverse=True)
     assert table["head"][0] == found.top
     assert found.sentence().startswith(f"From step 0 to step 150 of dpo-agreeable, {found.top} moved most: ")
     last = table["head"].iloc[-1]
     assert f"; {last} ranks {len(table)} of {len(table)} with " in found.sentence(last)
-    assert list(found.figures()["moved-heads"].data[0].x) == pytest.approx(list(table["moved"][:16]))
+    assert list(found.figures()["moved-heads"].data[0].x) == pytest.approx(list(table["other_tokens"][:16]))
+
+
+def test_a_head_that_only_moves_to_its_sink_does_not_rank_first():
+    found = rank_movement(run=RUN)
+    moved, others = np.full((4, 4), 0.1), np.full((4, 4), 0.05)
+    moved[1, 2], others[1, 2], others[2, 3] = 0.9, 0.0, 0.06
+    other = replace(found, moved=moved, others=others)
+    assert other.top == "L2H3"
+    assert list(other.table()["head"])[-1] == "L1H2"
+    assert other.sentence("L1H2").startswith(
+        "From step 0 to step 150 of dpo-agreeable, L2H3 moved most: 6 % of its attention among tokens other than the"
+        " first (10 % with the first); the median head moved 5 %; L1H2 ranks 16 of 16 with 0 %."
+    )
+    assert title_of(other.figures()["moved-heads"]) == "Heads that moved most, of 16"
+    still = replace(found, moved=moved, others=np.zeros((4, 4)))
+    assert still.sentence().endswith(
+        ", no head moved more than 0 % of its attention among tokens other than the first (90 % with the first)."
+    )
 
 
 def test_the_sink_is_told_apart():
@@ -59,7 +81,7 @@ def test_the_course_goes_from_step_to_step():
     found = rank_movement(run=RUN, start=10, end=30)
     assert found.steps == [10, 20, 30]
     for number, (start, end) in enumerate(((10, 20), (20, 30))):
-        np.testing.assert_allclose(found.course[number], rank_movement(run=RUN, start=start, end=end).moved)
+        np.testing.assert_allclose(found.course[number], rank_movement(run=RUN, start=start, end=end).others)
 
 
 def test_steps_that_were_not_captured_are_refused():

@@ -45,7 +45,7 @@ def test_the_other_scores_are_those_of_a_slow_loop():
         rows = [pattern[layer, head, t, : t + 1].astype(float) for t in range(1, pattern.shape[2])]
         expected = {
             "entropy": np.mean([-sum(p * np.log(p) for p in row if p > 0) for row in rows]),
-            "distance": np.mean([sum(p * (len(row) - 1 - s) for s, p in enumerate(row)) for row in rows]),
+            "reach": np.mean([sum(p * (len(row) - 1 - s) for s, p in enumerate(row) if s) for row in rows]),
             "sink": np.mean([row[0] for row in rows]),
             "self": np.mean([row[-1] for row in rows]),
         }
@@ -66,7 +66,7 @@ def test_a_text_of_one_token_has_finite_scores():
     values = pattern_scores(attention(random_lm(), [5])).values
     assert {name: value[0, 0].item() for name, value in values.items()} == {
         "entropy": 0,
-        "distance": 0,
+        "reach": 0,
         "sink": 1,
         "self": 1,
         "previous_token": 0,

@@ -57,9 +57,10 @@ def test_it_names_the_head_that_moved_most_and_enlarges_it(show: Show, runs: Pat
     assert not app.exception
     assert not app.error
     table = distance_table(*[attention(lm, PROMPT) for lm in models])
-    share = f"{100 * table['total_variation'][0]:.0f} %"
+    share, whole = (f"{100 * table[name][0]:.0f} %" for name in ("other_tokens", "total_variation"))
     assert heading(app).startswith(
-        f"Between base and dpo-agreeable, {table['name'][0]} changed its attention most: its total variation is {share}"
+        f"Between base and dpo-agreeable, {table['name'][0]} changed its attention most: {share} of it moved"
+        f" among tokens other than the first ({whole} with the first), "
     )
     assert enlarged(app) == table["name"][0]
     assert app.segmented_control(key="att_view").value == "both"
@@ -73,8 +74,9 @@ def test_the_sentence_says_where_attention_went_and_when_it_went_nowhere(show: S
     app = show(runs, page=VIEW, prompt=PROMPT)
     first, second = (attention(lm, PROMPT) for lm in models)
     head = parse_head(enlarged(app))
-    change = (second.pattern - first.pattern)[head]
+    change = (second.pattern - first.pattern)[head][:, 1:]
     query, key = np.unravel_index(np.abs(change).argmax(), change.shape)
+    key += 1
     before, after = first.pattern[(*head, query, key)], second.pattern[(*head, query, key)]
     assert f"({before:.2f} \u2192 {after:.2f})." in heading(app)
     said = re.findall(r"\u201c(.*?)\u201d", heading(app))

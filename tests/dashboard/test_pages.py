@@ -277,7 +277,7 @@ def test_a_head_is_chosen_and_framed(show: Show, runs: Path):
 
 def test_training_opens_at_the_head_that_moved_most(show: Show, runs: Path):
     captures = open_run(runs / "dpo-agreeable").captures()
-    moved, _ = heads_moved(*(captures.load(captures.steps[at]) for at in (0, -1)), captures.prompts)
+    _, moved = heads_moved(*(captures.load(captures.steps[at]) for at in (0, -1)), captures.prompts)
     layer, head = np.unravel_index(int(moved.argmax()), moved.shape)
     app = show(runs, page="training/page.py")
     assert app.selectbox(key="head").value == f"L{layer}H{head}"

@@ -3,6 +3,7 @@
 import gc
 import json
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -150,6 +151,24 @@ def test_heads_that_moved_most_are_kept_whole(tmp_path: Path):
         change = np.abs(second - first)[1, 2].sum(-1) / 2
         change = change[1:] if len(change) == captures.prompts[index].length > 1 else change
         assert moved[index, width] == pytest.approx(change.mean(), abs=1e-6)
+
+
+def test_a_head_that_only_moves_to_its_sink_is_not_kept_whole(tmp_path: Path):
+    plan = replace(plan_capture(CaptureOptions(tokens=3), Shape(lengths=(6,), depth=1, heads=3)), whole=1)
+    weights = np.tril(np.ones((3, 6, 6), np.float32)) / np.arange(1, 7, dtype=np.float32)[:, None]
+    first = attention_rows.AttentionRows(plan)
+    first.take(0, 0, torch.from_numpy(weights)[None])
+    file = tmp_path / "first.safetensors"
+    save_file({name: tensor.numpy() for name, tensor in first.tensors().items()}, file)
+    weights[0, 1:] *= 0.1
+    weights[0, 1:, 0] += 0.9  # head 0 rests on the first token
+    weights[2, 3:, 1] += 0.1
+    weights[2, 3:, 2] -= 0.1  # head 2 moves from one token to another
+    rows = attention_rows.AttentionRows(plan, file)
+    rows.take(0, 0, torch.from_numpy(weights)[None])
+    found = rows.tensors()
+    assert found["attention_moved"][0].argmax() == 0
+    assert found["attention_whole_heads"].tolist() == [[[0, 2]]]
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,7 @@ def draw_carriers(found: "Carriers", missing: bool, /, **choices: str) -> None:
     does = f"{'Patched' if found.cause == 'patch' else 'Ablated'} alone, it {found.does}"
     moved, direct, leader = (found.largest(name) for name in ("moved", "direct", found.deciding))
     difference = " \u2212 ".join(found.answers)
+    looked = f"changed its attention most, the first token included: {rate(moved.value)} of it moved."
     nats = f"{signed(direct.value)} nats of {difference}"
     is_head = not leader.part.endswith("MLP")
     swap = {
@@ -97,7 +98,7 @@ def draw_carriers(found: "Carriers", missing: bool, /, **choices: str) -> None:
         **({"int_kind": "head", "int_at": str(found.at)} if is_head else {"int_kind": "mlp"}),
     }
     cards = (
-        Card("attention", moved.part, f"changed its attention most: {rate(moved.value)} of it moved.", moved.carries),
+        Card("attention", moved.part, looked, moved.carries),
         Card("logits", direct.part, f"writes most of the change: {nats}.", direct.carries, {"log_tab": PARTS}),
         Card("interventions", leader.part, "changes the answer most.", leader.carries, swap),
     )

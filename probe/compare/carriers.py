@@ -3,8 +3,8 @@
 The pages Attention, Logits and Interventions each name one part, and often three different ones, since they measure
 different things:
 
-- *moved*: how far a head's attention differs between base and aligned (total variation, first token included). It says where a head looks,
-  and nothing of what it writes.
+- *moved*: how far a head's attention differs between base and aligned (total variation, first token included). It says
+  where a head looks, and nothing of what it writes.
 - *direct*: how much more a part of the aligned model writes into logit(answer) - logit(other answer) than that of the
   base. It leaves out what later parts make of its output.
 - *restored*, *removed*: what changes when the part alone receives its activation on another prompt, at the last token
@@ -177,7 +177,8 @@ class Carriers(Drawable):
         """Sentences on why the three measures name different parts, on the base, and on the rule."""
         moved, direct = self.largest("moved"), self.largest("direct")
         names = [moved.part, direct.part, self.leader.part]
-        differ = f"{moved.part} changed its attention most (first token included), {direct.part} writes most of the change into the logit"
+        looked = f"{moved.part} changed its attention most (first token included)"
+        differ = f"{looked}, {direct.part} writes most of the change into the logit"
         why = (
             f"{differ if len(set(names)) > 1 else f'All measures name {names[0]}'}. Attention says where a head"
             " looks, not what it writes; a direct effect leaves out what later parts make of it; a swap counts"

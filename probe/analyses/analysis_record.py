@@ -159,6 +159,8 @@ class Analysis:
     """Function that, from the models and the inputs, gives inputs without a value the same value for all models."""
     preview: Preview | None = None
     """Quick result that the page shows until the reader requests the full one."""
+    stored: bool = True
+    """Whether results that took long are stored; that of one reading of a prompt is as large as it is quick."""
     origin: str = BUILT_IN
     """Source of the analysis: built in, a distribution, or a file."""
     chosen: Mapping[str, Any] = field(default_factory=dict, compare=False)

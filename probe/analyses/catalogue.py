@@ -96,6 +96,7 @@ def analysis(
     beside: type[Beside[Any]] | None = None,
     settle: Callable[..., Mapping[str, Any]] | None = None,
     preview: Preview | None = None,
+    stored: bool = True,
 ) -> Callable[[F], F]:
     """Register a function as an analysis; see the module.
 
@@ -112,6 +113,7 @@ def analysis(
         settle: function that, from the models and the inputs, gives inputs without a value the same value for all
             models, such as the answer whose probability is compared.
         preview: quick result that the page shows until the reader requests the full one.
+        stored: whether results that took long are stored; of no use for one reading of a prompt, whose result is large.
 
     Raises:
         ConfigError: the function takes only one of `base` and `aligned`, an input has neither a type nor a default, or
@@ -131,7 +133,7 @@ def analysis(
         origin = BUILT_IN if own else origin_of(function)
         heading = title or name.replace("_", " ").capitalize()
         rows = tuple(map(tuple, widths))
-        rest = key or name, rows, beside, settle, preview, origin
+        rest = key or name, rows, beside, settle, preview, stored, origin
         entry = Analysis(name, page_key(page), heading, function, tuple(equations), seconds, *rest)
         if origin != BUILT_IN:
             entry.form()

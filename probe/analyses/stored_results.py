@@ -115,9 +115,11 @@ def _nearest(analysis: "Analysis", wanted: Mapping[str, Any], *lms: "LM") -> Sto
 
 
 def is_storable(analysis: "Analysis") -> bool:
-    """Return whether results of an analysis are stored: it may take long, and its class declares its fields."""
+    """Return whether results of an analysis are stored: they are to be, may take long, and declare their fields."""
     kind = _kind(analysis)
-    return analysis.seconds is not None and isinstance(kind, type) and _field_hints(kind) is not None
+    return (
+        analysis.stored and analysis.seconds is not None and isinstance(kind, type) and _field_hints(kind) is not None
+    )
 
 
 def obtain_result(

@@ -5,7 +5,7 @@ Axes: D blocks, H heads, T tokens, k tokens, V vocabulary.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ from torch import Tensor
 from probe.analyses.analysis_record import Asked, Chat
 from probe.analyses.catalogue import analysis
 from probe.attention import figures as plots
+from probe.attention.patterns import attention, continue_text
 from probe.attention.reading import (
     STAGES,
     Given,
@@ -24,11 +25,11 @@ from probe.attention.reading import (
     Query,
     parse_head,
     quote_token,
-    read_asked,
     same_reading,
     standing_out,
 )
 from probe.logits.direct import direct_logits, post_hook, post_norm
+from probe.model.asked import asked_ids, asked_seconds
 from probe.model.equations import bilinear, read_network
 from probe.model.heads import array, check_count, check_head, output_maps
 from probe.model.lm import LM
@@ -38,6 +39,9 @@ from probe.plotting.notebook import Beside, Drawable, Look, alone, clickable, ti
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
+
+STAGED = 1.5
+"""Time of the stages of a head on a text, divided by that of reading it."""
 
 
 class Words(NamedTuple):
@@ -234,14 +238,21 @@ def _quoted(tokens: Sequence[str], index: int, of: int | None = None) -> str:
     return "itself" if index == of else quote_token(tokens, index)
 
 
+def stages_seconds(lm: LM, head: str | None, **asked: Any) -> float:
+    """Estimate the seconds that the stages of a head take; to find the head, the prompt is read once more."""
+    return asked_seconds(lm, passes=STAGED + (head is None), **asked)
+
+
 @analysis(
     "attention",
     title="Three stages",
     equations=STAGES,
+    seconds=stages_seconds,
     key="att_stages",
     beside=HeadsStages,
     settle=same_reading,
     widths=((1,), (5, 4)),
+    stored=False,
 )
 def read_stages(
     lm: LM,
@@ -272,10 +283,12 @@ def read_stages(
         DataError: the text is empty or longer than the context.
         ConfigError: the model has no such head, or a continuation was requested from a model with a scalar output.
     """
-    read = read_asked(lm, prompt, chat, max_new_tokens, given)
-    layer, number = standing_out([read]) if head is None else parse_head(head)
+    own = asked_ids(lm, prompt, chat)
+    ids = continue_text(lm, own, max_new_tokens)
+    layer, number = standing_out([attention(lm, ids)]) if head is None else parse_head(head)
     unit = "nats" if lm.readout == "tokens" else lm.readout
-    return HeadStages(**vars(stages(lm, read.ids, layer, number)), prompt_length=read.prompt_length, unit=unit)
+    length = len(own) if given is None else given
+    return HeadStages(**vars(stages(lm, ids, layer, number)), prompt_length=length, unit=unit)
 
 
 @torch.no_grad()

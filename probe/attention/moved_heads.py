@@ -24,10 +24,12 @@ from probe.attention.reading import (
     standing_out,
 )
 from probe.errors import DataError
+from probe.model.asked import asked_seconds
 from probe.model.lm import LM
 from probe.numbers import rate
 from probe.plotting.notebook import Drawable, Look, clickable, pair, titled
 from probe.runs import captured
+from probe.ticks import Tick, ignore
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -106,8 +108,10 @@ class AttentionShift(Drawable):
     "attention",
     title="What moved",
     equations=(MOVED, OTHERS),
+    seconds=asked_seconds,
     key="att",
     widths=((4, 5),),
+    stored=False,
 )
 def compare_attention(
     base: LM,
@@ -118,6 +122,7 @@ def compare_attention(
     chat: Chat = False,
     max_new_tokens: New = 0,
     given: Given = None,
+    tick: Tick = ignore,
 ) -> AttentionShift:
     """Measure how much the attention of each head differs between two models.
 
@@ -135,12 +140,14 @@ def compare_attention(
         chat: send the prompt as a user's message in the model's chat template.
         max_new_tokens: maximum number of tokens that the aligned model generates greedily.
         given: number of prompt tokens, if a model generated the rest of the tokens.
+        tick: called with the completed share.
 
     Raises:
         DataError: the text is empty or longer than the context, or tokens or numbers of heads differ.
         ConfigError: a continuation was requested from a model with a scalar output.
     """
     after = read_asked(aligned, prompt, chat, max_new_tokens, given)
+    tick(0.5)
     before = read_asked(base, after.ids, given=after.prompt_length)
     difference(before, after)
     if before.tokens != after.tokens:

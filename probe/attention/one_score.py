@@ -3,27 +3,25 @@
 Axes: D blocks, H heads.
 """
 
-import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import pandas as pd
 
 from probe.analyses.analysis_record import Asked, Chat, Input
-from probe.analyses.catalogue import analysis
+from probe.analyses.catalogue import analysis, find_analysis
 from probe.attention.reading import Given, New, parse_head, read_asked, same_reading
-from probe.attention.scores import PREFIX_MATCHING, HeadScores, pattern_scores, repeat_scores
+from probe.attention.scores import PREFIX_MATCHING, HeadScores, pattern_scores, repeat_scores, repeat_seconds
+from probe.model.asked import asked_seconds
 from probe.model.lm import LM
-from probe.model.pace import seconds_a_token
 from probe.numbers import rate, signed
 from probe.plotting.notebook import Beside, Drawable, alone, clickable, titled
+from probe.ticks import Tick, ignore
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 INDUCTION = r"\text{induction} = \sum_t \sum_{s:\, x_{s-1} = x_t} \alpha_{t,s} \Big/ \sum_{t,s} \alpha_{t,s}"
-HOOKED = 4
-"""Time for a text with hooks on every head, divided by the time without hooks."""
 
 
 @dataclass(frozen=True)
@@ -145,11 +143,12 @@ def score_label(name: str) -> str:
     return SCORES[name].label
 
 
-def scores_seconds(lm: LM, score: str, **rest: Any) -> float:
+def scores_seconds(lm: LM, score: str, **asked: Any) -> float:
     """Estimate the seconds that a score takes; those on repeated tokens read additional texts."""
-    repeats = inspect.signature(repeat_scores).parameters
-    tokens = (repeats["length"].default * repeats["repeats"].default + 1) * repeats["batch"].default
-    return HOOKED * seconds_a_token(lm) * tokens if SCORES[score].repeats else 0.0
+    if not SCORES[score].repeats:
+        return asked_seconds(lm, **asked)
+    inputs = find_analysis("repeat_scores").inputs
+    return repeat_seconds(lm, **{name: each.default for name, each in inputs.items()})
 
 
 @analysis(
@@ -169,6 +168,7 @@ def score_heads(
     chat: Chat = False,
     max_new_tokens: New = 0,
     given: Given = None,
+    tick: Tick = ignore,
 ) -> OneScore:
     """Measure one behaviour of every head of a model.
 
@@ -184,11 +184,12 @@ def score_heads(
         chat: send the prompt as a user's message in the model's chat template.
         max_new_tokens: maximum number of tokens that the model generates greedily.
         given: number of prompt tokens, if a model generated the rest of the tokens.
+        tick: called with the completed share.
 
     Raises:
         DataError: the text is empty or longer than the context.
         ConfigError: a continuation was requested from a model with a scalar output.
     """
     if SCORES[score].repeats:
-        return OneScore(score, repeat_scores(lm))
+        return OneScore(score, repeat_scores(lm, tick=tick))
     return OneScore(score, pattern_scores(read_asked(lm, prompt, chat, max_new_tokens, given)))

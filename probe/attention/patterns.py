@@ -75,6 +75,16 @@ class Attention(Drawable):
         return attention_mosaic(self.square, self.tokens[self.first :], boundary=self.written)
 
 
+def continue_text(
+    lm: LM, text: str | Sequence[int], max_new_tokens: int, temperature: float = 0.0, seed: int = 0
+) -> list[int]:
+    """Return the ids of a text and, on request, of what the model writes after it (arguments: see `attention`)."""
+    ids = text_ids(lm.tokenizer, text)
+    if not max_new_tokens:
+        return ids
+    return ids + lm.generate([ids], max_new_tokens=max_new_tokens, temperature=temperature, seed=seed).ids[0]
+
+
 @torch.no_grad()
 def attention(
     lm: LM, text: str | Sequence[int], *, max_new_tokens: int = 0, temperature: float = 0.0, seed: int = 0
@@ -95,10 +105,8 @@ def attention(
         DataError: the text is empty or longer than the context.
         ConfigError: a continuation was requested from a model with a scalar output.
     """
-    ids = text_ids(lm.tokenizer, text)
-    length = len(ids)
-    if max_new_tokens > 0:
-        ids = ids + lm.generate([ids], max_new_tokens=max_new_tokens, temperature=temperature, seed=seed).ids[0]
+    length = len(text_ids(lm.tokenizer, text))
+    ids = continue_text(lm, text, max_new_tokens, temperature, seed)
     names = [f"blocks.{block}.attn.hook_pattern" for block in range(lm.bridge.cfg.n_layers)]
     _, cache = lm.run_with_cache([ids], names)
     pattern = np.empty((len(names), *cache[names[0]].shape[1:]), np.float32)

@@ -14,10 +14,18 @@ import pandas as pd
 from probe.analyses.analysis_record import Asked, Chat, Input
 from probe.analyses.catalogue import analysis
 from probe.attention.figures import attention_head, attention_mosaic, layer_groups, mosaic_pair
-from probe.attention.patterns import RANKED_BY, Attention, attention, difference, distance_table, head_distance
+from probe.attention.patterns import (
+    RANKED_BY,
+    Attention,
+    attention,
+    continue_text,
+    difference,
+    distance_table,
+    head_distance,
+)
 from probe.attention.scores import pattern_scores
 from probe.errors import ConfigError
-from probe.model.asked import asked_ids
+from probe.model.asked import asked_ids, asked_seconds
 from probe.model.heads import head_names
 from probe.model.lm import LM
 from probe.model.text import pieces
@@ -264,10 +272,11 @@ def same_reading(
     Models with different tokens each tokenise the prompt themselves. The head is chosen only if none is named.
     """
     found: dict[str, Any] = {}
-    read = read_asked(lms[-1], prompt, chat, max_new_tokens, given)
     own = [asked_ids(lm, prompt, chat) for lm in lms]
-    if all(ids == own[-1] and splits_alike(lm, lms[-1], read.ids) for lm, ids in zip(lms, own, strict=True)):
-        found = {"prompt": tuple(read.ids), "chat": False, "max_new_tokens": 0, "given": read.prompt_length}
+    whole = continue_text(lms[-1], own[-1], max_new_tokens)
+    if all(ids == own[-1] and splits_alike(lm, lms[-1], whole) for lm, ids in zip(lms, own, strict=True)):
+        length = len(own[-1]) if given is None else given
+        found = {"prompt": tuple(whole), "chat": False, "max_new_tokens": 0, "given": length}
     if others.get("head", "") is None:
         options = {"prompt": prompt, "chat": chat, "max_new_tokens": max_new_tokens, "given": given} | found
         found["head"] = head_name(standing_out([read_asked(lm, **options) for lm in lms]))
@@ -471,7 +480,15 @@ class PromptAttention(Attention):
 
 
 @analysis(
-    "attention", title="Patterns", equations=STAGES, key="att", beside=Attentions, settle=same_reading, widths=((1, 1),)
+    "attention",
+    title="Patterns",
+    equations=STAGES,
+    seconds=asked_seconds,
+    key="att",
+    beside=Attentions,
+    settle=same_reading,
+    widths=((1, 1),),
+    stored=False,
 )
 def read_attention(
     lm: LM,

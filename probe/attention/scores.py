@@ -4,7 +4,7 @@ Axes: D blocks, H heads, T tokens, B texts.
 """
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -19,12 +19,19 @@ from probe.errors import ConfigError
 from probe.logits.direct import final_norm, post_hook, post_norm, unembedding
 from probe.model.heads import array, head_names, output_maps
 from probe.model.lm import LM
+from probe.model.pace import seconds_to_read
 from probe.model.text import encode
 from probe.numbers import rate, signed
 from probe.plotting.notebook import Beside, Drawable, alone, titled
+from probe.ticks import Tick, ignore
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
+
+HOOKED = 1.25
+"""Time for a text of repeated tokens with hooks on every head, divided by that of reading it."""
+TOGETHER = 4
+"""Number of texts of repeated tokens that are run at once."""
 
 
 @dataclass(frozen=True)
@@ -180,10 +187,28 @@ class ScoresBeside(Beside[HeadScores]):
 Advanced = Annotated[int, Input(advanced=True)]
 
 
-@analysis("attention", title="Heads on repeated tokens", equations=(PREFIX_MATCHING,), key="att", beside=ScoresBeside)
+def repeat_seconds(lm: LM, *, length: int, batch: int, repeats: int, **rest: Any) -> float:
+    """Estimate the seconds that the scores on repeated random tokens take."""
+    return seconds_to_read(lm, HOOKED * batch * (1 + length * repeats))
+
+
+@analysis(
+    "attention",
+    title="Heads on repeated tokens",
+    equations=(PREFIX_MATCHING,),
+    seconds=repeat_seconds,
+    key="att",
+    beside=ScoresBeside,
+)
 @torch.no_grad()
 def repeat_scores(
-    lm: LM, *, length: Advanced = 25, batch: Advanced = 8, repeats: Advanced = 2, seed: Advanced = 0
+    lm: LM,
+    *,
+    length: Advanced = 25,
+    batch: Advanced = 8,
+    repeats: Advanced = 2,
+    seed: Advanced = 0,
+    tick: Tick = ignore,
 ) -> HeadScores:
     """Score the behaviour of every head on repeated random tokens.
 
@@ -205,6 +230,7 @@ def repeat_scores(
         batch: number of texts.
         repeats: number of times that the tokens occur, at least 2.
         seed: seed of the random tokens.
+        tick: called with the completed share.
 
     Raises:
         ConfigError: fewer than two repeats, or no tokens or texts.
@@ -216,28 +242,33 @@ def repeat_scores(
     outs = [f"blocks.{block}.attn.hook_z" for block in blocks]
     last = f"blocks.{len(blocks) - 1}.hook_resid_post"
     posts = [post_hook(lm, block, "attn") for block in blocks]
-    _, cache = lm.run_with_cache(rows, names if scalar else [*names, *outs, last, *filter(None, posts)])
     ids, later = torch.tensor(rows, device=lm.device), begin + length
-    values: dict[str, list[Tensor]] = {"prefix_matching": [], "previous_token": []}
-    if not scalar:
-        values["copying"] = []
-    for block in blocks:
-        pattern = cache[names[block]].float()
-        values["prefix_matching"].append(_prefix_matching(pattern, begin, length))
-        values["previous_token"].append(pattern.diagonal(-1, -2, -1).mean((0, 2)))
-        if not scalar:
-            outputs = torch.einsum("bthk,hkd->bhtd", cache[outs[block]][:, later:], output_maps(lm, block))
-            if post := posts[block]:
-                outputs = post_norm(lm, block, "attn", cache[post][:, None, later:])(outputs)
-            sources = pattern[:, :, later:, begin:].argmax(-1) % length
-            sample = ids[:, begin:later]
-            values["copying"].append(_copying(lm, outputs, cache[last][:, later:], sources, sample))
+    values = {name: np.zeros((len(blocks), lm.bridge.cfg.n_heads)) for name in list(WORDS)[: 2 if scalar else 3]}
+    words = None if scalar else unembedding(lm)
+    middle = torch.zeros(()) if words is None else words.mean(0)
+    for number in range(0, batch, TOGETHER):
+        texts = slice(number, min(number + TOGETHER, batch))
+        share = (texts.stop - number) / batch
+        _, cache = lm.run_with_cache(rows[texts], names if scalar else [*names, *outs, last, *filter(None, posts)])
+        for block in blocks:
+            pattern = cache[names[block]].float()
+            values["prefix_matching"][block] += share * array(_prefix_matching(pattern, begin, length))
+            values["previous_token"][block] += share * array(pattern.diagonal(-1, -2, -1).mean((0, 2)))
+            if words is not None:
+                outputs = torch.einsum("bthk,hkd->bhtd", cache[outs[block]][:, later:], output_maps(lm, block))
+                if post := posts[block]:
+                    outputs = post_norm(lm, block, "attn", cache[post][:, None, later:])(outputs)
+                sources = pattern[:, :, later:, begin:].argmax(-1) % length
+                sample = words[ids[texts, begin:later]] - middle
+                copied = _copying(lm, outputs, cache[last][:, later:], sources, sample)
+                values["copying"][block] += share * array(copied)
+        tick(texts.stop / batch)
     even = torch.ones(ids.shape[1], ids.shape[1]).tril()
     even = (even / even.sum(-1, keepdim=True))[None, None]
     chance = {"prefix_matching": float(_prefix_matching(even, begin, length)), "copying": 2 / length - 1}
     chance["previous_token"] = float(even.diagonal(-1, -2, -1).mean())
     return HeadScores(
-        {name: np.stack([array(row) for row in value]) for name, value in values.items()},
+        {name: value.astype(np.float32) for name, value in values.items()},
         {name: chance[name] for name in values},
         rows,
     )
@@ -258,13 +289,14 @@ def _copying(
     outputs: Float[Tensor, "B H t d"],
     last: Float[Tensor, "B t d"],
     sources: Int[Tensor, "B H t"],
-    sample: Int[Tensor, "B n"],
+    sample: Float[Tensor, "B n d"],
 ) -> Float[Tensor, " H"]:
-    """Compute the copying score of each head of one block, from the logits of the sampled tokens only."""
+    """Compute the copying score of each head of one block.
+
+    `sample` has the rows of the unembedding for the sampled tokens, minus the mean over the vocabulary.
+    """
     normed = final_norm(lm, last[:, None])(outputs)
-    rows = unembedding(lm)
-    increases = torch.einsum("bhtd,bnd->bhtn", normed, rows[sample]) - (normed @ rows.mean(0))[..., None]
-    increases = increases.relu()
+    increases = torch.einsum("bhtd,bnd->bhtn", normed, sample).relu()
     share = increases.gather(-1, sources[..., None])[..., 0] / increases.sum(-1).clamp(min=1e-30)
     return 2 * share.mean((0, 2)) - 1
 

@@ -5,7 +5,7 @@ Axes: D blocks, H heads, T tokens.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ from probe.analyses.catalogue import analysis
 from probe.attention.patterns import Attention
 from probe.attention.reading import Given, New, Query, quote_token, read_asked, same_reading
 from probe.errors import ConfigError, DataError
+from probe.model.asked import asked_seconds
 from probe.model.heads import array, output_maps
 from probe.model.lm import LM
 from probe.model.text import text_ids
@@ -195,14 +196,21 @@ class Rollouts(Beside[Rollout]):
         return {"Sources": joined[["model", "source", "source_token", "share"]].reset_index(drop=True)}
 
 
+def rollout_seconds(lm: LM, weighted: bool, **asked: Any) -> float:
+    """Estimate the seconds that a rollout takes; for the norms of the heads' output the prompt is read once more."""
+    return asked_seconds(lm, passes=1 + weighted, **asked)
+
+
 @analysis(
     "attention",
     title="Rollout",
     equations=(ROLLOUT,),
+    seconds=rollout_seconds,
     key="att_rollout",
     beside=Rollouts,
     settle=same_reading,
     widths=((1, 1),),
+    stored=False,
 )
 def attention_rollout(
     lm: LM,

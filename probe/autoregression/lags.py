@@ -76,6 +76,8 @@ VALUES = 2**24
 """Largest number of logit values (4 bytes each) held at once."""
 ROWS = 64
 """Largest number of texts run at once."""
+READ_SHARE = 0.75
+"""Share of a text before the last of a few random positions, on average."""
 
 
 def default_texts(lm: LM, texts: Texts | Path | None, count: int = DOCUMENTS) -> Texts:
@@ -290,10 +292,22 @@ def profile_seconds(
     """Estimate the seconds that reading the resampled texts takes, from a timing of the model on a few tokens."""
     require_tokens(lm)
     read = default_texts(lm, texts)
-    count = 1 if isinstance(read, str) else len(read)
-    tokens = tokens_in(read)
-    copies = resamples * (positions or tokens / max(count, 1))
-    return seconds_a_token(lm) * tokens * (1 + copies)
+    count, tokens = 1 if isinstance(read, str) else len(read), tokens_in(read)
+    return seconds_a_token(lm) * profile_tokens(tokens, count, lags, resamples, positions)
+
+
+def profile_tokens(tokens: int, texts: int, lags: int, draws: int, positions: int | None) -> float:
+    """Estimate the number of tokens that a lag profile reads: the texts, and copies of them up to the longest lag.
+
+    Args:
+        tokens: number of tokens in all texts.
+        texts: number of texts.
+        lags: number of lags.
+        draws: number of copies for each position.
+        positions: number of positions in each text; None is all.
+    """
+    length = tokens / max(texts, 1)
+    return texts * (length + draws * (positions or length) * min(length, READ_SHARE * length + lags))
 
 
 @analysis(
@@ -584,8 +598,20 @@ def order_seconds(lm: LM, texts: Texts | Path | None, longest: int, positions: i
     require_tokens(lm)
     read = default_texts(lm, texts)
     count, tokens = 1 if isinstance(read, str) else len(read), tokens_in(read)
-    cuts = min(count * positions, tokens) if positions else tokens
-    return seconds_a_token(lm) * (tokens + cuts * longest * (longest + 1) / 2)
+    return seconds_a_token(lm) * order_tokens(tokens, count, longest, positions)
+
+
+def order_tokens(tokens: int, texts: int, longest: int, positions: int | None) -> float:
+    """Estimate the number of tokens that an effective order reads: the texts, and their truncations.
+
+    Args:
+        tokens: number of tokens in all texts.
+        texts: number of texts.
+        longest: longest truncated context.
+        positions: number of positions in each text; None is all.
+    """
+    cuts = min(texts * positions, tokens) if positions else tokens
+    return tokens + cuts * longest * (longest + 1) / 2
 
 
 @analysis(

@@ -25,9 +25,12 @@ from probe.autoregression.lags import (
     effective_order,
     jacobian_profile,
     lag_profile,
+    order_tokens,
+    profile_tokens,
 )
 from probe.errors import DataError
 from probe.model.lm import LM
+from probe.model.pace import seconds_to_read
 from probe.model.text import encode
 from probe.plotting.notebook import Beside, Drawable, alone, titled
 from probe.rows import read_documents
@@ -42,6 +45,8 @@ HEADING = {"markov": 3}
 EPSILONS = (0.001, 0.01, 0.03, 0.1, 0.3)
 """Tolerances in nats."""
 RESAMPLING, JACOBIAN = "resampling", "Jacobian"
+BACKWARD = 3
+"""Time for a text forwards and backwards, divided by that of reading it."""
 HEIGHT = 300
 """Height of the figures in pixels."""
 AUTOREGRESSION = (
@@ -216,6 +221,12 @@ def read_texts(lm: LM, prompt: str, documents: str | None, n: int) -> list[str]:
     return list(islice((each.text for each in world.documents(SEED) if kind in (ALL, each.kind)), n))
 
 
+def _texts(lm: LM, prompt: str, documents: str | None, n: int, texts: Path | Sequence[str] | None) -> list[str]:
+    if isinstance(texts, Path):
+        return list(read_documents(texts))
+    return list(texts or read_texts(lm, prompt, documents, n))
+
+
 def _few(lm: LM, texts: Sequence[str]) -> tuple[int | None, int | None]:
     """Return the number of positions in each text at which tokens are replaced and contexts truncated; None is all."""
     large = lm.n_parameters > LARGE
@@ -224,10 +235,32 @@ def _few(lm: LM, texts: Sequence[str]) -> tuple[int | None, int | None]:
     return (3, 2) if large else (4, 3)
 
 
+def look_seconds(
+    lm: LM,
+    *,
+    prompt: str,
+    documents: str | None,
+    measure: str,
+    n: int,
+    draws: int,
+    longest: int,
+    texts: Path | Sequence[str] | None,
+    **rest: Any,
+) -> float:
+    """Estimate the seconds that the influence of lags and the effective order take."""
+    read = _texts(lm, prompt, documents, n, texts)
+    (replaced, cut), slopes = _few(lm, read), measure == JACOBIAN
+    size = sum(len(encode(lm.tokenizer, text)) for text in read), len(read)
+    ends = replaced // 2 if replaced and slopes else replaced
+    profile = profile_tokens(*size, longest, draws, ends) * (BACKWARD if slopes else 1)
+    return seconds_to_read(lm, profile + order_tokens(*size, longest, cut) * (lm.readout == "tokens"))
+
+
 @analysis(
     "autoregression",
     title="How far back it looks",
     equations=(AUTOREGRESSION, RESAMPLED, ORDER),
+    seconds=look_seconds,
     key="lag",
     beside=Reaches,
     settle=same_measure,
@@ -289,9 +322,7 @@ def look_back(
         DataError: there is no text, or one is empty or too long.
         ConfigError: an option is not valid.
     """
-    read = (
-        list(read_documents(texts)) if isinstance(texts, Path) else list(texts or read_texts(lm, prompt, documents, n))
-    )
+    read = _texts(lm, prompt, documents, n, texts)
     lags, count = longest or usual_longest(lm), draws or usual_draws(lm)
     kept = usual_keep(lm, documents=documents) if keep is None else keep
     replaced, cut = _few(lm, read)

@@ -4,6 +4,7 @@ Only differences between texts with one prompt are meaningful for a reward model
 the comparison is of the changes at each token.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,7 @@ from probe.analyses.catalogue import analysis
 from probe.compare.side_by_side import WINDOW
 from probe.logits.lens import require_same_tokens
 from probe.logits.scalar import scalar_lens
+from probe.model.asked import asked_seconds
 from probe.model.lm import LM
 from probe.model.text import encode, text_ids
 from probe.numbers import signed
@@ -184,7 +186,13 @@ class ScalarComparison(Drawable):
         return ("base", self.base), ("aligned", self.aligned)
 
 
-@analysis("compare", title="One prompt", equations=EQUATIONS)
+def scalars_seconds(base: LM, aligned: LM, text: str | Sequence[int], completion: str | None) -> float:
+    """Estimate the seconds in which both models read a text and its completion."""
+    whole = f"{text} {completion}" if isinstance(text, str) and completion else text
+    return asked_seconds(base, aligned, prompt=whole)
+
+
+@analysis("compare", title="One prompt", equations=EQUATIONS, seconds=scalars_seconds, stored=False)
 def compare_scalars(
     base: LM,
     aligned: LM,

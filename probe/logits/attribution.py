@@ -32,7 +32,7 @@ from probe.logits.targets import (
     target_of,
     value,
 )
-from probe.model.asked import asked_ids
+from probe.model.asked import asked_ids, asked_seconds
 from probe.model.lm import LM
 from probe.model.text import pieces, text_ids
 from probe.numbers import signed
@@ -53,6 +53,8 @@ BY_SOURCE = (
 )
 NEURONS = 20
 """Number of neurons of an MLP that are drawn."""
+SPLIT = 1.5
+"""Time in which a prompt is read and the logit split, divided by that of reading."""
 DEEP = 12
 """Number of blocks from which on the rows of the map are low."""
 ENLARGED = 380
@@ -415,14 +417,21 @@ class Attributions(Beside[Attribution]):
         return lists | {f"What {part_name((layer, head))} promotes": named}
 
 
+def parts_seconds(lm: LM, answer: str | int | None = "", against: str | int | None = "", **asked: Any) -> float:
+    """Estimate the seconds that the parts take; to find an answer that is not given, the prompt is read once more."""
+    return asked_seconds(lm, passes=SPLIT + (answer is None or against is None), **asked)
+
+
 @analysis(
     "logits",
     title="Which parts carry it",
     equations=(SUM_OF_PARTS, BY_SOURCE),
+    seconds=parts_seconds,
     key="log_parts",
     beside=Attributions,
     settle=same_target,
     widths=((1,), (1, 1)),
+    stored=False,
 )
 @torch.no_grad()
 def attribute_answer(
@@ -468,9 +477,11 @@ def attribute_answer(
     "logits",
     title="Which parts carry it",
     equations=(SUM_OF_PARTS, BY_SOURCE),
+    seconds=parts_seconds,
     key="log_parts",
     beside=Attributions,
     widths=((1,), (1, 1)),
+    stored=False,
 )
 def attribute_scalar(
     lm: LM,

@@ -6,7 +6,7 @@ Axes: D blocks, T tokens of the text, W of them around the chosen one.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -16,18 +16,31 @@ from torch import Tensor
 from probe.analyses.analysis_record import Asked, Chat, Input
 from probe.analyses.catalogue import analysis
 from probe.errors import DataError
-from probe.logits.lens import COLUMNS, LENS, kl, lens_rows, require_same_tokens, require_tokens, window
+from probe.logits.lens import (
+    COLUMNS,
+    LENS,
+    kl,
+    lens_rows,
+    lens_tokens,
+    require_same_tokens,
+    require_tokens,
+    window,
+)
 from probe.logits.targets import Position, target_of
-from probe.model.asked import asked_ids
+from probe.model.asked import asked_ids, asked_seconds
 from probe.model.lm import LM
+from probe.model.pace import seconds_to_read
 from probe.model.text import pieces
 from probe.plotting.notebook import Drawable, Look, clickable, pair, titled
+from probe.ticks import Tick, ignore
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 HEIGHT = 300
 """Height of the figures in pixels."""
+READ = 0.5
+"""Share of the work until both models have read the text; the lenses follow."""
 
 
 @dataclass(frozen=True)
@@ -99,12 +112,24 @@ class LayerDistance(Drawable):
         return {"Tokens": rows.rename(columns={"kl": "KL, nats"})}
 
 
+def distance_seconds(base: LM, aligned: LM, columns: int | None, **asked: Any) -> float:
+    """Estimate the seconds that the distance of two models takes after every layer."""
+    for lm in (base, aligned):
+        require_tokens(lm)
+    length = len(asked_ids(aligned, asked["prompt"], asked["chat"]))
+    read = min(length, columns or length)
+    lenses = sum(seconds_to_read(lm, lens_tokens(lm, read)) for lm in (base, aligned))
+    return asked_seconds(base, aligned, **asked) + lenses
+
+
 @analysis(
     "logits",
     title="Distance between the models",
     equations=(r"\mathrm{KL}\big(\mathrm{lens}^{\text{aligned}}_l(t)\,\|\,\mathrm{lens}^{\text{base}}_l(t)\big)", LENS),
+    seconds=distance_seconds,
     key="log_distance",
     widths=((1, 1),),
+    stored=False,
 )
 @torch.no_grad()
 def compare_layers(
@@ -115,6 +140,7 @@ def compare_layers(
     chat: Chat = False,
     position: Position = None,
     columns: Annotated[int | None, Input("Columns", first=lambda *lms: COLUMNS, advanced=True)] = None,
+    tick: Tick = ignore,
 ) -> LayerDistance:
     """Measure the distance of two models after each token of a text, and after each layer.
 
@@ -128,6 +154,7 @@ def compare_layers(
         chat: send the prompt as a user's message in the model's chat template.
         position: token around which layers are read, from 0; by default the last.
         columns: number of tokens around it; by default all.
+        tick: called with the completed share.
 
     Raises:
         DataError: the tokenizers differ, a scalar model, or a text without tokens or too long.
@@ -141,10 +168,13 @@ def compare_layers(
         raise DataError("The two models send the prompt in different chat templates: leave `chat` out.")
     at = max(target_of(lm, ids, 0, None, position).position for lm in (base, aligned))
     start, stop = window(at, len(ids), len(ids) if columns is None else columns)
-    (before, first), (after, second) = (lens_rows(lm, ids, slice(start, stop)) for lm in (base, aligned))
-    layers: list[Tensor | None] = [
-        None if one is None or other is None else kl(other[0], one[0]) for one, other in zip_longest(first, second)
-    ]
+    before, first = lens_rows(base, ids, slice(start, stop))
+    tick(READ / 2)
+    after, second = lens_rows(aligned, ids, slice(start, stop))
+    layers, depth = list[Tensor | None](), max(lm.bridge.cfg.n_layers for lm in (base, aligned)) + 1
+    for done, (one, other) in enumerate(zip_longest(first, second)):
+        tick(READ + (1 - READ) * done / depth)
+        layers.append(None if one is None or other is None else kl(other[0], one[0]))
     present = [row for row in layers if row is not None]
     return LayerDistance(
         tokens=pieces(aligned.tokenizer, ids),

@@ -8,7 +8,7 @@ Axes: B texts, D blocks, T tokens, V vocabulary, A answers.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,9 +22,10 @@ from probe.errors import DataError, ModelError
 from probe.logits.answer_tokens import whole_logprobs
 from probe.logits.direct import logit_cap, output_scale
 from probe.logits.targets import Against, Answer, Position, Target, asked_target, same_target
-from probe.model.asked import asked_ids
+from probe.model.asked import asked_ids, asked_seconds
 from probe.model.heads import check_count
 from probe.model.lm import LM
+from probe.model.pace import seconds_to_read
 from probe.model.text import pieces
 from probe.numbers import signed
 from probe.plotting.notebook import Beside, Drawable, alone, clickable, titled
@@ -307,14 +308,29 @@ class Lenses(Beside[PromptLens]):
         return {f"After \u201c{token}\u201d": shown.rename(columns={"name": "after"})}
 
 
+def lens_tokens(lm: LM, columns: int) -> float:
+    """Return the number of tokens that are read in the time in which a lens reads so many columns in all layers."""
+    unembedding = lm.model.get_output_embeddings().weight.numel()
+    return columns * (lm.bridge.cfg.n_layers + 1) * unembedding / lm.n_parameters
+
+
+def lens_seconds(lm: LM, columns: int, answer: str | int | None, against: str | int | None, **asked: Any) -> float:
+    """Estimate the seconds that a lens takes; to find an answer that is not given, the prompt is read once more."""
+    require_tokens(lm)
+    tokens = lens_tokens(lm, columns)
+    return asked_seconds(lm, passes=1 + (answer is None or against is None), **asked) + seconds_to_read(lm, tokens)
+
+
 @analysis(
     "logits",
     title="Logit lens",
     equations=(LENS, MARGIN),
+    seconds=lens_seconds,
     key="log_lens",
     beside=Lenses,
     settle=same_target,
     widths=((5, 4),),
+    stored=False,
 )
 @torch.no_grad()
 def logit_lens(

@@ -16,7 +16,7 @@ from probe.analyses.catalogue import analysis
 from probe.errors import DataError, ModelError
 from probe.logits.lens import COLUMNS, HEIGHT, residual_names, unembed, window
 from probe.logits.targets import Position, target_of
-from probe.model.asked import asked_ids
+from probe.model.asked import asked_ids, asked_seconds
 from probe.model.lm import LM
 from probe.model.text import pieces
 from probe.numbers import signed
@@ -139,8 +139,10 @@ class ScalarLenses(Beside[ScalarLens]):
     "logits",
     title="Logit lens",
     equations=(r"\mathrm{lens}_l(t) = \langle w, \mathrm{norm}(h_t^l)\rangle + b",),
+    seconds=asked_seconds,
     key="log_lens",
     beside=ScalarLenses,
+    stored=False,
 )
 @torch.no_grad()
 def scalar_lens(

@@ -1,9 +1,11 @@
 """A prompt as models read it: unchanged, or as a user's message in their chat template."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from probe.model.lm import LM
 from probe.model.messages import parse_conversation
+from probe.model.pace import WRITTEN, seconds_to_read
 from probe.model.text import encode
 
 
@@ -28,6 +30,26 @@ def asked_ids(lm: LM, prompt: str | Sequence[int], chat: bool) -> list[int]:
     if not isinstance(prompt, str):
         return [int(token) for token in prompt]
     return encode(lm.tokenizer, lm.prompt_text([{"role": "user", "content": prompt}]) if chat else prompt)
+
+
+def asked_seconds(
+    *lms: LM, prompt: str | Sequence[int], chat: bool = False, max_new_tokens: int = 0, passes: float = 1, **rest: Any
+) -> float:
+    """Estimate the seconds in which the last model continues a prompt, and each model reads all of it.
+
+    Args:
+        lms: the models.
+        prompt: a text or its token ids.
+        chat: whether it is sent as a user's message in the model's chat template.
+        max_new_tokens: maximum number of tokens that the last model writes.
+        passes: number of times that each model reads it, or of readings that take as long as what is computed.
+        rest: inputs of an analysis on which its time does not depend.
+
+    Raises:
+        DataError: the tokenizer does not know a word.
+    """
+    tokens = len(asked_ids(lms[-1], prompt, chat)) + max_new_tokens
+    return seconds_to_read(lms[-1], WRITTEN * max_new_tokens) + sum(seconds_to_read(lm, passes * tokens) for lm in lms)
 
 
 def last_token(*lms: LM, prompt: str, chat: bool) -> int:

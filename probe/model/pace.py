@@ -1,7 +1,10 @@
 """Reading speed of a model, measured briefly, from which the costs of work of known size follow."""
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING
+
+from probe.model.in_memory import keep
 
 if TYPE_CHECKING:
     from probe.model.lm import LM
@@ -11,6 +14,19 @@ TIMED = (8, 32)
 BRIEF, ENOUGH, MOST = 0.05, 0.3, 20
 """Seconds below which a run is too short, minimum seconds of all runs, and their maximum number; on a busy machine few
 runs are undisturbed."""
+
+QUICK = 2_000_000_000
+"""Largest product of parameters and tokens that is read too quickly to be timed."""
+WRITTEN = 16
+"""Number of tokens that are read in the time in which one is written."""
+
+
+def seconds_to_read(lm: "LM", tokens: float) -> float:
+    """Estimate the seconds that a model takes to read so many tokens; 0 if they are few for its number of parameters.
+
+    The pace is measured once while the model is in memory and unchanged.
+    """
+    return 0.0 if lm.n_parameters * tokens <= QUICK else tokens * keep(lm, "pace", partial(seconds_a_token, lm))
 
 
 def seconds_a_token(lm: "LM") -> float:

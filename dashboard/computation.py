@@ -86,7 +86,8 @@ def compute(
             note(reason)
     if costs and not agreed(place, analysis.preview.button if analysis.preview else "Run it", seconds, key):
         return None, []
-    if costs and (seconds is None or seconds > JOB_S) and is_storable(analysis) and access.may_write():
+    told = not any(isinstance(values.get(name), tuple) for name in files)  # a command names a file, not its texts
+    if costs and (seconds is None or seconds > JOB_S) and is_storable(analysis) and told and access.may_write():
         launch_job(analysis, values, missing)
     found = list[tuple[Sequence[Side], Drawable]]()
     say = f"{what}: about {duration(seconds)}" if seconds and seconds > 1 else what

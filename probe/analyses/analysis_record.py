@@ -146,7 +146,7 @@ class Analysis:
     equations: tuple[str, ...] = ()
     """Equations in LaTeX, each on a line of its own."""
     seconds: Callable[..., float | None] | None = None
-    """Function that estimates the seconds needed, from the same models and inputs; None for a quick analysis."""
+    """Function that estimates the seconds needed, from the same models and inputs; None for one that runs no model."""
     key: str = ""
     """Prefix of the names of its inputs in the URL; the analysis's name by default."""
     widths: tuple[tuple[int, ...], ...] = ()

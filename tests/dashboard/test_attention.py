@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from dashboard import computation
 from probe.attention import reading
 from probe.attention.figures import MOST_CELLS, layer_groups
 from probe.attention.head_stages import stages
@@ -16,6 +17,7 @@ from probe.attention.patterns import attention, distance_table
 from probe.attention.reading import parse_head
 from probe.attention.scores import pattern_scores
 from probe.attention.tracing import rollout
+from probe.model import pace
 from probe.model.lm import LM
 from probe.runs import open_run
 from tests.dashboard import store
@@ -347,3 +349,19 @@ def test_what_is_missing_is_asked_for(show: Show, runs: Path, tmp_path: Path):
     empty.segmented_control(key="att_view").set_value("captures").run()
     assert heading(empty) == "No run here has captures of attention to move through."
     assert not empty.exception
+
+
+@pytest.mark.usefixtures("new_server")
+def test_patterns_that_take_long_are_offered_with_their_price(show: Show, runs: Path, monkeypatch: pytest.MonkeyPatch):
+    """A text of 15 tokens takes 3 s in each of two models; the text is in no cache."""
+    monkeypatch.setattr(pace, "QUICK", 0)
+    monkeypatch.setattr(pace, "seconds_a_token", lambda lm: 0.2)
+    monkeypatch.setattr(computation.models, "is_quick", lambda seconds: seconds <= computation.models.PATIENCE_S)
+    app = show(runs, page=VIEW, prompt=PROMPT)
+    assert not app.exception
+    assert not names(app)
+    offer = next(each for each in app.button if each.label == "Run it (about 6 s)")
+    offer.click().run()
+    assert not app.exception
+    assert "heads" in names(app)
+    assert "changed its attention most" in heading(app)

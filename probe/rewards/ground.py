@@ -18,7 +18,7 @@ from probe.errors import DataError, RunError
 from probe.logits.lens import require_same_tokens
 from probe.model.in_memory import keep, kept, load_named, stamp_of
 from probe.model.lm import LM
-from probe.model.pace import seconds_to_read
+from probe.model.pace import seconds_a_token
 from probe.model.references import resolve
 from probe.rewards.answers import Array, verifier_reward
 from probe.rewards.frontiers import KINDS, QUESTIONS, Best, Field, Memory, ask, field_of, model_reward
@@ -181,7 +181,7 @@ def listing_seconds(base: LM, kinds: tuple[str, ...], reward: str | Path | None 
 
 def reading_seconds(texts: int, *lms: LM) -> float:
     """Estimate the seconds that models take to read so many short texts."""
-    return sum(seconds_to_read(lm, texts * TOKENS) for lm in lms)
+    return texts * TOKENS * sum(keep(lm, "pace", partial(seconds_a_token, lm)) for lm in lms)
 
 
 def require_writer(lm: LM) -> None:

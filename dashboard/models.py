@@ -7,7 +7,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from threading import Condition, Event, Lock, Thread, get_ident
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -150,7 +152,7 @@ LARGE_BYTES = 256 * 2**20
 """Size in bytes from which loading weights first frees the memory of released models."""
 
 HEAD_START_S = 4.0
-"""Seconds for the first page before models are prepared."""
+"""Seconds for the first page before the libraries that only pages of models use are imported."""
 
 PATIENCE_S = 3.0
 """Longest expected computation in seconds that a page starts without a click."""
@@ -169,8 +171,21 @@ _PLAIN: "WeakValueDictionary[tuple[Path, tuple[int, ...]], LM]" = WeakValueDicti
 _TURNS = Turns()
 """Queue of computations: only one runs at a time, because all sessions share the models with their hooks and caches."""
 
+FIRST, LATER = "probe.compare.side_by_side", ("probe.model.rewards", "probe.model.hooked_gap", "peft")
+"""Module that the first page uses (it imports torch), and those that only pages of models use."""
+
 CHECK_S = 0.1
 """Seconds between two checks whether the reader has left."""
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Collect no garbage inside the context: collections of the heap that imports make take a fifth of their time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 class Warmth:
@@ -187,17 +202,16 @@ class Warmth:
         self._thread.join()
 
     def _run(self) -> None:
+        with _uncollected():
+            import_module(FIRST)
         self._now.wait(HEAD_START_S)
-        gc.disable()  # repeated collections of the growing heap take a fifth of the time
-        try:
-            for name in ("probe.compare.side_by_side", "probe.model.rewards"):
+        with _uncollected():
+            for name in filter(find_spec, LATER):
                 import_module(name)
-        finally:
-            gc.enable()
         settle()
 
 
-@st.cache_resource(show_spinner=False)
+@cache
 def warm() -> Warmth:
     """Start importing the libraries for models, once per server."""
     return Warmth()

@@ -8,7 +8,7 @@ Everything here follows the adapter that is active at the time, and one that is 
 
 import copy
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -171,10 +171,10 @@ def put_stand_ins(own: nn.Module, model: nn.Module) -> None:
             own.set_submodule(name, copy.deepcopy(plain, memo))
 
 
-def parts_in_use(model: nn.Module) -> list[int]:
-    """Return the ids of the parts made of several layers that compute at present, of those that an adapter replaces."""
-    layers = [each for each in wrapped_layers(model).values() if not is_wrapped(_current(each))]
-    return [id(part) for part in map(_current, layers) if next(part.children(), None) is not None]
+def parts_in_use(layers: Iterable[Any]) -> list[int]:
+    """Return the ids of the parts made of several layers that compute at present in place of these layers of peft."""
+    parts = [part for part in map(_current, layers) if not is_wrapped(part)]
+    return [id(part) for part in parts if next(part.children(), None) is not None]
 
 
 @contextmanager

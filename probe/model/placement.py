@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from probe.errors import ConfigError, MissingToolError, ModelError, brief
 
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it logs what it lacks, and a line for each layer it runs
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 Quantization = Literal["8bit", "4bit"]
 """LLM.int8 (Dettmers et al. 2022), and NF4 (Dettmers et al. 2023), both by bitsandbytes."""
@@ -180,7 +181,6 @@ def require_bitsandbytes(what: str) -> None:
     """Raise a MissingToolError unless bitsandbytes is installed; `what` needs it."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise MissingToolError(f"{what} needs the package `bitsandbytes`: {INSTALL}.")
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it logs a line for each layer of each pass
 
 
 def settle(model: nn.Module) -> None:

@@ -109,7 +109,8 @@ class LM:
     ) -> "LM":
         """Load a run, a checkpoint, a Hugging Face directory or a hub id, in evaluation mode.
 
-        A LoRA adapter of peft is loaded with its base and merged into it, or put on a base that is loaded already. If
+        A LoRA adapter of peft is loaded with its base and merged into it, or put on a base that is loaded already, that
+        is divided over devices, or that is quantised. If
         neither device nor format is given, those in the environment variable `PROBE_LOAD` hold
         (`probe.model.placement`).
 
@@ -138,6 +139,8 @@ class LM:
         announce(f"loading {run_dir.name if run_dir else directory.name}")
         adapters.require_base(directory, base)
         if is_adapter(directory):
+            if base is None and not place.is_whole and (plain := adapters.plain_base(directory)) is not None:
+                base = cls.load(plain, None, device, dtype, device_map, quantization)
             if base is None:
                 model, tokenizer = adapters.read(directory, place.dtype, place.require_one(directory))
             else:

@@ -14,7 +14,7 @@ import torch
 
 from probe.analyses.analysis_record import Input
 from probe.analyses.catalogue import analysis
-from probe.compare.side_by_side import Length, Prompt, Seed, Shown, Temperature, Templated, read_prompt
+from probe.compare.side_by_side import Length, Prompt, Seed, Shown, Temperature, Templated, continue_prompt, read_prompt
 from probe.logits.lens import COLUMNS, LENS, Lens, LensReader, kl, lens_logprobs, lens_of, residual_names
 from probe.model.heads import check_count
 from probe.model.lm import LM
@@ -179,11 +179,10 @@ def compare_lenses(
     if columns is not None:
         check_count(columns)
     _, ids = read_prompt(base, aligned, prompt, chat)
-    writer = base if author == "base" else aligned
-    sample = writer.generate([ids], max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+    written = continue_prompt(base if author == "base" else aligned, ids, max_new_tokens, temperature, seed)
     tick(WRITING)
     start = 0 if columns is None else max(0, len(ids) - columns)
-    return read_lenses(base, aligned, [*ids, *sample.ids[0]], len(ids), k, start, between(tick, WRITING, 1))
+    return read_lenses(base, aligned, [*ids, *written], len(ids), k, start, between(tick, WRITING, 1))
 
 
 @torch.no_grad()

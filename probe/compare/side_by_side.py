@@ -16,6 +16,7 @@ from probe.analyses.analysis_record import SHARED, Input
 from probe.analyses.catalogue import analysis
 from probe.errors import DataError
 from probe.logits.lens import Lens, kl, lens_of, read_lens, require_same_tokens
+from probe.model.in_memory import keep
 from probe.model.lm import LM
 from probe.model.text import encode
 from probe.numbers import chance, rate
@@ -366,9 +367,9 @@ def compare(
     text, ids = read_prompt(base, aligned, prompt, chat)
 
     def written_by(author: Author, lm: LM, tick: Tick) -> Continuation:
-        sample = lm.generate([ids], max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+        written = continue_prompt(lm, ids, max_new_tokens, temperature, seed)
         tick(WRITING)
-        return read_both(base, aligned, [*ids, *sample.ids[0]], len(ids), author, k)
+        return read_both(base, aligned, [*ids, *written], len(ids), author, k)
 
     first = written_by("base", base, part(tick, 0, 2))
     second = written_by("aligned", aligned, part(tick, 1, 2))
@@ -381,6 +382,15 @@ def read_prompt(base: LM, aligned: LM, prompt: str | Sequence[Mapping[str, str]]
     require_same_tokens(base, aligned)
     text = aligned.prompt_text([{"role": "user", "content": prompt}] if chat and isinstance(prompt, str) else prompt)
     return text, encode(aligned.tokenizer, text)
+
+
+def continue_prompt(lm: LM, ids: Sequence[int], max_new_tokens: int, temperature: float, seed: int) -> list[int]:
+    """Return the token ids with which a model continues a prompt, computed once for analyses of one prompt."""
+
+    def write() -> list[int]:
+        return lm.generate([ids], max_new_tokens=max_new_tokens, temperature=temperature, seed=seed).ids[0]
+
+    return keep(lm, (continue_prompt.__name__, tuple(ids), max_new_tokens, temperature, seed), write)
 
 
 @torch.no_grad()

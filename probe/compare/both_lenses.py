@@ -73,11 +73,12 @@ class LensPair(Drawable):
         column = int(self.kl[-1].argmax())
         most = float(self.kl[-1, column])
         row = len(self.kl) - int(np.argmin(np.append(self.kl[::-1, column] >= most / 2, False)))
-        since = "the embedding" if row == 0 else f"L{row - 1}"
         names, token = [look.name for look in self.looks], self.base.tokens[column].strip()
+        since = f"their lenses differ by at least half of that from {'the embedding' if row == 0 else f'L{row - 1}'} on"
+        late = "before the last layer their lenses differ by less than half of that"
         return (
             f"After \u201c{token}\u201d, token {self.start + column}, the outputs of {names[1]} and {names[0]} differ"
-            f" most (KL {most:.2g} nats); their lenses differ by at least half of that from {since} on."
+            f" most (KL {most:.2g} nats); {since if row < len(self.kl) - 1 else late}."
         )
 
     def figures(self, position: Place = None) -> "dict[str, go.Figure]":

@@ -85,9 +85,12 @@ def test_different_tokenizers_are_refused():
 @pytest.mark.parametrize(
     ("kl", "since"),
     [
-        ([[0.0, 0.1], [0.0, 0.9], [0.2, 1.2], [0.0, 2.0]], "L1 on"),  # L0 has 0.9 of 2.0
-        ([[0.0, 1.5], [0.0, 1.5], [0.2, 0.9], [0.0, 2.0]], "L2 on"),  # what was there before does not last
-        ([[0.0, 1.0], [9.0, 1.5], [0.2, 1.9], [0.0, 2.0]], "the embedding on"),
+        ([[0.0, 0.1], [0.0, 0.9], [0.2, 1.2], [0.0, 2.0]], "from L1 on"),  # L0 has 0.9 of 2.0
+        (
+            [[0.0, 1.5], [0.0, 1.5], [0.2, 0.9], [0.0, 2.0]],
+            "before the last layer their lenses differ by less than half of that",
+        ),  # what was there before does not last
+        ([[0.0, 1.0], [9.0, 1.5], [0.2, 1.9], [0.0, 2.0]], "from the embedding on"),
     ],
 )
 def test_the_sentence_names_the_layer_from_which_on_half_is_there(kl: list[list[float]], since: str):
@@ -95,4 +98,4 @@ def test_the_sentence_names_the_layer_from_which_on_half_is_there(kl: list[list[
     says = LensPair(found.ids, 0, 1, found.base, found.aligned, np.array(kl)).sentence()
     assert "token 1, the outputs of" in says
     assert "(KL 2 nats)" in says
-    assert says.endswith(f"from {since}.")
+    assert says.endswith(f"{since}.")

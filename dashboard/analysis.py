@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 ROWS = 10
 """Rows of a table that are visible without scrolling."""
+BADGE = "#badge"
+"""Key under which a page remembers that it has drawn the trust badge."""
 CHAT = "chat"
 """Key of the choice whether the prompt is sent in the chat template."""
 CLICK = " (click one)"
@@ -173,7 +175,8 @@ def draw_results(
     if page.lists:
         own = [each for each in looks if each["view"] == "lists"]
         views = draw_lists(analysis, results, groups, own, views, page)
-    if results[0].hooked and page.section == DETAILS:
+    if results[0].hooked and BADGE not in page.drawn:
+        page.drawn[BADGE] = True
         trust_badge(*((side.name, side.lm) for group in groups for side in group), text=results[0].hooked)
 
     def tables() -> dict[str, pd.DataFrame]:

@@ -153,8 +153,10 @@ def serve(gate: "Gate") -> int:
 
     from dashboard import access
     from dashboard.markdown import report_failure
+    from dashboard.models import warm
     from dashboard.opening import Opening
 
+    warm()
     access.install(gate)
     script = Path(__file__).with_name("pages") / "app.py"
     sys.argv = [str(script)]  # the theme is in the same folder

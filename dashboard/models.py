@@ -4,10 +4,12 @@ import gc
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from threading import Condition, Event, Lock, Thread, get_ident
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,7 +22,9 @@ from dashboard import access
 from dashboard.consent import may_open, offer
 from dashboard.garbage import settle
 from dashboard.markdown import escape_markdown, spin
+from probe.analyses.catalogue import MODULES
 from probe.errors import MissingBaseError, ModelError, RunError, brief
+from probe.model import confined
 from probe.model.references import (
     HUB_ID,
     REAL_MODEL,
@@ -150,7 +154,7 @@ LARGE_BYTES = 256 * 2**20
 """Size in bytes from which loading weights first frees the memory of released models."""
 
 HEAD_START_S = 4.0
-"""Seconds for the first page before models are prepared."""
+"""Seconds for the first page before everything else that pages of models use is imported."""
 
 PATIENCE_S = 3.0
 """Longest expected computation in seconds that a page starts without a click."""
@@ -169,6 +173,11 @@ _PLAIN: "WeakValueDictionary[tuple[Path, tuple[int, ...]], LM]" = WeakValueDicti
 _TURNS = Turns()
 """Queue of computations: only one runs at a time, because all sessions share the models with their hooks and caches."""
 
+NEEDED = ("probe.compare.side_by_side", "probe.model.rewards")
+"""Modules that the first page and every page of a model use; they import torch."""
+INSIDE = ("probe.model.hooked_gap", "peft")
+"""Those that look inside a model. With the analyses they follow if nobody waits for a model yet."""
+
 CHECK_S = 0.1
 """Seconds between two checks whether the reader has left."""
 
@@ -177,27 +186,34 @@ class Warmth:
     """Background import of the libraries for models, which takes seconds, while the reader looks at the first page."""
 
     def __init__(self) -> None:
-        self._now = Event()
-        self._thread = Thread(target=self._run, name="probe-warm", daemon=True)
-        self._thread.start()
+        self._now, self._ready = Event(), Event()
+        Thread(target=self._run, name="probe-warm", daemon=True).start()
 
     def wait(self) -> None:
-        """Start the import now, and wait until it is done."""
+        """Wait until what every model needs is imported; from now on pages import the rest themselves."""
         self._now.set()
-        self._thread.join()
+        self._ready.wait()
 
     def _run(self) -> None:
-        self._now.wait(HEAD_START_S)
-        gc.disable()  # repeated collections of the growing heap take a fifth of the time
         try:
-            for name in ("probe.compare.side_by_side", "probe.model.rewards"):
+            self._bring(NEEDED)
+        finally:
+            self._ready.set()
+        if not self._now.wait(HEAD_START_S):
+            confined.start()
+            self._bring(filter(find_spec, (*INSIDE, *MODULES.values())))
+
+    def _bring(self, names: Iterable[str]) -> None:
+        gc.disable()  # collections of a growing heap take a fifth of the time
+        try:
+            for name in names:
                 import_module(name)
         finally:
             gc.enable()
         settle()
 
 
-@st.cache_resource(show_spinner=False)
+@cache
 def warm() -> Warmth:
     """Start importing the libraries for models, once per server."""
     return Warmth()

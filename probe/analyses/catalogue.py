@@ -28,6 +28,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 MODULES = {
     "compare": "probe.compare.side_by_side",
+    "compare_lenses": "probe.compare.both_lenses",
     "compare_scalars": "probe.compare.scalars",
     "find_carriers": "probe.compare.carriers",
     "compare_corpus": "probe.compare.corpus_shift",

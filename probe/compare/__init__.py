@@ -1,6 +1,6 @@
 """Comparison of two models: on a prompt, over a corpus, in activations, in weights, by parts, and by interpolation.
 
-- two language models on a prompt, token by token and layer by layer: `compare`
+- two language models on a prompt, token by token: `compare`; layer by layer: `compare_lenses`
 - two language models over a corpus: `compare_corpus`, on the texts of a file (`read_texts`), or on the questions of
   their world or of the built-in sets (`shared_texts`)
 - the head or MLP that carries the aligned model's answer, next to those that other measures name: `find_carriers`

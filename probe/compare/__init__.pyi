@@ -1,3 +1,4 @@
+from .both_lenses import compare_lenses as compare_lenses
 from .carriers import find_carriers as find_carriers
 from .corpus_shift import compare_corpus as compare_corpus
 from .corpus_shift import read_texts as read_texts

@@ -14,7 +14,7 @@ import pandas as pd
 import probe.world
 from probe.analyses.analysis_record import Asked, Input
 from probe.analyses.catalogue import analysis
-from probe.compare.side_by_side import WINDOW
+from probe.compare.both_lenses import WINDOW
 from probe.logits.lens import require_same_tokens
 from probe.logits.scalar import scalar_lens
 from probe.model.asked import asked_seconds

@@ -6,7 +6,6 @@ from the distributions before it; there is nothing before token 0, so that entry
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import zip_longest
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
@@ -16,25 +15,14 @@ import torch
 from probe.analyses.analysis_record import SHARED, Input
 from probe.analyses.catalogue import analysis
 from probe.errors import DataError
-from probe.logits.answer_tokens import answer_tokens
-from probe.logits.lens import (
-    COLUMNS,
-    Lens,
-    LensReader,
-    kl,
-    lens_logprobs,
-    lens_of,
-    read_lens,
-    require_same_tokens,
-    residual_names,
-)
-from probe.model.heads import check_count
+from probe.logits.lens import Lens, kl, lens_of, read_lens, require_same_tokens
+from probe.model.in_memory import keep
 from probe.model.lm import LM
 from probe.model.text import encode
 from probe.numbers import chance, rate
 from probe.plotting.chips import Chip, TokenRow, TokenRows
 from probe.plotting.notebook import Drawable, Look, clickable, pair, titled
-from probe.ticks import Tick, between, ignore, part
+from probe.ticks import Tick, ignore, part
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -43,14 +31,11 @@ Author = Literal["aligned", "base"]
 EQUATIONS = (
     r"\mathrm{KL}_j = \sum_v \pi_a(v \mid x_{<j}) \log \frac{\pi_a(v \mid x_{<j})}{\pi_b(v \mid x_{<j})},"
     r"\quad a = \mathrm{aligned},\ b = \mathrm{base}",
-    r"\mathrm{lens}_\ell(t) = \mathrm{softmax}\big(W_{out}\, \mathrm{norm}(h_t^\ell)\big)",
 )
 STRONG_NATS = 2.0
 """KL in nats at which a token has its full colour."""
 ALIKE_NATS = 0.001
 """KL in nats below which two models are said to predict the same."""
-WINDOW = 16
-"""Number of columns of the lens around the chosen token."""
 HEIGHT = 226
 """Height of the two figures of a token in pixels; both fit on a first screen."""
 
@@ -69,8 +54,6 @@ class Expectation:
     """[T, k] most probable tokens as readable pieces."""
     top_logprobs: np.ndarray
     """[T, k] log-probabilities of the most probable tokens in nats."""
-    lens: Lens
-    """Logit lens on the last C tokens of the text; the column of a token predicts the token after it."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +76,6 @@ class Continuation(Drawable):
     """Predictions of the aligned model."""
     kl: np.ndarray
     """[T] KL(aligned || base) of the distributions before each token in nats."""
-    lens_kl: np.ndarray | None
-    """[D+1, C] KL(aligned || base) of the two lenses in nats; None for models of different depth."""
-
-    @property
-    def lens_start(self) -> int:
-        """Index of the first token at which the lenses are read."""
-        return len(self.ids) - len(self.base.lens.ids)
 
     @property
     def sides(self) -> tuple[Expectation, Expectation]:
@@ -135,29 +111,6 @@ class Continuation(Drawable):
         return pd.concat(
             [self._expectation_table("base", self.base), self._expectation_table("aligned", self.aligned)],
             ignore_index=True,
-        )
-
-    def lens_table(self) -> pd.DataFrame:
-        """Return a table with one row per layer and position: next-token log-probability in both lenses and KL."""
-        layer, position = (axis.ravel() for axis in np.indices(self.base.lens.entropy.shape))
-        if self.lens_kl is None:
-            raise DataError("The two models have different depths, so their lenses have no common rows.")
-        base, aligned = self.base.lens.next_logprobs.ravel(), self.aligned.lens.next_logprobs.ravel()
-        position = position + self.lens_start
-        return pd.DataFrame(
-            {
-                "author": self.author,
-                "layer": layer,
-                "name": [self.base.lens.rows[row] for row in layer],
-                "position": position,
-                "token": [self.tokens[column] for column in position],
-                "base_next_logprob": base,
-                "aligned_next_logprob": aligned,
-                "difference": aligned - base,
-                "base_predicted": self.base.lens.top_tokens[..., 0].ravel(),
-                "aligned_predicted": self.aligned.lens.top_tokens[..., 0].ravel(),
-                "kl": self.lens_kl.ravel(),
-            }
         )
 
     def _expectation_table(self, name: str, model: Expectation) -> pd.DataFrame:
@@ -197,11 +150,6 @@ class Comparison(Drawable):
     """Names of base and aligned model."""
     looks: tuple[Look, ...] = ()
     """Names and colours of the models; by default the colours of pretraining and DPO."""
-
-    @property
-    def hooked(self) -> list[int]:
-        """Token ids of the aligned model's text."""
-        return self.aligned.ids
 
     @property
     def last(self) -> int:
@@ -277,43 +225,29 @@ class Comparison(Drawable):
         return TokenRows(rows=rows, chosen=(row, at - (cut if row else 0)), note=COLOURS)
 
     def figures(self, author: Shown = "aligned", position: Position = None) -> "dict[str, go.Figure]":
-        """Return KL along a text, the next-token probabilities at a token, and both lenses around it.
+        """Return KL along a text, and the next-token probabilities at a token.
 
         Args:
             author: model whose continuation is drawn.
             position: index of the token; by default the first where the continuations diverge.
         """
         from probe.compare.figures import next_tokens
-        from probe.logits.figures import kl_bars, lens_pair
+        from probe.logits.figures import kl_bars
 
         text, at = self.shown(author), self._within(author, position)
         name, looks = self.names[author == "aligned"], self.looks or pair()
         colours = looks[0].colour, looks[1].colour
         bars = kl_bars(text.kl, text.tokens, start=text.prompt_length, chosen=at, colour=colours[1])
         tops = [(list(side.top_tokens[at]), np.exp(side.top_logprobs[at])) for side in (text.base, text.aligned)]
-        start, sides = text.lens_start, [side.lens for side in (text.base, text.aligned)]
-        first = max(start, min(at - WINDOW // 2, len(text.ids) - 1 - WINDOW))
-        window = slice(first, min(first + WINDOW, len(text.ids) - 1))
-        columns = slice(window.start - start, window.stop - start)
-        lenses = [(lens.top_tokens[:, columns].tolist(), lens.top_logprobs[:, columns]) for lens in sides]
-        followed = [lens.next_logprobs[:, columns] for lens in sides]
-        grids = lens_pair(
-            (lenses[0], lenses[1]),
-            (followed[0], followed[1]),
-            text.tokens[window],
-            names=self.names,
-            answer="next token",
-        )
         nexts = next_tokens((tops[0], tops[1]), names=self.names, colours=colours)
         return {
             "kl": titled(clickable(bars, position="x"), f"Where the models differ on the text of {name}", HEIGHT),
             "next": titled(nexts, f"Next-token probabilities at token {at}", HEIGHT),
-            "lenses": titled(grids, "Logit lens of both, and their difference"),
         }
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return both continuations token by token, the likeliest tokens there, and both lenses."""
-        return {"tokens": self.table(), "expected-tokens": self.top_table(), "lenses": self.lens_table()}
+        """Return both continuations token by token, and the likeliest tokens there."""
+        return {"tokens": self.table(), "expected-tokens": self.top_table()}
 
     def lists(self) -> dict[str, pd.DataFrame]:
         """Return nothing: the texts and figures show everything."""
@@ -334,18 +268,6 @@ class Comparison(Drawable):
     def top_table(self) -> pd.DataFrame:
         """Return the likeliest tokens of both models at each token of both continuations."""
         return pd.concat([self.base.top_table(), self.aligned.top_table()], ignore_index=True)
-
-    def lens_table(self) -> pd.DataFrame:
-        """Return both lenses on both continuations and their distance; for different depths, one below the other."""
-        texts = (self.base, self.aligned)
-        if self.aligned.lens_kl is not None:
-            return pd.concat([text.lens_table() for text in texts], ignore_index=True)
-        tables = []
-        for text in texts:
-            for name, side in zip(self.names, text.sides, strict=True):
-                rows = side.lens.table().assign(author=text.author, model=name)
-                tables.append(rows.assign(position=rows["position"] + text.lens_start))
-        return pd.concat(tables, ignore_index=True)
 
     def _within(self, author: Author, position: int | None) -> int:
         """Return a token of a model's text: the requested one, or the nearest."""
@@ -395,10 +317,15 @@ def _percent(logprob: float) -> str:
 COLOURS = (
     "Colour: KL between the two predictions of the token. Hover for probabilities; a click chooses the token below."
 )
-WRITING = 0.1
+WRITING = 0.8
 """Share of the work on a text that is its writing."""
 SAMPLING = "Sampling"
 """Name of the popover with the sampling options."""
+Prompt = Annotated[str | Sequence[Mapping[str, str]], Input("Prompt", shared="prompt", type=str)]
+Length = Annotated[int, Input("New tokens", key="length", within=(1, 256), folded=SAMPLING)]
+Temperature = Annotated[float, Input("Temperature (0 = greedy)", key="temperature", within=(0.0, 2.0), folded=SAMPLING)]
+Seed = Annotated[int, Input("Seed", key="seed", folded=SAMPLING)]
+Templated = Annotated[bool, replace(SHARED["chat"], folded=SAMPLING)]
 
 
 @analysis("compare", title="One prompt", equations=EQUATIONS, widths=((5, 4),))
@@ -406,24 +333,19 @@ SAMPLING = "Sampling"
 def compare(
     base: LM,
     aligned: LM,
-    prompt: Annotated[str | Sequence[Mapping[str, str]], Input("Prompt", shared="prompt", type=str)],
-    max_new_tokens: Annotated[int, Input("New tokens", key="length", within=(1, 256), folded=SAMPLING)] = 12,
-    temperature: Annotated[
-        float, Input("Temperature (0 = greedy)", key="temperature", within=(0.0, 2.0), folded=SAMPLING)
-    ] = 0.0,
-    seed: Annotated[int, Input("Seed", key="seed", folded=SAMPLING)] = 0,
+    prompt: Prompt,
+    max_new_tokens: Length = 12,
+    temperature: Temperature = 0.0,
+    seed: Seed = 0,
     k: Annotated[int, Input(advanced=True)] = 8,
-    answers: Annotated[Sequence[str], Input(advanced=True, type=tuple[str, ...])] = (),
-    chat: Annotated[bool, replace(SHARED["chat"], folded=SAMPLING)] = False,
-    columns: Annotated[int | None, Input("Columns", first=lambda *lms: COLUMNS, advanced=True)] = None,
+    chat: Templated = False,
     tick: Tick = ignore,
 ) -> Comparison:
     """Compare the continuations of two models token by token, and find where they differ most.
 
     Both continue the prompt, and both read both continuations. Temperature and seed affect only the continuations;
     probabilities and KL are at temperature 1. Entry *j* of KL compares the two distributions *before* token *j*; the
-    colour of a token is that KL. The lens column of token *t* predicts the token after it; colours show the
-    log-probability of the actual next token, on one scale for both models, and their difference, centred on zero.
+    colour of a token is that KL. `compare_lenses` reads the same texts layer by layer.
 
     Args:
         base: model to compare against.
@@ -434,95 +356,68 @@ def compare(
         seed: seed of both samples, if the temperature is above 0; common random numbers make the samples differ only
             where the models do.
         k: number of most probable tokens to keep.
-        answers: texts whose first differing token is traced through the layers of the lenses; their common beginning
-            joins the prompt (see `probe.logits.answer_tokens`).
         chat: send the prompt as a user's message in the chat template of `aligned`.
-        columns: number of tokens of the prompt, the last ones, at which the lenses are read; by default all. The
-            continuation is always read.
         tick: function called with the share of the work done.
 
     Raises:
-        DataError: a model has a scalar output (see `compare_scalars`), the tokenizers differ, no token distinguishes
-            the answers, or the prompt is empty or too long.
+        DataError: a model has a scalar output (see `compare_scalars`), the tokenizers differ, or the prompt is empty
+            or too long.
         ConfigError: an option is not valid.
     """
-    require_writers(base, aligned)
-    require_same_tokens(base, aligned)
-    asked = [{"role": "user", "content": prompt}] if chat and isinstance(prompt, str) else prompt
-    text = aligned.prompt_text(asked)
-    ids = [*encode(aligned.tokenizer, text), *answer_tokens(aligned, answers).shared]
+    text, ids = read_prompt(base, aligned, prompt, chat)
 
     def written_by(author: Author, lm: LM, tick: Tick) -> Continuation:
-        sample = lm.generate([ids], max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+        written = continue_prompt(lm, ids, max_new_tokens, temperature, seed)
         tick(WRITING)
-        reading = between(tick, WRITING, 1)
-        return read_both(base, aligned, [*ids, *sample.ids[0]], len(ids), author, k, answers, columns, reading)
+        return read_both(base, aligned, [*ids, *written], len(ids), author, k)
 
     first = written_by("base", base, part(tick, 0, 2))
     second = written_by("aligned", aligned, part(tick, 1, 2))
     return Comparison(text, first, second)
 
 
+def read_prompt(base: LM, aligned: LM, prompt: str | Sequence[Mapping[str, str]], chat: bool) -> tuple[str, list[int]]:
+    """Return a prompt that both models continue, as text and as token ids (arguments and errors: see `compare`)."""
+    require_writers(base, aligned)
+    require_same_tokens(base, aligned)
+    text = aligned.prompt_text([{"role": "user", "content": prompt}] if chat and isinstance(prompt, str) else prompt)
+    return text, encode(aligned.tokenizer, text)
+
+
+def continue_prompt(lm: LM, ids: Sequence[int], max_new_tokens: int, temperature: float, seed: int) -> list[int]:
+    """Return the token ids with which a model continues a prompt, computed once for analyses of one prompt."""
+
+    def write() -> list[int]:
+        return lm.generate([ids], max_new_tokens=max_new_tokens, temperature=temperature, seed=seed).ids[0]
+
+    return keep(lm, (continue_prompt.__name__, tuple(ids), max_new_tokens, temperature, seed), write)
+
+
 @torch.no_grad()
 def read_both(
-    base: LM,
-    aligned: LM,
-    ids: Sequence[int],
-    prompt_length: int,
-    author: Author,
-    k: int = 5,
-    answers: Sequence[str] = (),
-    columns: int | None = None,
-    tick: Tick = ignore,
+    base: LM, aligned: LM, ids: Sequence[int], prompt_length: int, author: Author, k: int = 5
 ) -> Continuation:
-    """Read a given prompt and continuation with both models; `tick` is called after each layer.
+    """Read a given prompt and continuation with both models.
 
     Raises:
-        ConfigError: the number of columns is less than 1.
-        DataError: a model has a scalar output, the text is too long, or the answers have a common beginning that the
-            prompt does not end with.
+        DataError: a model has a scalar output, or the text is too long.
     """
     require_writers(base, aligned)
-    tokens, chosen = list(ids), answer_tokens(aligned, answers)
-    if tokens[prompt_length - chosen.count : prompt_length] != chosen.shared:
-        raise DataError(f"{chosen.note} Give a prompt that ends with it.")
-    batch, answer_row = torch.tensor([tokens]), torch.tensor([chosen.tokens], dtype=torch.long)
-    if columns is not None:
-        check_count(columns)
-    start = 0 if columns is None else max(0, prompt_length - columns)
-    readers = LensReader(batch[:, start:], k, answer_row), LensReader(batch[:, start:], k, answer_row)
-    runs = [(lm, *lm.run_with_cache([tokens], residual_names(lm))) for lm in (base, aligned)]
-    rows = zip_longest(
-        *(
-            lens_logprobs(lm, {name: state[:, start:] for name, state in cache.items()}, logits[:, start:])
-            for lm, logits, cache in runs
-        )
-    )
-    distances, depth = list[torch.Tensor | None](), max(len(residual_names(lm)) for lm in (base, aligned))
-    for done, both in enumerate(rows):
-        tick(done / depth)
-        for reader, row in zip(readers, both, strict=True):
-            if row is not None:
-                reader.add(row)
-        distances.append(None if any(row is None for row in both) else kl(both[1][0], both[0][0]))
-    outputs = [logits[0].float().log_softmax(-1) for _, logits, _ in runs]
-    lms = base, aligned
-    lenses = [lens_of(lm, tokens[start:], answers, each.readings()) for lm, each in zip(lms, readers, strict=True)]
-    last = [
-        lens_of(lm, tokens, answers, read_lens([output[None]], batch, k, answer_row))
-        for lm, output in zip(lms, outputs, strict=True)
+    tokens, batch = list(ids), torch.tensor([list(ids)])
+    outputs = [lm.logits([tokens])[0].float().log_softmax(-1) for lm in (base, aligned)]
+    sides = [
+        lens_of(lm, tokens, (), read_lens([output[None]], batch, k, torch.zeros(1, 0, dtype=torch.long)))
+        for lm, output in zip((base, aligned), outputs, strict=True)
     ]
-    present = [distance for distance in distances if distance is not None]
     return Continuation(
         author=author,
         ids=tokens,
-        tokens=last[1].tokens,
+        tokens=sides[1].tokens,
         prompt_length=prompt_length,
         text=aligned.tokenizer.decode(tokens[prompt_length:], skip_special_tokens=True),
-        base=_expectation(last[0], lenses[0]),
-        aligned=_expectation(last[1], lenses[1]),
+        base=_expectation(sides[0]),
+        aligned=_expectation(sides[1]),
         kl=_move_to_predicted(kl(outputs[1], outputs[0]).cpu().numpy()),
-        lens_kl=torch.stack(present).cpu().numpy() if len(present) == len(distances) else None,
     )
 
 
@@ -536,15 +431,14 @@ def require_writers(*lms: LM) -> None:
             )
 
 
-def _expectation(output: Lens, lens: Lens) -> Expectation:
-    """Return the predictions of the output, shifted to the tokens that it predicts, and the lens."""
+def _expectation(output: Lens) -> Expectation:
+    """Return the predictions of the output, shifted to the tokens that it predicts."""
     return Expectation(
         logprobs=_move_to_predicted(output.next_logprobs[-1]),
         entropy=_move_to_predicted(output.entropy[-1]),
         top_ids=_move_to_predicted(output.top_ids[-1], -1),
         top_tokens=_move_to_predicted(output.top_tokens[-1], ""),
         top_logprobs=_move_to_predicted(output.top_logprobs[-1]),
-        lens=lens,
     )
 
 

@@ -26,6 +26,7 @@ from probe.model.asked import asked_ids, asked_seconds
 from probe.model.heads import check_count
 from probe.model.lm import LM
 from probe.model.pace import seconds_to_read
+from probe.model.scoring import entropy
 from probe.model.text import pieces
 from probe.numbers import signed
 from probe.plotting.notebook import Beside, Drawable, alone, clickable, titled
@@ -554,13 +555,6 @@ def count_above(row: Float[Tensor, "B T V"], values: Float[Tensor, "B T A"]) -> 
     for a in range(values.shape[-1]):  # summed as numbers: torch counts booleans many times slower
         counts[..., a] = torch.gt(row, values[..., a, None], out=above).sum(-1)
     return counts
-
-
-def entropy(logprobs: Float[Tensor, "... V"]) -> Float[Tensor, "..."]:
-    """Return the entropy of log-distributions in nats."""
-    shares = logprobs.softmax(-1)  # torch's exp takes many times as long
-    found = -torch.linalg.vecdot(shares, logprobs)
-    return -(shares * logprobs.clamp(min=-1e9)).sum(-1) if bool(found.isnan().any()) else found  # 0 log 0 is 0
 
 
 def kl(p: Float[Tensor, "... V"], q: Float[Tensor, "... W"]) -> Float[Tensor, "..."]:

@@ -27,7 +27,7 @@ from probe.logits.direct import HeldNorm, Part, final_norm, logit_cap, output_la
 from probe.logits.parts import output_weights
 from probe.model.hooks import Hook
 from probe.model.lm import LM
-from probe.model.placement import readable
+from probe.model.placement import is_quantized, readable
 
 
 class Sums(NamedTuple):
@@ -136,8 +136,9 @@ def _cap_factors(lm: LM, answers: Int[Tensor, "P A"], final: Float[Tensor, "P d"
 
 
 def rounding(lm: LM, size: float) -> float:
-    """Return the maximum error of a sum of this size by rounding."""
-    return 1e-4 + 8 * torch.finfo(lm.dtype).eps * size
+    """Return the maximum error of a sum of this size by rounding; LLM.int8 rounds the inputs of layers, too."""
+    eps = max(torch.finfo(lm.dtype).eps, 2**-10 if is_quantized(lm.model) else 0)
+    return 1e-4 + 8 * eps * size
 
 
 Posts = dict[int, Float[Tensor, "P m"]]

@@ -14,11 +14,12 @@ import torch
 from probe.analyses.analysis_record import Asked, Chat, Input
 from probe.analyses.catalogue import analysis
 from probe.errors import ConfigError
-from probe.logits.lens import MARGIN, count_above, entropy, require_tokens
+from probe.logits.lens import MARGIN, count_above, require_tokens
 from probe.logits.targets import Against, Answer, Position, asked_target, same_target
 from probe.model.asked import asked_ids
 from probe.model.lm import LM
 from probe.model.pace import seconds_a_token
+from probe.model.scoring import entropy
 from probe.model.text import pieces
 from probe.plotting.notebook import Beside, Drawable, alone, titled
 

@@ -8,12 +8,15 @@ Everything here follows the adapter that is active at the time, and one that is 
 
 import copy
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+
+from probe.errors import ModelError
+from probe.model.placement import is_packed, readable
 
 
 def is_wrapped(module: nn.Module) -> bool:
@@ -75,6 +78,8 @@ def merged_layer(layer: Any) -> Any:
     off, base = layer.disable_adapters, layer.get_base_layer()
     if off != layer.merged:  # as its forward pass: the base alone, or what was merged into it
         return base
+    if is_packed(base):
+        return _unpacked(layer, base)
     memo: dict[int, Any] = {id(tensor): tensor for tensor in (*layer.parameters(), *layer.buffers())}
     for weight in base.parameters():
         data = weight.detach().clone() if off else weight.detach()
@@ -87,6 +92,27 @@ def merged_layer(layer: Any) -> Any:
             each.merge(safe_merge=True)  # it replaces the data of the weights instead of changing them
         each = each.base_layer
     return own.get_base_layer()
+
+
+def _unpacked(layer: Any, base: Any) -> nn.Linear:
+    """Return a plain layer with the dequantised weight of a quantised base and the updates of its adapters.
+
+    Raises:
+        ModelError: an adapter is not a plain LoRA, whose update is added.
+    """
+    if not hasattr(layer, "get_delta_weight") or getattr(layer, "lora_variant", None):
+        raise ModelError(
+            f"The effective weight of a quantised {type(layer).__name__} is known for plain LoRA alone: load the base"
+            " without quantisation."
+        )
+    sign, names = (-1, layer.merged_adapters) if layer.merged else (1, layer.active_adapters)
+    with readable(base):
+        weight = base.weight.detach().clone()
+    for name in (each for each in names if each in layer.lora_A):
+        weight += sign * layer.get_delta_weight(name).to(weight.dtype)
+    own = nn.Linear(weight.shape[1], weight.shape[0], bias=base.bias is not None, device="meta", dtype=weight.dtype)
+    own.weight, own.bias = nn.Parameter(weight), base.bias
+    return own
 
 
 def layer_weight(layer: Any) -> Tensor:
@@ -113,9 +139,14 @@ class Weights(Mapping[str, Tensor]):
             if at is None:
                 self.stored[name] = tensor
                 continue
-            for leaf, own in inside(layers[at]).state_dict(keep_vars=True).items():
-                self.stored[f"{at}.{leaf}"] = own
-                if is_wrapped(_current(layers[at])):
+            wrapped, layer = is_wrapped(_current(layers[at])), inside(layers[at])
+            packed = wrapped and is_packed(layer)
+            shape = nn.Linear(layer.in_features, layer.out_features, device="meta").weight if packed else None
+            for leaf, own in layer.state_dict(keep_vars=True).items():
+                if packed and leaf not in ("weight", "bias"):
+                    continue  # it describes the quantised weight, which is not the effective one
+                self.stored[f"{at}.{leaf}"] = shape if shape is not None and leaf == "weight" else own
+                if wrapped:
                     self._layers[f"{at}.{leaf}"] = layers[at], leaf
 
     def __getitem__(self, name: str) -> Tensor:
@@ -171,10 +202,10 @@ def put_stand_ins(own: nn.Module, model: nn.Module) -> None:
             own.set_submodule(name, copy.deepcopy(plain, memo))
 
 
-def parts_in_use(model: nn.Module) -> list[int]:
-    """Return the ids of the parts made of several layers that compute at present, of those that an adapter replaces."""
-    layers = [each for each in wrapped_layers(model).values() if not is_wrapped(_current(each))]
-    return [id(part) for part in map(_current, layers) if next(part.children(), None) is not None]
+def parts_in_use(layers: Iterable[Any]) -> list[int]:
+    """Return the ids of the parts made of several layers that compute at present in place of these layers of peft."""
+    parts = [part for part in map(_current, layers) if not is_wrapped(part)]
+    return [id(part) for part in parts if next(part.children(), None) is not None]
 
 
 @contextmanager

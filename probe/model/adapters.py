@@ -27,7 +27,7 @@ from probe.model import identity
 from probe.model import loading as weights
 from probe.model.adapted import base_tensors, is_adapted
 from probe.model.folders import sound_folder
-from probe.model.placement import Placement
+from probe.model.placement import Placement, is_offloaded
 from probe.model.references import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -134,16 +134,24 @@ def put_on(
         tokenizer: tokenizer of the base, for an adapter without one.
 
     Raises:
-        ModelError: the adapter is broken, or does not match the base.
+        ModelError: the adapter is broken, or does not match the base, or parts of the base are offloaded.
         MissingToolError: peft is not installed.
     """
+    if is_offloaded(base):
+        raise ModelError(
+            f"The adapter in `{directory}` cannot be put on a base of which parts are offloaded: give a device_map"
+            " without the disk, or quantization='8bit' or '4bit'."
+        )
     check_base(directory, base_of(directory).directory)
     if (directory / TOKENIZER_CONFIG).is_file():
         tokenizer = weights.read_tokenizer(directory)
-    own = weights.twin(base, {name: nn.Parameter(each.detach()) for name, each in base.named_parameters()})
+    plain = {name: each for name, each in base.named_parameters() if each.is_floating_point()}
+    own = weights.twin(base, {name: nn.Parameter(each.detach()) for name, each in plain.items()})
     if is_reward(directory):
         own = weights.classifier(own, tokenizer.pad_token_id)
-    model = attach(own, directory).get_base_model().requires_grad_(True).eval()
+    model = attach(own, directory).get_base_model().eval()
+    for each in model.parameters():
+        each.requires_grad_(each.is_floating_point())
     if (directory / GENERATION_CONFIG).is_file():
         model.generation_config = identity.read_generation(directory)
     return model, tokenizer

@@ -166,6 +166,13 @@ def _ask(*question: Any) -> Any:
     return found["answer"]
 
 
+def start() -> None:
+    """Start the child process before it is needed: it takes half a second."""
+    with _ONE:
+        if not _CHILDREN:
+            _CHILDREN.append(_Child())
+
+
 @atexit.register
 def _close() -> None:
     while _CHILDREN:

@@ -27,7 +27,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from probe.errors import ConfigError, DataError
 from probe.model import sharing
 from probe.model.placement import input_device
-from probe.model.scoring import check_lengths
+from probe.model.scoring import check_lengths, entropy
 from probe.model.text import (
     Ids,
     can_cache,
@@ -288,10 +288,10 @@ def _loop(
         scores = logits.float()
         logprobs = (scores / sampling.temperature if sampling.temperature not in (0, 1) else scores).log_softmax(-1)
         probabilities = logprobs.exp()
-        entropy = -(probabilities * logprobs.clamp(min=-1e9)).sum(-1)
+        uncertainty = entropy(logprobs)
         picks = sampling.draw(probabilities[context], chance[rows, step])
         fields = [(torch.ones_like(finished[rows]), 0), (picks, padding), (logprobs[context, picks], 0)]
-        fields.append((entropy[context], 0))
+        fields.append((uncertainty[context], 0))
         fields += [(best[context], 0) for best in (logprobs.topk(min(k, logprobs.shape[-1])) if k else ())]
         columns.append(tuple(_spread(values, rows, count, fill) for values, fill in fields))
         is_end = (picks[:, None] == end).any(-1)

@@ -171,13 +171,23 @@ def _adapters_without_dropout(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def signature(model: PreTrainedModel) -> list[Any]:
-    """Return the id, number format and device of each parameter of a model, and the parts that adapters replace.
+class Structure:
+    """Modules and parameters of a model at one time; a bridge over it is valid as long as they are `same`."""
 
-    A bridge is valid as long as these do not change; offloaded parameters are new after each pass and do not count.
-    """
-    parameters = [(id(each), each.dtype, each.device) for each in model.parameters() if not each.is_meta]
-    return [*parameters, *parts_in_use(model)]
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._modules, self._layers = list(model.modules()), list(wrapped_layers(model).values())
+        self._then = self._now()
+
+    def same(self, model: PreTrainedModel) -> bool:
+        """Return whether this is the model, and no part was replaced, cast or moved, also by an adapter."""
+        return model is self._modules[0] and self._now() == self._then
+
+    def _now(self) -> list[Any]:
+        """Describe each module without a walk over the tree; offloaded parameters are new after each pass."""
+        found: list[Any] = [id(child) for module in self._modules for child in module._modules.values()]
+        parameters = (each for module in self._modules for each in module._parameters.values() if each is not None)
+        found += [(id(each), each.dtype, each.device) for each in parameters if not each.is_meta]
+        return [*found, *parts_in_use(self._layers)]
 
 
 def fused_parts(bridge: TransformerBridge) -> list[FusedPart]:

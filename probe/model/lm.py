@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from transformer_lens import ActivationCache
     from transformer_lens.model_bridge import TransformerBridge
 
-    from probe.model.hooks import Hook
+    from probe.model.hooks import Hook, Structure
     from probe.world import World
 
 Message = Mapping[str, str]
@@ -91,7 +91,7 @@ class LM:
         """The model whose weights an adapter shares, if it is not merged."""
         self.world: World | None = None
         """World of the model if neither its run nor its folder names one (`probe.world.of`)."""
-        self._bridge: tuple[TransformerBridge, list[Any], list[Any]] | None = None
+        self._bridge: tuple[TransformerBridge, Structure, list[Any]] | None = None
         self._bridge_lock = threading.RLock()
         self._depth = threading.local()
         self._weights: tuple[Any, str] | None = None
@@ -109,7 +109,8 @@ class LM:
     ) -> "LM":
         """Load a run, a checkpoint, a Hugging Face directory or a hub id, in evaluation mode.
 
-        A LoRA adapter of peft is loaded with its base and merged into it, or put on a base that is loaded already. If
+        A LoRA adapter of peft is loaded with its base and merged into it, or put on a base that is loaded already, that
+        is divided over devices, or that is quantised. If
         neither device nor format is given, those in the environment variable `PROBE_LOAD` hold
         (`probe.model.placement`).
 
@@ -138,6 +139,8 @@ class LM:
         announce(f"loading {run_dir.name if run_dir else directory.name}")
         adapters.require_base(directory, base)
         if is_adapter(directory):
+            if base is None and not place.is_whole and (plain := adapters.plain_base(directory)) is not None:
+                base = cls.load(plain, None, device, dtype, device_map, quantization)
             if base is None:
                 model, tokenizer = adapters.read(directory, place.dtype, place.require_one(directory))
             else:
@@ -201,15 +204,14 @@ class LM:
         Raises:
             ModelError: transformer-lens has no adapter for the architecture.
         """
-        from probe.model.hooks import build_bridge, fused_parts, refresh, signature
+        from probe.model.hooks import Structure, build_bridge, fused_parts, refresh
 
         with self._bridge_lock:
-            current = signature(self.model)
-            if self._bridge is None or self._bridge[1] != current:
+            if self._bridge is None or not self._bridge[1].same(self.model):
                 if self._hook_depth:
                     raise ConfigError("The model was replaced or moved while hooks were attached: leave `hooks` first.")
-                new_bridge = build_bridge(self.model, self.tokenizer)
-                self._bridge = new_bridge, current, fused_parts(new_bridge)
+                structure, new_bridge = Structure(self.model), build_bridge(self.model, self.tokenizer)
+                self._bridge = new_bridge, structure, fused_parts(new_bridge)
             bridge, _, projections = self._bridge
             refresh(bridge, projections, self.model.training)
             return bridge

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from probe.errors import ConfigError, MissingToolError, ModelError, brief
 
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it logs what it lacks, and a line for each layer it runs
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 Quantization = Literal["8bit", "4bit"]
 """LLM.int8 (Dettmers et al. 2022), and NF4 (Dettmers et al. 2023), both by bitsandbytes."""
@@ -73,15 +74,20 @@ class Placement:
             found.setdefault("device_map", {"": self.device})
         return found
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the model stands on one device and keeps its precision."""
+        return self.device is not None and self.quantization is None
+
     def require_one(self, adapter: Path) -> torch.device:
-        """Return the device of the whole model, for an adapter, which is merged into its base there.
+        """Return the device of the whole model, for an adapter on an adapter, which is merged there.
 
         Raises:
             ModelError: there are several, or the weights are to be quantised.
         """
-        if self.device is None or self.quantization is not None:
+        if self.device is None or not self.is_whole:
             raise ModelError(
-                f"`{adapter}` is an adapter, which is merged into its base in memory: load it without device_map and"
+                f"`{adapter}` is an adapter on an adapter, which is merged in memory: load it without device_map and"
                 " quantization, or merge it with peft, save the whole model, and give that."
             )
         return self.device
@@ -180,7 +186,6 @@ def require_bitsandbytes(what: str) -> None:
     """Raise a MissingToolError unless bitsandbytes is installed; `what` needs it."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise MissingToolError(f"{what} needs the package `bitsandbytes`: {INSTALL}.")
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it logs a line for each layer of each pass
 
 
 def settle(model: nn.Module) -> None:
@@ -232,6 +237,11 @@ def is_quantized(model: nn.Module) -> bool:
     return getattr(model, "hf_quantizer", None) is not None
 
 
+def is_packed(layer: nn.Module) -> bool:
+    """Return whether the weight of a layer is quantised."""
+    return type(layer._parameters.get("weight")).__name__ in PACKED
+
+
 def aligned(module: nn.Module) -> AbstractContextManager[None]:
     """Load the weights that an offloaded module holds itself, inside the context."""
     from accelerate.utils import align_module_device
@@ -248,8 +258,8 @@ def readable(module: nn.Module) -> Iterator[None]:
     with ExitStack() as stack:
         for each in module.modules():
             stack.enter_context(aligned(each))
-            weight = each._parameters.get("weight")
-            if type(weight).__name__ in PACKED:
+            if is_packed(each):
+                weight = each._parameters["weight"]
                 from transformers.integrations.bitsandbytes import dequantize_bnb_weight
 
                 plain = dequantize_bnb_weight(cast(Any, weight), getattr(each, "state", None))

@@ -96,6 +96,8 @@ class RewardModel:
         directory, run_dir = resolve(ref)
         adapters.require_base(directory, base)
         if is_adapter(directory):
+            if base is None and not place.is_whole and (plain := adapters.plain_base(directory)) is not None:
+                base = LM.load(plain, None, device, dtype, device_map, quantization)
             if base is None:
                 model, tokenizer = adapters.read_reward(directory, place.dtype, place.require_one(directory))
             else:

@@ -4,14 +4,12 @@ import math
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
 from probe.compare.side_by_side import Comparison, Continuation, Expectation, compare, read_both
 from probe.errors import ConfigError, DataError
-from probe.logits.lens import Lens, kl, logit_lens
-from probe.logits.targets import NOTHING
+from probe.logits.lens import kl
 from tests.models import ARCHITECTURES, byte_tokenizer, random_lm, word_tokenizer
 
 PROMPT = "mira lives in"
@@ -60,33 +58,6 @@ def test_a_model_against_itself_is_no_distance():
     result = compare(lm, lm, PROMPT, temperature=1.0, seed=5, max_new_tokens=4)
     assert result.base.ids == result.aligned.ids
     assert np.nanmax(result.base.kl) == pytest.approx(0, abs=1e-6)
-    assert result.base.lens_kl.max() == pytest.approx(0, abs=1e-6)
-
-
-def test_both_lenses_and_their_distance():
-    base, aligned = random_lm(), random_lm(seed=1)
-    result = compare(base, aligned, PROMPT, max_new_tokens=3, k=2, answers=["rome"])
-    side = result.aligned
-    alone = logit_lens(base, side.ids, k=2, answer="rome", against=NOTHING)
-    np.testing.assert_allclose(side.base.lens.top_logprobs, alone.top_logprobs, atol=1e-5, rtol=1e-4)
-    np.testing.assert_allclose(side.base.lens.answer_logprobs, alone.answer_logprobs, atol=1e-5, rtol=1e-4)
-    assert side.lens_kl.shape == (3, len(side.ids))
-    np.testing.assert_allclose(side.lens_kl[-1, :-1], side.kl[1:], atol=1e-5, rtol=1e-4)
-    assert (side.lens_kl[0] > 0).all()
-
-
-def test_lenses_at_the_last_tokens_of_the_prompt():
-    base, aligned = random_lm(), random_lm(seed=1)
-    whole, some = (compare(base, aligned, PROMPT, max_new_tokens=3, columns=columns) for columns in (None, 2))
-    assert (whole.aligned.lens_start, some.aligned.lens_start) == (0, 2)
-    np.testing.assert_allclose(some.aligned.lens_kl, whole.aligned.lens_kl[:, 2:], atol=1e-5, rtol=1e-4)
-    np.testing.assert_array_equal(some.base.aligned.top_ids, whole.base.aligned.top_ids)
-    both = [each.lens_table().query("position >= 2").reset_index(drop=True) for each in (whole, some)]
-    pd.testing.assert_frame_equal(*both, atol=1e-4, rtol=1e-3)
-    for position in (1, 3, 6):
-        assert set(some.figures(position=position)) == {"kl", "next", "lenses"}
-    with pytest.raises(ConfigError, match="0 tokens were requested"):
-        compare(base, aligned, PROMPT, columns=0)
 
 
 def test_tables_are_tidy_and_complete():
@@ -102,21 +73,18 @@ def test_tables_are_tidy_and_complete():
     top = result.top_table()
     assert len(top) == 2 * 2 * (length - 2)
     assert (top.predicted != "").all()
-    lens = result.lens_table()
-    assert len(lens) == 3 * length
-    assert lens.difference.isna().sum() == 3 * 2
 
 
-def test_models_of_different_depth_and_kind_compare_but_for_the_lens():
-    base, aligned = random_lm(), random_lm("gpt2", n_layer=3)
-    result = compare(base, aligned, PROMPT, max_new_tokens=3)
-    assert result.base.lens_kl is None
-    assert len(result.base.base.lens.entropy) == 3
-    assert len(result.base.aligned.lens.entropy) == 4
+def test_models_of_different_depth_and_kind_are_compared():
+    result = compare(random_lm(), random_lm("gpt2", n_layer=3), PROMPT, max_new_tokens=3)
     assert np.isfinite(result.base.kl[1:]).all()
-    with pytest.raises(DataError, match="different depths"):
-        result.base.lens_table()
-    assert set(result.lens_table()["model"]) == {"base", "aligned"}
+
+
+def test_no_hooks_are_needed():
+    base, aligned = random_lm(), random_lm(seed=1)
+    compare(base, aligned, PROMPT, max_new_tokens=3)
+    assert base._bridge is None
+    assert aligned._bridge is None
 
 
 def test_a_text_of_one_token_has_nothing_before_it():
@@ -156,10 +124,9 @@ def test_divergence_over_the_common_tokens_of_padded_vocabularies():
 def continuation(author: str, ids: list[int], text: str) -> Continuation:
     length = len(ids)
     nothing = np.zeros((1, length))
-    lens = Lens([], ids, [], nothing, nothing, nothing, nothing, nothing, nothing)
-    side = Expectation(np.log(np.full(length, 0.5)), np.zeros(length), nothing, nothing, nothing, lens)
+    side = Expectation(np.log(np.full(length, 0.5)), np.zeros(length), nothing, nothing, nothing)
     kl = np.linspace(0, 1, length)
-    return Continuation(author, ids, [f"t{token}" for token in ids], 2, text, side, side, kl, None)  # type: ignore[arg-type]
+    return Continuation(author, ids, [f"t{token}" for token in ids], 2, text, side, side, kl)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from probe import LM, RewardModel
@@ -21,11 +21,12 @@ from probe.errors import ConfigError, MissingToolError, ModelError
 from probe.logits.attribution import attribute_answer
 from probe.logits.lens import logit_lens
 from probe.model import placement as placing
+from probe.model.adapted import Weights
 from probe.model.equations import read_network
 from probe.model.heads import output_maps
 from probe.model.hooks import on_one_device
 from probe.model.loading import write
-from probe.model.placement import is_offloaded, placement
+from probe.model.placement import is_offloaded, is_quantized, placement
 from probe.model.rewards import reward_lm
 from tests.models import random_reward_model, saved_lm
 
@@ -281,15 +282,54 @@ def test_other_ways_of_quantising_are_refused(tmp_path: Path, monkeypatch: pytes
         LM.load(folder, quantization="8bit")
 
 
-@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")
-def test_an_adapter_needs_its_base_in_memory(tmp_path: Path):
+@pytest.fixture
+def lora(tmp_path: Path) -> Path:
+    """A LoRA whose B is not zero, and beside it `base`."""
     peft = pytest.importorskip("peft")
     base = saved_lm(tmp_path / "base")
-    model = peft.get_peft_model(LM.load(base).model, peft.LoraConfig(r=2, target_modules=["q_proj"]))
+    model = peft.get_peft_model(LM.load(base).model, peft.LoraConfig(r=2, target_modules=["q_proj", "down_proj"]))
+    for name, each in model.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(each.data, std=0.2, generator=torch.Generator().manual_seed(0))
     model.peft_config["default"].base_model_name_or_path = str(base)
     model.save_pretrained(tmp_path / "adapter")
-    with pytest.raises(ModelError, match="is an adapter, which is merged into its base in memory"):
-        LM.load(tmp_path / "adapter", device_map="auto")
+    return tmp_path / "adapter"
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")
+@pytest.mark.filterwarnings("ignore:MatMul8bitLt")
+@pytest.mark.parametrize("bits", ["8bit", "4bit"])
+def test_an_adapter_on_a_quantised_base_is_what_peft_computes(lora: Path, bits: str):
+    pytest.importorskip("bitsandbytes")
+    from peft import PeftModel
+
+    lm, base = LM.load(lora, quantization=bits), LM.load(lora.parent / "base", quantization=bits)
+    assert lm.base is not None
+    assert is_quantized(lm.model)
+    theirs = PeftModel.from_pretrained(base.model, lora)
+    expected = theirs(torch.tensor([lm.tokenizer.encode(TEXT)])).logits.detach()
+    torch.testing.assert_close(lm.logits(TEXT), expected, rtol=1e-4, atol=1e-5)
+    assert float((expected - lm.base.logits(TEXT).detach()).abs().max()) > 0.01
+    with lm.hooks([("blocks.1.hook_resid_post", lambda *_: None)]):
+        torch.testing.assert_close(lm.logits(TEXT), expected, rtol=1e-4, atol=1e-3)
+    found = logit_lens(lm, TEXT)
+    np.testing.assert_allclose(found.top_logprobs[-1, :, 0], expected[0].log_softmax(-1).amax(-1), atol=1e-3)
+    attribute_answer(lm, TEXT)  # it raises an error unless its parts add up to the logits
+    weight = Weights(lm.model)["model.layers.0.self_attn.q_proj.weight"]
+    layer = theirs.get_base_model().model.layers[0].self_attn.q_proj
+    with placing.readable(layer.base_layer):
+        torch.testing.assert_close(weight, layer.base_layer.weight + layer.get_delta_weight("default"))
+    assert len({LM.load(lora, quantization=bits).fingerprint, lm.fingerprint}) == 1
+    assert lm.fingerprint != lm.base.fingerprint
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")
+def test_an_adapter_is_not_put_on_offloaded_weights(lora: Path):
+    with pytest.raises(ModelError, match="cannot be put on a base of which parts are offloaded"):
+        LM.load(lora, device_map={"": "disk"})
+    lm = LM.load(lora, device_map={"": "cpu"})
+    assert lm.base is not None
+    torch.testing.assert_close(lm.logits(TEXT), LM.load(lora).logits(TEXT), rtol=1e-4, atol=1e-5)
 
 
 def test_no_argument_means_one_device():

@@ -65,6 +65,7 @@ RESULTS: dict[str, Callable[[LM], Drawable]] = {
     "dose_response": steered,
     "intervene": intervened,
     "compare": lambda lm: probe.compare.compare(lm, random_lm(seed=1), TEXT, max_new_tokens=3),
+    "compare_lenses": lambda lm: probe.compare.compare_lenses(lm, random_lm(seed=1), TEXT, max_new_tokens=3),
     "lag_profile": lambda lm: probe.autoregression.lag_profile(lm, [TEXT], lags=2, resamples=2),
     "effective_order": lambda lm: probe.autoregression.effective_order(lm, [TEXT], longest=2),
     "snowball": lambda lm: probe.autoregression.snowball(lm, [TEXT], steps=3),

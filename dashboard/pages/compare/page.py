@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 PROMPT_TAB, WEIGHTS_TAB = "One prompt", "Weights"
 """Tabs that are also offered for two reward models."""
 TABS = {
-    PROMPT_TAB: ("compare",),
+    PROMPT_TAB: ("compare", "compare_lenses"),
     "Who carries it": ("find_carriers",),
     "Over a corpus": ("compare_corpus",),
     "First tokens": ("compare_first_tokens", "steer_by_first_tokens"),

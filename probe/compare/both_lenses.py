@@ -3,10 +3,10 @@
 Axes: D blocks, C tokens that are read, V vocabulary. Column t is the prediction after token t.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -15,9 +15,10 @@ import torch
 from probe.analyses.analysis_record import Input
 from probe.analyses.catalogue import analysis
 from probe.compare.side_by_side import Length, Prompt, Seed, Shown, Temperature, Templated, continue_prompt, read_prompt
-from probe.logits.lens import COLUMNS, LENS, Lens, LensReader, kl, lens_logprobs, lens_of, residual_names
+from probe.logits.lens import COLUMNS, LENS, Lens, LensReader, kl, lens_logprobs, lens_of, lens_tokens, residual_names
 from probe.model.heads import check_count
 from probe.model.lm import LM
+from probe.model.pace import seconds_to_read
 from probe.plotting.notebook import Drawable, Look, pair, titled
 from probe.ticks import Tick, between, ignore
 
@@ -137,7 +138,22 @@ class LensPair(Drawable):
         return rows.assign(position=rows["position"] + self.start)
 
 
-@analysis("compare", title="Logit lens of both", equations=(LENS,))
+def lenses_seconds(
+    base: LM,
+    aligned: LM,
+    prompt: str | Sequence[Mapping[str, str]],
+    max_new_tokens: int,
+    chat: bool,
+    columns: int | None,
+    **rest: Any,
+) -> float:
+    """Estimate the seconds that both lenses take; the continuation is known from `compare`."""
+    length = len(read_prompt(base, aligned, prompt, chat)[1])
+    read = min(length, columns or length) + max_new_tokens
+    return sum(seconds_to_read(lm, length + max_new_tokens + lens_tokens(lm, read)) for lm in (base, aligned))
+
+
+@analysis("compare", title="Logit lens of both", equations=(LENS,), seconds=lenses_seconds, stored=False)
 @torch.no_grad()
 def compare_lenses(
     base: LM,

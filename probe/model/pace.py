@@ -17,7 +17,7 @@ runs are undisturbed."""
 
 QUICK = 2_000_000_000
 """Largest product of parameters and tokens that is read too quickly to be timed."""
-WRITTEN = 16
+WRITTEN = 10
 """Number of tokens that are read in the time in which one is written."""
 
 

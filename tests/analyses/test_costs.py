@@ -43,7 +43,7 @@ def tokens_read() -> Iterator[list[int]]:
 
 
 def test_every_analysis_that_runs_a_model_declares_its_cost():
-    """Those without models read captures; three read the run of a model. `compare` gets its own with the lens apart."""
+    """Those without models read captures; three read the run of a model. `compare` is still to get one."""
     without = {name for name, each in analyses().items() if each.models and each.seconds is None}
     assert without <= {"compare", "follow_rewards", "follow_pairs", "compare_trainings"}
     assert not [name for name, each in analyses().items() if not each.models and each.seconds is not None]
@@ -89,6 +89,8 @@ def test_a_lens_costs_its_unembedding_too():
     assert find_analysis("logit_lens").cost(lm, prompt=TEXT, columns=4) == pytest.approx(2 * length + 4 * 3 * each)
     both = find_analysis("compare_layers").cost(lm, other, prompt=TEXT, columns=4)
     assert both == pytest.approx(2 * (length + 4 * 3 * each))
+    lenses = find_analysis("compare_lenses").cost(lm, other, prompt=TEXT, max_new_tokens=5, columns=4)
+    assert lenses == pytest.approx(2 * (length + 5 + 9 * 3 * each))
     every = find_analysis("compare_layers").cost(lm, other, prompt=TEXT, columns=10**6)
     assert every == pytest.approx(2 * (length + length * 3 * each))
 
@@ -116,7 +118,7 @@ def test_the_pace_is_measured_once_and_only_for_work_that_takes_time(monkeypatch
 
 
 def test_progress_is_told():
-    for name in ("compare_layers", "compare_attention", "repeat_scores", "look_back"):
+    for name in ("compare_layers", "compare_lenses", "compare_attention", "repeat_scores", "look_back"):
         record, shares = find_analysis(name), list[float]()
         lms = [model(seed) for seed in range(len(record.models))]
         values = {"prompt": TEXT} if "prompt" in record.inputs else {}

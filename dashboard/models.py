@@ -156,7 +156,7 @@ LARGE_BYTES = 256 * 2**20
 HEAD_START_S = 4.0
 """Seconds for the first page before everything else that pages of models use is imported."""
 
-PATIENCE_S = 3.0
+PATIENCE_S = 6.0
 """Longest expected computation in seconds that a page starts without a click."""
 
 T = TypeVar("T")

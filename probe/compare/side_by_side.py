@@ -6,7 +6,7 @@ from the distributions before it; there is nothing before token 0, so that entry
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,7 @@ from probe.errors import DataError
 from probe.logits.lens import Lens, kl, lens_of, read_lens, require_same_tokens
 from probe.model.in_memory import keep
 from probe.model.lm import LM
+from probe.model.pace import WRITTEN, seconds_to_read
 from probe.model.text import encode
 from probe.numbers import chance, rate
 from probe.plotting.chips import Chip, TokenRow, TokenRows
@@ -328,7 +329,13 @@ Seed = Annotated[int, Input("Seed", key="seed", folded=SAMPLING)]
 Templated = Annotated[bool, replace(SHARED["chat"], folded=SAMPLING)]
 
 
-@analysis("compare", title="One prompt", equations=EQUATIONS, widths=((5, 4),))
+def compare_seconds(base: LM, aligned: LM, prompt: Prompt, max_new_tokens: int, chat: bool, **rest: Any) -> float:
+    """Estimate the seconds in which both models continue a prompt, and read both continuations."""
+    length = len(read_prompt(base, aligned, prompt, chat)[1]) + max_new_tokens
+    return sum(seconds_to_read(lm, 2 * length + WRITTEN * max_new_tokens) for lm in (base, aligned))
+
+
+@analysis("compare", title="One prompt", equations=EQUATIONS, widths=((5, 4),), seconds=compare_seconds, stored=False)
 @torch.no_grad()
 def compare(
     base: LM,

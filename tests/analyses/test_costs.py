@@ -43,9 +43,9 @@ def tokens_read() -> Iterator[list[int]]:
 
 
 def test_every_analysis_that_runs_a_model_declares_its_cost():
-    """Those without models read captures; three read the run of a model. `compare` is still to get one."""
+    """Those without models read captures; three read the run of a model."""
     without = {name for name, each in analyses().items() if each.models and each.seconds is None}
-    assert without <= {"compare", "follow_rewards", "follow_pairs", "compare_trainings"}
+    assert without <= {"follow_rewards", "follow_pairs", "compare_trainings"}
     assert not [name for name, each in analyses().items() if not each.models and each.seconds is not None]
 
 
@@ -104,6 +104,11 @@ def test_new_tokens_and_gradients_cost_more():
     look = find_analysis("look_back")
     slopes, draws = (look.cost(lm, prompt=TEXT, measure=each) for each in (JACOBIAN, None))
     assert slopes > 1.5 * draws
+    both = find_analysis("compare")
+    more = both.cost(lm, model(1), prompt=TEXT, max_new_tokens=5) - both.cost(
+        lm, model(1), prompt=TEXT, max_new_tokens=1
+    )
+    assert more == 2 * 4 * (2 + pace.WRITTEN)
 
 
 def test_the_pace_is_measured_once_and_only_for_work_that_takes_time(monkeypatch: pytest.MonkeyPatch):

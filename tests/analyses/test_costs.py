@@ -105,9 +105,7 @@ def test_new_tokens_and_gradients_cost_more():
     slopes, draws = (look.cost(lm, prompt=TEXT, measure=each) for each in (JACOBIAN, None))
     assert slopes > 1.5 * draws
     both = find_analysis("compare")
-    more = both.cost(lm, model(1), prompt=TEXT, max_new_tokens=5) - both.cost(
-        lm, model(1), prompt=TEXT, max_new_tokens=1
-    )
+    some, few = (both.cost(lm, model(1), prompt=TEXT, max_new_tokens=count) for count in (5, 1))
     assert some - few == 2 * 4 * (2 + pace.WRITTEN)
 
 

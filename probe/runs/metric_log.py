@@ -235,7 +235,7 @@ class MetricLog:
         self._digest, self._digits = digest, about["digits"]
         self._position = Position(offset, about["line"], status.st_ino)
         columns = {name: table[name].to_numpy() for name in table.column_names}
-        self._table = _Table([pd.DataFrame(columns)], about["lowest"])
+        self._table = _Table([pd.DataFrame(columns)] if table.num_rows else [], about["lowest"])
         self._kept = offset, about["identity"]
 
     def _keep(self, status: os.stat_result, frame: pd.DataFrame, live: bool) -> None:

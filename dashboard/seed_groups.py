@@ -7,11 +7,14 @@ import pandas as pd
 
 from dashboard import data
 from dashboard.data import Store
+from dashboard.held import Held
+from probe.runs.schema import METRICS
 from probe.seeds import coverage
 from probe.seeds.group_tables import Curves, curves, headline
 from probe.seeds.grouping import Group
 from probe.seeds.t_intervals import UNKNOWN
 
+_CURVES: Held[Curves] = Held(data.HELD // 2)
 ANSWERS, TRAININGS = "answers", "trainings"
 """Texts in tables and figures for what an interval is over."""
 
@@ -106,8 +109,14 @@ def lineage_table(store: Store, found: dict[str, SeedGroup]) -> pd.DataFrame:
 
 
 def group_curves(group: SeedGroup) -> Curves:
-    """Return the curves of a group; files are read again if they have changed."""
-    return curves(group.group, data.metrics)
+    """Return the curves of a group, which are shared; files are read again if they have changed."""
+    key = tuple((run.path, data.stamp(run.path / METRICS)) for run in group.group.runs)
+    return _CURVES.get_or(key, lambda: curves(group.group, data.metrics), _size)
+
+
+def _size(found: Curves) -> int:
+    frames = (found.mean, found.low, found.high, *found.members.values())
+    return sum(int(frame.memory_usage().sum()) for frame in frames)
 
 
 def remark(found: Sequence[SeedGroup]) -> str:

@@ -37,7 +37,7 @@ Stamp = tuple[int, int]
 SHARE = 64 * MB
 """Largest number of bytes of metrics, and of rollouts, that a page reads from one run, so that pages with many runs
 stay fast."""
-HELD = 256 * MB
+HELD = 128 * MB
 """Largest number of bytes of metrics that the server holds for its next pages; the rest is read again from the runs."""
 NAMED_LINES = 3
 """Number of damaged lines of a file that a page lists; the others are only counted."""
@@ -244,7 +244,7 @@ def rollouts(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
 def has_rollouts(run: Run) -> bool:
     """Return whether a run has recorded completions that can be read."""
     version = stamp(run.path / ROLLOUTS)
-    found, problems = _has_rollouts(str(run.path), version) if version[1] else (False, [])
+    found, problems = _has_rollouts(str(run.path), version) if version != (0, 0) else (False, [])
     tell(*problems)
     return found
 

@@ -87,6 +87,7 @@ def headlines(found: Sequence[SeedGroup]) -> pd.DataFrame:
     tables = [
         (headline(each.group) if each.several else each.group.first.headline).assign(run=each.title, over=each.over)
         for each in found
+        if any(run.meta.get("headline") for run in each.group.runs)
     ]
     tables = [table.reindex(columns=columns, fill_value="") for table in tables if len(table)]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)

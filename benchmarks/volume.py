@@ -33,6 +33,8 @@ from probe.texts import say
 from tests.browser.conftest import FLAGS, PATIENCE_S, Server
 
 RUNS, STEPS, VIEWS = 200, 20_000, 500
+BROWSERS, TOGETHER_S = 10, 300
+"""Number of browsers that visit pages at once, and for how many seconds."""
 NAMES = ("loss", "lr", "grad_norm", "eval_loss", "reward", "kl", "reward_std", "entropy")
 DISTINCT = 10
 """Number of different logs; further runs are copies of these under other names."""
@@ -96,13 +98,14 @@ def measure(runs: int, views: int) -> str:
                 lines.append(row(name, visits, memory(server.process.pid)))
                 say(lines[-1], error=True)
             lines += ["", growth(browser, server, [f"{server.url}/{path}" for path in pages.values()], views)]
+            lines += ["", together(browser, server, names, TOGETHER_S if views == VIEWS else TOGETHER_S // 10)]
         finally:
             server.stop()
         say(lines[-1], error=True)
         logs = make_events(Path(folder) / "events", runs)
         with tensorboard(logs, runs) as (address, process):
             visits = [visit(browser, f"{address}/#timeseries", TENSORBOARD_CHART) for _ in range(1 + REPEATS)]
-            lines.insert(-2, row("TensorBoard, time series", visits, memory(process)))
+            lines.insert(-4, row("TensorBoard, time series", visits, memory(process)))
         browser.close()
         lines += ["", reading(Path(folder) / "long")]
     return "\n".join(lines)
@@ -217,6 +220,34 @@ def growth(browser: Browser, server: Server, urls: list[str], views: int) -> str
             sizes.append(memory(server.process.pid))
     sizes.append(memory(server.process.pid))
     return f"Server over {views} further views: {', '.join(f'{each / 1e6:.0f}' for each in sizes)} MB."
+
+
+def together(browser: Browser, server: Server, names: list[str], seconds: float) -> str:
+    """Visit pages with several browsers at once, each about a run of its own, and check that each shows that run."""
+    contexts = [browser.new_context(viewport={"width": 1280, "height": 800}) for _ in range(BROWSERS)]
+    pages, wrong, views, most = [context.new_page() for context in contexts], [], 0, 0
+    for page in pages:
+        page.set_default_timeout(1000 * PATIENCE_S)
+    start = time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        chosen = [names[(views + at) % len(names)] for at in range(BROWSERS)]
+        for page, name in zip(pages, chosen, strict=True):
+            page.goto(f"{server.url}/training?runs={name}", wait_until="commit")
+        for page, name in zip(pages, chosen, strict=True):
+            page.locator(CHART).first.wait_for()
+            page.locator("[data-test-script-state=notRunning]").first.wait_for()
+            shown = set(page.evaluate("document.querySelector('.js-plotly-plot').data.map(each => each.name)"))
+            said = page.locator("h3").first.inner_text()
+            wrong += [] if shown == {name} and name in said else [f"{name}: {shown}, {said}"]
+            wrong += page.get_by_test_id("stException").all_inner_texts()
+        views += BROWSERS
+        most = max(most, memory(server.process.pid))
+    for context in contexts:
+        context.close()
+    problems = f"; WRONG: {'; '.join(wrong[:3])}" if wrong else ", each with its own run and no error"
+    return (
+        f"{BROWSERS} browsers at once for {seconds:.0f} s: {views} views{problems}; server at most {most / 1e6:.0f} MB."
+    )
 
 
 @contextmanager

@@ -24,6 +24,11 @@ CONFIG = {
 }
 
 
+def figure_key(name: str) -> str:
+    """Return the key of a figure on its page."""
+    return f"figure-{name}"
+
+
 def page_theme() -> Theme:
     """Return the theme of figures for the page, light or dark."""
     return DARK if st.context.theme.type == "dark" else LIGHT
@@ -61,7 +66,7 @@ def figure(
         whole: function that returns the figure to download, where the one shown has fewer points.
         on_select: called with the clicked points before the page runs again.
     """
-    key = f"figure-{name}"
+    key = figure_key(name)
     _head(whole or (lambda: chart), data if callable(data) else (lambda: data), name, title, height, source or {})
     # Its title is drawn above it.
     plot = apply(chart, page_theme()).update_layout(uirevision=escape(title), meta=None)

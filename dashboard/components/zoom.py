@@ -9,6 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 import streamlit as st
 
+from dashboard.components.figure import figure_key
 from probe.plotting.downsampling import Window
 
 MOST = 200
@@ -30,6 +31,10 @@ class Zoom:
     """Ends on the vertical axis, as Plotly gives them: on a logarithmic axis decimal logarithms."""
 
 
+def _key(name: str) -> str:
+    return f"_{name}_zooms"
+
+
 def zooms_of(name: str, title: str) -> dict[int, Zoom]:
     """Return the part that each zoomed panel of a figure shows, by its number from 1.
 
@@ -37,7 +42,7 @@ def zooms_of(name: str, title: str) -> dict[int, Zoom]:
         name: name of the figure on its page.
         title: title of the figure: another one shows something else, of which nothing is zoomed.
     """
-    known, zooms = st.session_state.get(f"_{name}_zooms", ("", {}))
+    known, zooms = st.session_state.get(_key(name), ("", {}))
     return zooms if known == title else {}
 
 
@@ -63,10 +68,10 @@ def watch_zoom(name: str, title: str) -> None:
     def zoomed() -> None:
         told = st.session_state[key].windows
         if isinstance(told, Mapping) and told.get("title") == title:
-            st.session_state[f"_{name}_zooms"] = title, checked(told.get("windows"))
+            st.session_state[_key(name)] = title, checked(told.get("windows"))
 
     windows = {str(panel): asdict(zoom) for panel, zoom in sorted(zooms_of(name, title).items())}
-    data = {"figure": f"figure-{name}", "title": title, "windows": windows}
+    data = {"figure": figure_key(name), "title": title, "windows": windows}
     _component()(data=data, key=key, on_windows_change=zoomed)
 
 

@@ -70,8 +70,10 @@ def crowd_bands(
         x, found = quantiles(members)
         if log_y:
             found = np.where(found > 0, found, np.nan)
-            x, found = x[~np.isnan(found).any(axis=0)], found[:, ~np.isnan(found).any(axis=0)]
-        colour, name = method_colour(method), f"{len(members)} run{'s' * (len(members) > 1)} of {method or 'any method'}"
+            whole = ~np.isnan(found).any(axis=0)
+            x, found = x[whole], found[:, whole]
+        count, colour = len(members), method_colour(method)
+        name = f"{count} run{'s' * (count > 1)} of {method or 'any method'}"
         group = {"legendgroup": f"behind {method}", "name": escape(name)}
         for low, high in ((0, 4), (1, 3)):
             area = {"x": np.concatenate([x, x[::-1]]), "y": np.concatenate([found[high], found[low][::-1]])}

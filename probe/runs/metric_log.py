@@ -215,7 +215,7 @@ class MetricLog:
 
         key = user_key()
         try:
-            data = read_file(self.file, DOCUMENT, follow=False) if key else b""
+            data = read_file(self.file, _largest(status), follow=False) if key else b""
         except OSError:
             return
         if not key or not hmac.compare_digest(data[:KEY_BYTES], _signature(data[KEY_BYTES:], key)):
@@ -259,6 +259,8 @@ class MetricLog:
         with pa.ipc.new_file(sink, table.schema.with_metadata({"probe": json.dumps(about)}), options=options) as writer:
             writer.write_table(table)
         data = sink.getvalue().to_pybytes()
+        if len(data) > _largest(status) - KEY_BYTES:
+            return
         handle, name = tempfile.mkstemp(f".{os.getpid()}.tmp", f"{FILE}.", folder)
         try:
             with open(handle, "wb") as file:
@@ -345,6 +347,11 @@ def _status(path: Path) -> os.stat_result | None:
         return path.stat()
     except (OSError, ValueError):
         return None
+
+
+def _largest(status: os.stat_result) -> int:
+    """Return the largest size in bytes of a file of columns that is read or written."""
+    return min(DOCUMENT, MB // 4 + 2 * status.st_size)
 
 
 def _identity(status: os.stat_result) -> list[int]:

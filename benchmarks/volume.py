@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -40,6 +41,8 @@ DISTINCT = 10
 """Number of different logs; further runs are copies of these under other names."""
 REPEATS = 3
 CHART, TENSORBOARD_CHART = ".js-plotly-plot .main-svg", "line-chart canvas"
+SCRIPTED = ("XHR", "Fetch")
+"""Chromium's names of requests that scripts make."""
 LOADED_S = 1800
 """Seconds that TensorBoard may take to read its files."""
 
@@ -53,7 +56,7 @@ class Visit:
     settled_s: float
     """Seconds from the address to the end of the server's run of the page."""
     received: int
-    """Bytes of the websocket and of responses."""
+    """Bytes of the websocket and of responses to requests of scripts."""
     heap: int
     """Bytes of the page's JavaScript heap."""
 
@@ -169,6 +172,14 @@ def visit(browser: Browser, url: str, chart: str = CHART) -> Visit:
     def count(payload: str | bytes) -> None:
         received[0] += len(payload)
 
+    def finished(event: dict[str, Any]) -> None:
+        received[0] += int(event["encodedDataLength"]) if event["requestId"] in asked else 0
+
+    asked: set[str] = set()
+    tools = context.new_cdp_session(page)
+    tools.send("Network.enable")
+    tools.on("Network.responseReceived", lambda event: asked.update([event["requestId"]] * (event["type"] in SCRIPTED)))
+    tools.on("Network.loadingFinished", finished)
     page.on("websocket", lambda socket: socket.on("framereceived", count))
     start = time.perf_counter()
     page.goto(url, wait_until="commit")

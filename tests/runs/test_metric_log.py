@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from probe.runs import RunWarning, metric_log, storage
+from probe.runs import RunWarning, metric_log, open_run, storage
 from probe.runs.captures import metrics_frame, newest
 from probe.runs.metric_log import FILE, KEY, MetricLog, parse_numbers
 from probe.runs.storage import Block, Position, parse_block, read_lines
+from tests.runs.conftest import Make
 
 ROWS = 400
 
@@ -239,6 +240,18 @@ def test_a_run_in_progress_is_kept_seldom(tmp_path: Path):
         times.append((tmp_path / "run" / FILE).stat().st_mtime_ns)
     assert len(set(times)) < 6
     same(read(tmp_path / "run"), by_lines(text))
+
+
+def test_a_finished_run_has_its_columns(tmp_path: Path, make: Make, parsed: list[int]):
+    writer = make()
+    for step in range(ROWS):
+        writer.log(step, {"loss": 1.0 / (step + 1)})
+    writer.finish()
+    assert (writer.path / FILE).exists()
+    parsed.clear()
+    found = open_run(writer.path).metrics()
+    assert sum(parsed) == 0
+    same(found, by_lines(writer.path / "metrics.jsonl"))
 
 
 def test_small_logs_and_sample_runs_have_no_columns(tmp_path: Path, monkeypatch: Any):

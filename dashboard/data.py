@@ -16,7 +16,7 @@ import streamlit as st
 from dashboard.held import Held
 from dashboard.markdown import prose
 from probe.errors import RunError
-from probe.plotting.crowds import Course, course
+from probe.plotting.crowds import Course, course, evenly
 from probe.plotting.curves import Style, smooth, with_axes
 from probe.runs.addresses import RUN_FILE, is_cached
 from probe.runs.captured import heads_moved, rollout_table
@@ -187,7 +187,7 @@ def _size(frame: pd.DataFrame) -> int:
 
 
 def outline(run: Run, steps: Callable[[pd.DataFrame], int]) -> pd.DataFrame:
-    """Return the metrics of a run with the columns of all axes, at the steps where a column begins or ends.
+    """Return the metrics of a run with the columns of all axes, at the steps that bands need (`few_rows`).
 
     Args:
         run: the run.
@@ -197,15 +197,21 @@ def outline(run: Run, steps: Callable[[pd.DataFrame], int]) -> pd.DataFrame:
 
     def make() -> pd.DataFrame:
         frame = metrics(run)
-        return ends_of_columns(with_axes(frame, steps(frame)))
+        return few_rows(with_axes(frame, steps(frame)))
 
     return _OUTLINES.get_or(key, make, _size)
 
 
-def ends_of_columns(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of a table in which one of its columns has its first or its last value."""
-    known = [np.flatnonzero(frame[name].notna()) for name in frame]
-    return frame.iloc[sorted({int(at) for each in known if len(each) for at in (each[0], each[-1])})].copy()
+def few_rows(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return some rows of a table: of each column the first and the last value, and others at even steps."""
+    steps = frame["step"].to_numpy(dtype=float)
+    kept = {*evenly(steps).tolist()}
+    for name in frame:
+        known = frame[name].notna().to_numpy()
+        if not known.all():
+            rows = np.flatnonzero(known)
+            kept.update(rows[evenly(steps[rows])].tolist())
+    return frame.iloc[sorted(kept)].copy()
 
 
 def courses(

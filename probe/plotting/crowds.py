@@ -30,10 +30,15 @@ def course(places: pd.Series, values: np.ndarray) -> Course:
     x = places.to_numpy(dtype=float)
     order = np.arange(len(x)) if (x[1:] >= x[:-1]).all() else np.argsort(x, kind="stable")
     x, y = x[order], values[order]
-    if len(x) <= PLACES:
-        return x, y
-    kept = np.unique(np.searchsorted(x, np.linspace(x[0], x[-1], PLACES)).clip(max=len(x) - 1))
+    kept = evenly(x)
     return x[kept], y[kept]
+
+
+def evenly(places: np.ndarray) -> np.ndarray:
+    """Return the indices of at most `PLACES` of rising places, at even distances, with both ends."""
+    if len(places) <= PLACES:
+        return np.arange(len(places))
+    return np.unique(np.searchsorted(places, np.linspace(places[0], places[-1], PLACES)).clip(max=len(places) - 1))
 
 
 def quantiles(courses: Sequence[Course]) -> tuple[np.ndarray, np.ndarray]:

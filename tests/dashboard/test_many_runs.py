@@ -151,3 +151,15 @@ def test_a_zoom_is_held():
     assert held.layout.xaxis.range == (1, 2.5)
     assert held.layout.yaxis.range is None
     assert len(checked({str(panel): {"x": [0, 1]} for panel in range(1, 999)})) == 200
+
+
+def test_few_rows_keep_the_ends_and_what_is_rare():
+    steps = np.arange(20_000)
+    frame = pd.DataFrame({"step": steps, "loss": 1.0 / (1 + steps)})
+    frame["eval_loss"] = frame["loss"].where(steps % 77 == 5)
+    frame["never"] = np.nan
+    few = data.few_rows(frame)
+    assert few["eval_loss"].notna().sum() == frame["eval_loss"].notna().sum()
+    assert few["step"].iloc[[0, -1]].tolist() == [0, 19_999]
+    assert len(few) < 1000
+    pd.testing.assert_frame_equal(few, frame.loc[few.index])

@@ -36,7 +36,7 @@ class Line:
     group: SeedGroup | None = None
     """Group whose mean is drawn."""
     behind: bool = False
-    """Whether it is part of the bands behind the other lines; its table then has only the ends of each column."""
+    """Whether it is part of the bands behind the other lines; its table then has few rows."""
     frame: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Metrics with the columns of all axes that are known for them."""
     spread: Spread | None = None
@@ -58,12 +58,11 @@ class Line:
         return with_line_axes(store, replace(self, frame=mean.mean, spread=spread))
 
     def outline(self, store: Store) -> "Line":
-        """Return the line with the ends of its columns."""
+        """Return the line with the rows that unsmoothed bands and the sentence above the page need."""
         run = store.runs[self.label]
         if self.group is None:
             return replace(self, frame=data.outline(run, partial(length, run)))
-        frame = self.read(store).frame
-        return replace(self, frame=data.ends_of_columns(frame))
+        return replace(self, frame=data.few_rows(self.read(store).frame))
 
     def bare(self) -> "Line":
         """Return the line without its tables, to be read again."""
@@ -140,7 +139,10 @@ def with_line_axes(store: Store, line: Line) -> Line:
 def courses(store: Store, section: Section, line: Line, metrics: Sequence[str]) -> dict[str, Course]:
     """Return what the bands need of a line behind; without the axis there is none."""
     runs = [store.runs[label] for label in line.members]
-    return data.courses(runs, metrics, section.x, section.weight, lambda: line.read(store).frame)
+    whole = section.weight > 0  # what is smoothed needs every step
+    return data.courses(
+        runs, metrics, section.x, section.weight, lambda: line.read(store).frame if whole else line.frame
+    )
 
 
 def chart_of(

@@ -1,7 +1,7 @@
 """Data of the pages: runs, their metrics and captures; each file is read again only if it has changed."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -13,13 +13,16 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
+from dashboard.held import Held
 from dashboard.markdown import prose
 from probe.errors import RunError
-from probe.plotting.curves import Style
+from probe.plotting.crowds import Course, course, evenly
+from probe.plotting.curves import Style, smooth, with_axes
 from probe.runs.addresses import RUN_FILE, is_cached
 from probe.runs.captured import heads_moved, rollout_table
 from probe.runs.captures import Captures, Tensors
 from probe.runs.directories import roots, run_directories, shown_name, store_problems, stray_link
+from probe.runs.metric_log import MetricLog
 from probe.runs.reader import Run
 from probe.runs.schema import CAPTURES, INDEX, METRICS, ROLLOUTS, RunWarning
 from probe.runs.storage import UNFINISHED
@@ -34,6 +37,8 @@ Stamp = tuple[int, int]
 SHARE = 64 * MB
 """Largest number of bytes of metrics, and of rollouts, that a page reads from one run, so that pages with many runs
 stay fast."""
+HELD = 128 * MB
+"""Largest number of bytes of metrics that the server holds for its next pages; the rest is read again from the runs."""
 NAMED_LINES = 3
 """Number of damaged lines of a file that a page lists; the others are only counted."""
 
@@ -145,17 +150,94 @@ def tell(*sentences: object) -> None:
         found.update(dict.fromkeys(map(str, sentences)))
 
 
+@dataclass(frozen=True)
+class _Read:
+    """The metrics of a run as they were read last."""
+
+    log: MetricLog
+    version: Stamp
+    frame: pd.DataFrame
+    problems: list[str]
+
+
+_READ: Held[_Read] = Held(HELD)
+_OUTLINES: Held[pd.DataFrame] = Held(HELD // 4)
+_COURSES: Held[dict[str, Course]] = Held(HELD // 4)
+
+
 def metrics(run: Run) -> pd.DataFrame:
-    """Read the metrics of a run, at most `SHARE` bytes; a file is read again only if it has changed."""
-    frame, problems = _metrics(str(run.path), stamp(run.path / METRICS))
-    tell(*problems)
-    return frame
+    """Read the metrics of a run, at most `SHARE` bytes; of a file that has grown only the new lines are read.
+
+    The table is shared and must not be changed.
+    """
+    path, version = run.path, stamp(run.path / METRICS)
+    known = _READ.get(path)
+    if known is None or known.version != version:
+        log = known.log if known and not known.problems else MetricLog(path)
+        with heard() as problems:
+            frame = log.read(live=run.status == "running", most=SHARE)
+        known = _Read(log, version, frame, problems)
+        _READ.put(path, known, _size(frame))
+    tell(*known.problems)
+    return known.frame
 
 
-@st.cache_data(show_spinner=False, max_entries=64)
-def _metrics(path: str, version: Stamp) -> tuple[pd.DataFrame, list[str]]:
-    with heard() as problems:
-        return Run(path).metrics(SHARE), problems
+def _size(frame: pd.DataFrame) -> int:
+    return int(frame.memory_usage().sum())
+
+
+def outline(run: Run, steps: Callable[[pd.DataFrame], int]) -> pd.DataFrame:
+    """Return the metrics of a run with the columns of all axes, at the steps that bands need (`few_rows`).
+
+    Args:
+        run: the run.
+        steps: function that returns the number of the run's steps from its metrics.
+    """
+    key = run.path, stamp(run.path / METRICS), stamp(run.path / RUN_FILE)
+
+    def make() -> pd.DataFrame:
+        frame = metrics(run)
+        return few_rows(with_axes(frame, steps(frame)))
+
+    return _OUTLINES.get_or(key, make, _size)
+
+
+def few_rows(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return some rows of a table: of each column the first and the last value, and others at even steps."""
+    steps = frame["step"].to_numpy(dtype=float)
+    kept = {*evenly(steps).tolist()}
+    for name in frame:
+        known = frame[name].notna().to_numpy()
+        if not known.all():
+            rows = np.flatnonzero(known)
+            kept.update(rows[evenly(steps[rows])].tolist())
+    return frame.iloc[sorted(kept)].copy()
+
+
+def courses(
+    runs: Sequence[Run], metrics: Sequence[str], x: str, weight: float, read: Callable[[], pd.DataFrame]
+) -> dict[str, Course]:
+    """Return what quantile bands need of the smoothed metrics of a run, or of the mean of some, over an axis.
+
+    Args:
+        runs: the runs that it is made of.
+        metrics: names of the metrics; those that it lacks are left out.
+        x: column of the axis.
+        weight: weight of the past in smoothing.
+        read: function that returns the table.
+    """
+    files = tuple((run.path, stamp(run.path / METRICS), stamp(run.path / RUN_FILE)) for run in runs)
+
+    def make() -> dict[str, Course]:
+        frame, found = read(), dict[str, Course]()
+        for name in (name for name in metrics if name in frame):
+            rows = frame[[x, name]].dropna() if x != name else frame[[x]].dropna()
+            values = rows[name].to_numpy(dtype=float)
+            found[name] = course(rows[x], smooth(values, weight) if weight else values)
+        return found
+
+    key = files, tuple(metrics), x, weight
+    return _COURSES.get_or(key, make, lambda found: sum(each.nbytes for pair in found.values() for each in pair))
 
 
 def rollouts(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -163,6 +245,20 @@ def rollouts(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
     frame, table, problems = _rollouts(str(run.path), stamp(run.path / ROLLOUTS))
     tell(*problems)
     return frame, table
+
+
+def has_rollouts(run: Run) -> bool:
+    """Return whether a run has recorded completions that can be read."""
+    version = stamp(run.path / ROLLOUTS)
+    found, problems = _has_rollouts(str(run.path), version) if version != (0, 0) else (False, [])
+    tell(*problems)
+    return found
+
+
+@st.cache_data(show_spinner="Reading the rollouts", max_entries=4096)
+def _has_rollouts(path: str, version: Stamp) -> tuple[bool, list[str]]:
+    frame, _, problems = _rollouts(path, version)
+    return len(frame) > 0, problems
 
 
 @st.cache_resource(show_spinner="Reading the rollouts", max_entries=16)
@@ -179,7 +275,7 @@ def captures(run: Run) -> Captures:
     return found
 
 
-@st.cache_resource(show_spinner=False, max_entries=64)
+@st.cache_resource(show_spinner=False, max_entries=1024)
 def _captures(path: str, version: Stamp) -> tuple[Captures, list[str]]:
     with heard() as problems:
         return Run(path).captures(), problems

@@ -7,11 +7,14 @@ import pandas as pd
 
 from dashboard import data
 from dashboard.data import Store
+from dashboard.held import Held
+from probe.runs.schema import METRICS
 from probe.seeds import coverage
 from probe.seeds.group_tables import Curves, curves, headline
 from probe.seeds.grouping import Group
 from probe.seeds.t_intervals import UNKNOWN
 
+_CURVES: Held[Curves] = Held(data.HELD // 2)
 ANSWERS, TRAININGS = "answers", "trainings"
 """Texts in tables and figures for what an interval is over."""
 
@@ -84,6 +87,7 @@ def headlines(found: Sequence[SeedGroup]) -> pd.DataFrame:
     tables = [
         (headline(each.group) if each.several else each.group.first.headline).assign(run=each.title, over=each.over)
         for each in found
+        if any(run.meta.get("headline") for run in each.group.runs)
     ]
     tables = [table.reindex(columns=columns, fill_value="") for table in tables if len(table)]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
@@ -106,8 +110,14 @@ def lineage_table(store: Store, found: dict[str, SeedGroup]) -> pd.DataFrame:
 
 
 def group_curves(group: SeedGroup) -> Curves:
-    """Return the curves of a group; files are read again if they have changed."""
-    return curves(group.group, data.metrics)
+    """Return the curves of a group, which are shared; files are read again if they have changed."""
+    key = tuple((run.path, data.stamp(run.path / METRICS)) for run in group.group.runs)
+    return _CURVES.get_or(key, lambda: curves(group.group, data.metrics), _size)
+
+
+def _size(found: Curves) -> int:
+    frames = (found.mean, found.low, found.high, *found.members.values())
+    return sum(int(frame.memory_usage().sum()) for frame in frames)
 
 
 def remark(found: Sequence[SeedGroup]) -> str:

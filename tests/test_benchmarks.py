@@ -1,12 +1,15 @@
 """The benchmarks: all can be run by name, times become rows, and steps of TRL and ours alternate."""
 
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks.__main__ import NAMES
 from benchmarks.harness import compare, summary
+from probe.runs.reader import Run
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -47,3 +50,22 @@ def test_steps_of_trl_and_ours_alternate(monkeypatch: pytest.MonkeyPatch, trl: A
     assert row.repeats == 2
     assert row.seconds_a > 0
     assert row.seconds_b > 0
+
+
+def test_the_load_of_volume_is_the_same_runs_for_both(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+
+    from benchmarks import volume
+
+    monkeypatch.setattr(volume, "STEPS", 3)
+    runs = [Run(path) for path in sorted(volume.make_runs(tmp_path / "runs", 11).iterdir())]
+    frames = [run.metrics() for run in runs]
+    assert [*frames[0]] == ["step", "time", *volume.NAMES]
+    assert frames[10].equals(frames[0])
+    assert not frames[1].equals(frames[0])
+    logs = sorted(volume.make_events(tmp_path / "events", 2).glob("*/*"))
+    for frame, log in zip(frames, logs, strict=False):
+        events = [event for event in LegacyEventFileLoader(str(log)).Load() if event.summary.value]
+        read = [[value.simple_value for value in event.summary.value] for event in events]
+        np.testing.assert_allclose(read, frame[[*volume.NAMES]], rtol=1e-6, atol=0)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -12,6 +13,7 @@ from probe.plotting.export import MIME, render_table
 from probe.plotting.names import file_name
 from probe.texts import visible
 
+Table = pd.DataFrame | Callable[[], pd.DataFrame]
 DETAILS, TAB_DETAILS = "details", "tab_details"
 """Keys of the open state of the page's section, and of a tab's own section."""
 
@@ -21,7 +23,7 @@ def details(
     equations: Sequence[str],
     definition: str,
     code: str,
-    tables: Mapping[str, pd.DataFrame] | Callable[[], Mapping[str, pd.DataFrame]] | None = None,
+    tables: Mapping[str, Table] | Callable[[], Mapping[str, Table]] | None = None,
     files: Mapping[str, Callable[[], bytes]] | None = None,
     key: str = DETAILS,
 ) -> None:
@@ -34,7 +36,7 @@ def details(
         definition: Markdown written by us; never text from data.
         code: Python lines that reproduce the page; strings from data are inserted with `repr`.
         tables: tables by file name, or a function that returns them when the section is open; each downloads as CSV and
-            LaTeX.
+            LaTeX. A table may be a function that returns it when it is downloaded.
         files: further downloads by file name, made on request.
         key: key of the section on its page.
     """
@@ -50,7 +52,7 @@ def details(
             for name, table in (tables() if callable(tables) else tables or {}).items():
                 st.download_button(
                     escape_markdown(f"{name}.csv"),
-                    data=partial(render_table, table, "csv"),
+                    data=partial(_render, table, "csv"),
                     file_name=f"{file_name(name)}.csv",
                     mime="text/csv",
                     key=f"table-{name}",
@@ -59,7 +61,7 @@ def details(
                 )
                 st.download_button(
                     escape_markdown(f"{name}.tex"),
-                    data=partial(render_table, table, "tex", words_of(name), name),
+                    data=partial(_render, table, "tex", words_of(name), name),
                     file_name=f"{file_name(name)}.tex",
                     mime=MIME["tex"],
                     key=f"latex-{name}",
@@ -75,6 +77,10 @@ def details(
                     on_click="ignore",
                     icon=":material/folder_zip:",
                 )
+
+
+def _render(table: Table, *how: Any) -> bytes:
+    return render_table(table() if callable(table) else table, *how)
 
 
 def csv_button(table: pd.DataFrame, name: str) -> None:

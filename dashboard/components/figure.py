@@ -9,7 +9,7 @@ import streamlit as st
 
 from dashboard.components.focus import take_focus
 from dashboard.markdown import escape_markdown, guard_callback, last_sentence, note
-from probe.plotting.export import FORMATS, MIME, STATIC, missing, provenance, render
+from probe.plotting.export import FORMATS, MIME, STATIC, TABLES, missing, provenance, render
 from probe.plotting.names import file_stem
 from probe.plotting.paper import DPI, FAMILIES, WIDTHS, Paper, paper_of
 from probe.plotting.theme import DARK, LIGHT, Theme, apply, escape
@@ -24,6 +24,11 @@ CONFIG = {
 }
 
 
+def figure_key(name: str) -> str:
+    """Return the key of a figure on its page."""
+    return f"figure-{name}"
+
+
 def page_theme() -> Theme:
     """Return the theme of figures for the page, light or dark."""
     return DARK if st.context.theme.type == "dark" else LIGHT
@@ -36,13 +41,14 @@ def _missing() -> str | None:
 
 def figure(
     chart: go.Figure,
-    data: pd.DataFrame,
+    data: pd.DataFrame | Callable[[], pd.DataFrame],
     name: str,
     *,
     title: str,
     height: int | None = None,
     source: dict[str, object] | None = None,
     says: str = "",
+    whole: Callable[[], go.Figure] | None = None,
     on_select: Callable[[list[dict]], None] | None = None,
 ) -> None:
     """Show a figure with its title and a button that offers PNG, SVG, PDF, HTML, and its data as CSV and LaTeX.
@@ -51,17 +57,18 @@ def figure(
 
     Args:
         chart: the figure.
-        data: table behind the figure.
+        data: table behind the figure, or a function that returns it when it is downloaded.
         name: name of the files; it also identifies the figure on its page.
         title: title above the figure.
         height: height in pixels; by default the figure's own.
         source: provenance that goes into the files.
         says: sentence that a screen reader reads after the title; by default the last one on the page.
+        whole: function that returns the figure to download, where the one shown has fewer points.
         on_select: called with the clicked points before the page runs again.
     """
-    key = f"figure-{name}"
-    _head(chart, data, name, title, height, source or {})
-    # The reader's zoom is kept on a refresh while the figure shows the same content; its title is drawn above it.
+    key = figure_key(name)
+    _head(whole or (lambda: chart), data if callable(data) else (lambda: data), name, title, height, source or {})
+    # Its title is drawn above it.
     plot = apply(chart, page_theme()).update_layout(uirevision=escape(title), meta=None)
     if height:
         plot.update_layout(height=height)
@@ -88,7 +95,12 @@ def _read_selection(key: str, act: Callable[[list[dict]], None]) -> None:
 
 @st.fragment
 def _head(
-    chart: go.Figure, data: pd.DataFrame, name: str, title: str, height: int | None, source: dict[str, object]
+    chart: Callable[[], go.Figure],
+    data: Callable[[], pd.DataFrame],
+    name: str,
+    title: str,
+    height: int | None,
+    source: dict[str, object],
 ) -> None:
     """Draw the title and a button that opens the downloads."""
     with st.container(horizontal=True, wrap=False, vertical_alignment="center", gap="small"):
@@ -103,8 +115,6 @@ def _head(
         )
     if not offer.open:
         return
-    if height:
-        chart = go.Figure(chart).update_layout(height=height)
     reason = _missing()
     about = provenance(figure=name, **source)
     stem = file_stem(name, about)
@@ -114,7 +124,7 @@ def _head(
             for kind in FORMATS:
                 st.download_button(
                     kind.upper(),
-                    data=partial(render, chart, data, kind, about, paper=paper, title=title),
+                    data=partial(_render, chart, data, height, kind, about, paper, title),
                     file_name=f"{stem}.{kind}",
                     mime=MIME[kind],
                     key=f"download-{name}-{kind}",
@@ -123,6 +133,22 @@ def _head(
                 )
         note(reason or f"Images are {paper.inches:g} in wide, their text has {paper.points:g} pt.")
         take_focus(name)
+
+
+def _render(
+    chart: Callable[[], go.Figure],
+    data: Callable[[], pd.DataFrame],
+    height: int | None,
+    kind: str,
+    about: dict[str, object],
+    paper: Paper,
+    title: str,
+) -> bytes:
+    """Return a file of a figure or of its data (`probe.plotting.export.render`), which are made only now."""
+    if kind in TABLES:
+        return render(go.Figure(), data(), kind, about, paper=paper, title=title)
+    drawn = go.Figure(chart()).update_layout(height=height) if height else chart()
+    return render(drawn, None, kind, about, paper=paper, title=title)
 
 
 def _choose_paper(name: str) -> Paper:

@@ -46,7 +46,7 @@ SIBLINGS = 8
 @guard_callback
 def rollouts(store: Store, names: Sequence[str]) -> None:
     """Draw the widgets, the table and the chosen completion, apart from the page: a key walks through them quickly."""
-    labels = [name for name in names if len(data.rollouts(store.runs[name])[0])]
+    labels = [name for name in names if data.has_rollouts(store.runs[name])]
     if not labels:
         note(
             "The chosen runs have recorded no rollouts: methods that sample (rlhf, rsft, rlvr) record them every "

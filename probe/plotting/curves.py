@@ -1,8 +1,9 @@
 """Curves over training: metrics of several runs by step, tokens or time, and the log-probability of given answers."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from probe.numbers import shown_ends
+from probe.plotting.crowds import Courses, crowd_bands
+from probe.plotting.downsampling import Window, shown
 from probe.plotting.panels import Panels
 from probe.plotting.theme import ANSWERS, DASHES, DOTTED, SECOND, escape, escape_lines, log_axis, method_colour
 from probe.terms import RATES, Term, logged
@@ -99,14 +102,10 @@ def smooth(values: np.ndarray, weight: float) -> np.ndarray:
         values: [n] metric over steps.
         weight: weight of the past, in [0, 1); 0 leaves the values unchanged.
     """
-    result = np.full(len(values), np.nan)
-    mean, total = 0.0, 0.0
-    for index, value in enumerate(values):
-        if np.isfinite(value):
-            mean = weight * mean + (1 - weight) * value
-            total = weight * total + (1 - weight)
-            result[index] = mean / total
-    return result
+    known = np.isfinite(values)
+    scale = max(1.0, np.abs(values[known]).max(initial=0.0))  # sums of weighted values stay below the largest float
+    scaled = pd.Series(np.where(known, values, np.nan) / scale)
+    return np.where(known, scaled.ewm(alpha=1 - weight, ignore_na=True).mean() * scale, np.nan)
 
 
 def with_axes(frame: pd.DataFrame, steps: int) -> pd.DataFrame:
@@ -136,12 +135,12 @@ class MetricPanel:
 
 
 def metric_panels(
-    runs: Mapping[str, pd.DataFrame], metrics: Sequence[str], methods: Mapping[str, str]
+    runs: Mapping[str, Collection[Any]], metrics: Sequence[str], methods: Mapping[str, str]
 ) -> list[MetricPanel]:
     """Return a panel for each meaning of each metric: the losses of two objectives must not share an axis.
 
     Args:
-        runs: metrics of each run by name (`Run.metrics()`).
+        runs: metrics of each run by name (`Run.metrics()`), or their names alone.
         metrics: columns to draw.
         methods: method of each run, which determines what its metrics mean (`probe.terms`); if only one meaning is
             known, it is assumed for runs of other methods too.
@@ -172,6 +171,9 @@ def metric_curves(
     columns: int = 2,
     spreads: Mapping[str, Spread] | None = None,
     most: int | None = None,
+    points: int | None = None,
+    windows: Mapping[int, Window] = MappingProxyType({}),
+    behind: Mapping[str, Courses] = MappingProxyType({}),
 ) -> go.Figure:
     """Draw one panel per metric and one line per run; smoothed curves keep the raw curve behind them, drawn faintly.
 
@@ -191,17 +193,26 @@ def metric_curves(
         columns: number of panels side by side.
         spreads: intervals and single trainings of each run that is a mean over trainings.
         most: maximum number of panels; all by default.
+        points: about the number of points of each curve (`probe.plotting.downsampling`); all by default.
+        windows: part of the horizontal axis that a panel shows, by its number from 1, drawn with as many points.
+        behind: further runs, drawn as quantile bands, one per method (`probe.plotting.crowds`).
     """
-    runs = {name: frame[frame[x].notna()] for name, frame in runs.items() if x in frame}
-    drawn = metric_panels(runs, metrics, methods or {})[:most]
+    runs = {name: _known(frame, x) for name, frame in runs.items() if x in frame}
+    columns_of: Mapping[str, Collection[Any]] = {**runs, **behind}
+    drawn = metric_panels(columns_of, metrics, methods or {})[:most]
     panels = small_multiples([(each.metric, each.about) for each in drawn], columns)
     for at, (metric, unit, names) in enumerate(((each.metric, each.about.unit, each.runs) for each in drawn), start=1):
-        for name in names:
-            rows, number = runs[name][runs[name][metric].notna()], "%{y:.1%}" if unit in RATES else "%{y:.4g}"
+        form, number = Form(x, weight, points, windows.get(at)), "%{y:.1%}" if unit in RATES else "%{y:.4g}"
+        crowd = [name for name in names if name in behind]
+        panels.add(at, *crowd_bands({name: behind[name][metric] for name in crowd}, methods or {}, number, log_y))
+        front = [name for name in names if name in runs]
+        for name in front:
+            rows = _known(runs[name], metric)
             if spreads and name in spreads:
-                panels.add(at, *_around(spreads[name], name, metric, look[name], unit, x, weight, log_y))
-            panels.add(at, *_lines(name, metric, rows, look[name], x, weight, number, has_label=at == 1))
-        values = [runs[name][metric].to_numpy(dtype=float) for name in names]
+                panels.add(at, *_around(spreads[name], name, metric, look[name], unit, form, log_y))
+            panels.add(at, *_lines(name, metric, rows, look[name], form, number, has_label=at == 1))
+        values = [runs[name][metric].to_numpy(dtype=float) for name in front]
+        values += [behind[name][metric][1] for name in crowd]
         ticks = log_axis(np.concatenate([np.empty(0), *values])) if log_y else {"type": "linear"}
         ticks |= {"tickformat": "~%" if log_y else ".0%"} if unit in RATES else {}
         panels.axis("y", at, **ticks)
@@ -236,45 +247,76 @@ def legend_entry(name: str, **look: Any) -> go.Scatter:
     return go.Scatter(x=[None], y=[None], mode="lines" if "line" in look else "markers", name=name, **look)
 
 
+@dataclass(frozen=True)
+class Form:
+    """How the curves of a panel are drawn (see `metric_curves`)."""
+
+    x: str
+    weight: float
+    points: int | None = None
+    window: Window | None = None
+
+    def curve(self, x: pd.Series, y: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the coordinates of the points of a curve that are drawn."""
+        places = x.to_numpy()
+        if self.points is None or len(y) <= self.points:
+            return {"x": places, "y": y}
+        kept = shown(places, y, self.points, self.window)
+        few = y[kept].astype(np.float32)  # half the bytes, seven digits
+        return {"x": places[kept], "y": few if np.isfinite(few).all() else y[kept]}
+
+
+def _known(frame: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Return the rows that have a value in a column: the table itself if all do."""
+    known = frame[column].notna()
+    return frame if known.all() else frame[known]
+
+
 def _lines(
-    name: str, metric: str, frame: pd.DataFrame, style: Style, x: str, weight: float, number: str, has_label: bool
+    name: str, metric: str, frame: pd.DataFrame, style: Style, form: Form, number: str, has_label: bool
 ) -> list[go.Scatter]:
     values = frame[metric].to_numpy(dtype=float)
     line = {"color": style.colour, "dash": style.dash, "width": 2}
     mode = "lines" if len(frame) > 1 else "markers"  # a line through one point is invisible
-    settings = {"x": frame[x].to_numpy(), "mode": mode, "legendgroup": name, "showlegend": False}
+    settings: dict[str, Any] = {"mode": mode, "legendgroup": name, "showlegend": False}
     settings["marker"] = {"color": style.colour, "size": 8}
     curve = go.Scatter(
-        y=smooth(values, weight) if weight else values,
         name=escape(name),
         line=line,
         hovertemplate=number if has_label else "%{x:.6g}: " + number,
+        **form.curve(frame[form.x], smooth(values, form.weight) if form.weight else values),
         **settings,
     )
-    if not weight:
+    if not form.weight:
         return [curve]
-    raw = go.Scatter(y=values, line=line | {"width": 1}, opacity=0.25, hoverinfo="skip", **settings)
-    return [raw, curve]
+    look = {"line": line | {"width": 1}, "opacity": 0.25, "hoverinfo": "skip"}
+    return [go.Scatter(**form.curve(frame[form.x], values), **look, **settings), curve]
 
 
 def _around(
-    spread: Spread, name: str, metric: str, style: Style, unit: str, x: str, weight: float, log_y: bool
+    spread: Spread, name: str, metric: str, style: Style, unit: str, form: Form, log_y: bool
 ) -> list[go.Scatter]:
     """Return the traces around a mean over trainings: the curve of each training and the interval of the mean."""
-    traces, least = [], math.inf
+    traces, least, x = [], math.inf, form.x
     for frame in (frame for frame in spread.members if metric in frame):
-        rows = frame.dropna(subset=[x, metric])
-        y = smooth(rows[metric].to_numpy(dtype=float), weight)
-        least = min(least, *y[y > 0], math.inf)
+        rows = frame[[x, metric]].dropna()
+        y = smooth(rows[metric].to_numpy(dtype=float), form.weight)
+        least = min(least, float(y[y > 0].min(initial=math.inf)))
         quiet = {"hoverinfo": "skip", "showlegend": False, "legendgroup": name}
         line = {"color": style.colour, "width": 1}
-        traces.append(go.Scatter(x=rows[x], y=y, mode="lines", line=line, opacity=0.3, **quiet))
+        traces.append(go.Scatter(**form.curve(rows[x], y), mode="lines", line=line, opacity=0.3, **quiet))
     known = spread.low[[x, metric]].notna().all(axis=1) if metric in spread.low else pd.Series(dtype=bool)
     if known.any():
-        ends = [smooth(each.loc[known, metric].to_numpy(dtype=float), weight) for each in (spread.low, spread.high)]
+        ends = [
+            smooth(each.loc[known, metric].to_numpy(dtype=float), form.weight) for each in (spread.low, spread.high)
+        ]
+        places = spread.low.loc[known, x].to_numpy()
+        if form.points is not None:
+            kept = np.unique(np.concatenate([shown(places, end, form.points, form.window) for end in ends]))
+            places, ends = places[kept], [end[kept] for end in ends]
         low, high = np.array([shown_ends(unit, *pair) for pair in zip(*ends, strict=True)]).T
         low = np.maximum(low, least) if log_y else low
-        traces.append(band(spread.low.loc[known, x], low, high, style.colour).update(legendgroup=name))
+        traces.append(band(places, low, high, style.colour).update(legendgroup=name))
     return traces
 
 

@@ -85,12 +85,14 @@ Row = dict[str, Any]
 HUGE = 2**1023
 
 
-def _sound(row: Row) -> bool:
+def is_sound(row: Row) -> bool:
+    """Return whether a row has a step."""
     step = row.get("step")
     return type(step) is int and 0 <= step < 2**63
 
 
-def _warn_of(odd: int, path: Path) -> None:
+def warn_of_odd(odd: int, path: Path) -> None:
+    """Warn of the lines of a file that have no step, if there are any."""
     if odd:
         warnings.warn(f"{odd} lines of `{path}` have no step and are left out.", RunWarning, stacklevel=4)
 
@@ -101,7 +103,7 @@ def newest(before: Mapping[int, Row], rows: Iterable[Row], path: Path) -> dict[i
     highest = [-step for step in by_step]  # each step is discarded at most once, for any number of resumes
     heapify(highest)
     for row in rows:
-        if not _sound(row):
+        if not is_sound(row):
             odd += 1
         elif row.get("event") == "resume":
             while highest and -highest[0] > row["step"]:
@@ -111,7 +113,7 @@ def newest(before: Mapping[int, Row], rows: Iterable[Row], path: Path) -> dict[i
         else:
             by_step[row["step"]] = row
             heappush(highest, -row["step"])
-    _warn_of(odd, path)
+    warn_of_odd(odd, path)
     return by_step
 
 
@@ -121,7 +123,7 @@ def all_rows(before: list[Row], rows: Iterable[Row], path: Path) -> list[Row]:
     odd, highest = 0, [(-row["step"], index) for index, row in enumerate(before)]
     heapify(highest)
     for row in rows:
-        if not _sound(row):
+        if not is_sound(row):
             odd += 1
         elif row.get("event") == "resume":
             while highest and -highest[0][0] > row["step"]:
@@ -129,7 +131,7 @@ def all_rows(before: list[Row], rows: Iterable[Row], path: Path) -> list[Row]:
         else:
             heappush(highest, (-row["step"], len(result)))
             result.append(row)
-    _warn_of(odd, path)
+    warn_of_odd(odd, path)
     return [row for row in result if row is not None]
 
 

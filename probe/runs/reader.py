@@ -12,14 +12,14 @@ import pandas as pd
 
 from probe.errors import RunError
 from probe.runs.addresses import is_cached, is_url
-from probe.runs.captures import Captures, Row, all_rows, metrics_frame, newest, rollouts_frame
+from probe.runs.captures import Captures, Row, all_rows, rollouts_frame
 from probe.runs.directories import find, local_folder, roots, run_directories, store_problems
+from probe.runs.metric_log import MetricLog
 from probe.runs.run_marks import Marks, read_marks
 from probe.runs.schema import (
     CHECKPOINTS,
     ENDINGS,
     HEADLINE,
-    METRICS,
     RESULTS,
     ROLLOUTS,
     Checkpoint,
@@ -46,7 +46,7 @@ class Run:
             RunError: it is not a run, run.json is damaged, or its schema is newer.
         """
         self.path = Path(path)
-        self._metrics: tuple[dict[int, Row], Position] = ({}, Position())
+        self._metrics = MetricLog(self.path)
         self._rollouts: tuple[list[Row], Position] = ([], Position())
         self.refresh()
 
@@ -143,16 +143,14 @@ class Run:
     def metrics(self, most: int = LOG) -> pd.DataFrame:
         """Return the logged metrics: one row per step with `step`, `time` (seconds of training) and the metrics.
 
-        A further call reads only lines appended since. A value that was not finite is NaN. Lines that cannot be read
+        A further call reads only lines appended since, another process what Probe has kept beside a large log
+        (`probe.runs.metric_log`). A value that was not finite is NaN. Lines that cannot be read
         are left out with a `RunWarning`.
 
         Args:
             most: maximum number of bytes to read from the start of the file.
         """
-        rows, position = self._metrics
-        fresh, after = read_log(self.path / METRICS, position, live=self._live(), most=most)
-        self._metrics = newest(rows if after.continues(position) else {}, fresh, self.path / METRICS), after
-        return metrics_frame(self._metrics[0])
+        return self._metrics.read(live=self._live(), most=most).copy()
 
     def rollouts(self, most: int = LOG) -> pd.DataFrame:
         """Return the sampled completions, one row each with `step`, `prompt`, `completion` and fields of the method.

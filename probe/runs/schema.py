@@ -22,7 +22,7 @@ SCHEMA = 1
 METRICS, ROLLOUTS = "metrics.jsonl", "rollouts.jsonl"
 CAPTURES, CHECKPOINTS, RESULTS = "captures", "checkpoints", "results"
 INDEX, PROMPTS = "index.jsonl", "prompts.json"
-KEPT = 2**20
+KEPT = 2**16
 """Most bytes of a run.json whose contents are kept for the next reader of the same bytes."""
 ENDINGS = ("finished", "interrupted", "failed")
 HEADLINE = ("metric", "value", "ci_low", "ci_high", "n")
@@ -257,7 +257,7 @@ def _parse_meta(path: Path, text: bytes) -> dict[str, Any]:
     return check_meta(meta, path)
 
 
-_parse_kept_meta = lru_cache(maxsize=256)(_parse_meta)  # a page reads all runs whenever it is drawn
+_parse_kept_meta = lru_cache(maxsize=4096)(_parse_meta)  # a page reads all runs whenever it is drawn
 
 
 def check_meta(meta: Any, directory: Path) -> dict[str, Any]:

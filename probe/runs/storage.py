@@ -402,13 +402,24 @@ class Position:
         return self.inode == earlier.inode and self.offset >= earlier.offset
 
 
-def read_lines(path: Path, position: Position, *, live: bool, most: int = LOG) -> tuple[list[dict[str, Any]], Position]:
-    """Return the objects on the lines after `position`, and the position after them.
+@dataclass(frozen=True)
+class Block:
+    """Whole lines that follow each other in a file."""
 
-    A broken line (one that is not an object, is longer than `LINE`, or has too many names) is left out with a
-    `RunWarning` that names it. An incomplete last line is left for the next call, with a warning unless the run is
-    `live`, because its writer may be writing it. A missing file has no lines. If the file was replaced or cut, reading
-    starts at its beginning again.
+    lines: list[bytes]
+    before: int
+    """Number of lines before them."""
+    after: Position
+    """Position after them."""
+    digest: Any = None
+    """Hash of all bytes of the file up to there (`hashlib`), if it was asked for."""
+
+
+def read_blocks(path: Path, position: Position, *, live: bool, most: int = LOG, digest: Any = None) -> Iterator[Block]:
+    """Yield the lines after `position` in blocks of about `CHUNK` bytes; the last block may be empty.
+
+    An incomplete last line is left for the next call, with a warning unless the run is `live`, because its writer may
+    be writing it. A missing file has no lines. If the file was replaced or cut, reading starts at its beginning again.
 
     Args:
         path: path of the file.
@@ -416,46 +427,78 @@ def read_lines(path: Path, position: Position, *, live: bool, most: int = LOG) -
         live: whether a process may be writing it.
         most: maximum number of bytes to read from the start of the file; the rest, and all after `LINES` lines, is left
             out with a `RunWarning`.
+        digest: hash of the bytes before `position`, which is continued.
 
     Raises:
         RunError: it is not a regular file, or may not be read.
     """
-    rows: list[dict[str, Any]] = []
     try:
         with open_file(path) as file:
             status = os.fstat(file.fileno())
             if status.st_ino != position.inode or status.st_size < position.offset:
                 position = Position(inode=status.st_ino)
+                digest = None if digest is None else type(digest)(digest_size=digest.digest_size)
             end = min(status.st_size, most)
             offset, line, tail, whole = position.offset, position.line, b"", True
+            running = None if digest is None else digest.copy()
             file.seek(offset)
             while line < LINES and (data := file.read(max(0, min(CHUNK, end - file.tell())))):
                 head, found, rest = data.rpartition(b"\n")
+                if running is not None:
+                    running.update(memoryview(data)[: len(data) - len(rest)] if found else data)
                 if not found:  # the text of an overlong line is dropped; only its end is searched
                     whole = whole and len(tail) + len(rest) <= LINE
                     tail = tail + rest if whole else b""
                     continue
+                if running is not None:
+                    digest = running.copy()
+                    running.update(rest)
                 raw = (tail + head if whole else b"\0" + head).split(b"\n")
-                rows += _parse_all(raw, path, line)
-                offset, line, tail, whole = file.tell() - len(rest), line + len(raw), rest, True
+                offset, before, line, tail, whole = file.tell() - len(rest), line, line + len(raw), rest, True
+                yield Block(raw, before, Position(offset, line, position.inode), digest)
     except FileNotFoundError:
-        return [], Position()
+        yield Block([], 0, Position())
+        return
     except OSError as error:
         raise RunError(
             f"`{path}` cannot be read ({error.strerror}): copy it again from where the run was made, or remove it."
         ) from error
-    if end < status.st_size or line >= LINES:
+    last = []
+    if end < status.st_size or (line >= LINES and offset < end):
         _warn_of_rest(path, end, status.st_size, line)
-    elif tail and (row := _parse(tail)) is not None:
-        rows.append(row)
+    elif tail and _parse(tail) is not None:
+        last = [tail]
         offset += len(tail)  # the line is counted when its end arrives
+        digest = running
     elif (tail.strip() or not whole) and not live:
         warnings.warn(
             f"{UNFINISHED} ({line + 1}) of `{path}` was not finished and is left out: the run ended while writing it.",
             RunWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
-    return rows, Position(offset, line, position.inode)
+    yield Block(last, line, Position(offset, line, position.inode), digest)
+
+
+def read_lines(path: Path, position: Position, *, live: bool, most: int = LOG) -> tuple[list[dict[str, Any]], Position]:
+    """Return the objects on the lines after `position`, and the position after them, as `read_blocks` reads them.
+
+    A broken line (one that is not an object, is longer than `LINE`, or has too many names) is left out with a
+    `RunWarning` that names it.
+
+    Args:
+        path: path of the file.
+        position: position up to which it has been read.
+        live: whether a process may be writing it.
+        most: maximum number of bytes to read from the start of the file.
+
+    Raises:
+        RunError: it is not a regular file, or may not be read.
+    """
+    rows: list[dict[str, Any]] = []
+    for block in read_blocks(path, position, live=live, most=most):
+        rows += parse_block(block, path)
+        position = block.after
+    return rows, position
 
 
 def read_log(path: Path, position: Position, *, live: bool, most: int = LOG) -> tuple[list[dict[str, Any]], Position]:
@@ -472,14 +515,15 @@ def _warn_of_rest(path: Path, end: int, size: int, line: int) -> None:
     warnings.warn(f"Of `{path}` only the first {part} are read.", RunWarning, stacklevel=4)
 
 
-def _parse_all(raw: list[bytes], path: Path, before: int) -> list[dict[str, Any]]:
-    lines = [line for line in raw if line.strip()]
+def parse_block(block: Block, path: Path) -> list[dict[str, Any]]:
+    """Return the objects on the lines of a block; broken lines are left out with a `RunWarning` each."""
+    lines = [line for line in block.lines if line.strip()]
     with suppress(ValueError):  # all lines at once: faster than one by one
         rows = parse_json(b"[" + b",".join(lines) + b"]")
         if len(rows) == len(lines) and all(type(row) is dict for row in rows):
             return rows
     rows = []
-    for index, line in enumerate(raw, start=before + 1):
+    for index, line in enumerate(block.lines, start=block.before + 1):
         if not line.strip():
             continue
         row = _parse(line)

@@ -29,6 +29,7 @@ from probe.errors import RunError
 from probe.runs.addresses import RUN_FILE, is_run
 from probe.runs.captures import Captures
 from probe.runs.checksums import write_checksums
+from probe.runs.metric_log import MetricLog
 from probe.runs.reader import Run, beats_elsewhere
 from probe.runs.schema import (
     CAPTURE_DTYPES,
@@ -342,6 +343,9 @@ class RunWriter:
             if self._rollouts is not None:
                 self._rollouts.close()
             unlock(self._handle)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RunWarning)  # readers say what they leave out
+            MetricLog(self.path).read(live=False)  # keeps the columns of a long log for them
 
     @property
     def seconds(self) -> float:

@@ -34,8 +34,11 @@ from probe.seeds.group_tables import headline
 from probe.terms import term
 from probe.texts import visible
 
-RUN, TAB, EVERY_SEED = "run", "overview_tab", "seeds"
-"""Keys of the chosen run, of the tabs (a click on a run opens its tab), and of whether groups show their members."""
+RUN, TAB, EVERY_SEED, PAGE = "run", "overview_tab", "seeds", "page"
+"""Keys of the chosen run, of the tabs (a click on a run opens its tab), of whether groups show their members, and of
+the page of the table."""
+EACH = 50
+"""Number of groups on a page of the table."""
 ONE = "One run"
 """Title of the tab of one run."""
 TABLE = "runs-table"
@@ -86,14 +89,14 @@ def choose(points: list[dict]) -> None:
 def table(found: Sequence[SeedGroup], open_groups: bool) -> tuple[pd.DataFrame, list[Sequence[str]]]:
     """Return one row per group, followed by its members, and the labels of each row's runs.
 
-    A row has method, status, main metrics with intervals, tags and note. Groups with a pinned run come first.
+    A row has method, status, main metrics with intervals, tags and note.
 
     Args:
         found: groups of runs.
         open_groups: whether groups of several runs show their members.
     """
     rows, labels = [], list[Sequence[str]]()
-    for group in sorted(found, key=lambda each: not any(store.runs[label].marks.pinned for label in each.members)):
+    for group in found:
         rows.append(_row(group.name, headlines([group]), group.members, group.over_text))
         labels.append(group.members)
         for label in group.members if open_groups and len(group.members) > 1 else ():
@@ -127,10 +130,12 @@ def all_runs(found: Sequence[SeedGroup]) -> None:
     several = any(len(each.members) > 1 for each in found)
     opened = several and st.toggle("Show every seed", key=EVERY_SEED, bind="query-params")
     st.markdown(f"**Rates of sampled answers{', means over trainings' * several}**")
-    rows, labels = table(found, opened)
+    page, listed = choose_page(found)
+    rows, labels = table(listed, opened)
     actions = st.container()
+    key = TABLE if page == 1 else f"{TABLE}-{page}"  # a selection belongs to its page
     event = show_table(
-        rows, hide_index=True, column_config=heads, key=TABLE, on_select="rerun", selection_mode="multi-row"
+        rows, hide_index=True, column_config=heads, key=key, on_select="rerun", selection_mode="multi-row"
     )
     chosen = [label for row in event.selection.rows if row < len(labels) for label in labels[row]]
     if chosen:
@@ -141,6 +146,16 @@ def all_runs(found: Sequence[SeedGroup]) -> None:
     draw_aside(store)
     other_estimates("overview")
     draw_reports(offers([each.label for each in found], list(dict.fromkeys(chosen))))
+
+
+def choose_page(found: Sequence[SeedGroup]) -> tuple[int, Sequence[SeedGroup]]:
+    """Return the number of the page of the table that the reader chooses, and its groups; pinned ones come first."""
+    order = sorted(found, key=lambda each: not any(store.runs[label].marks.pinned for label in each.members))
+    pages = max(1, -(-len(order) // EACH))
+    if pages == 1:
+        return 1, order
+    page = st.pagination(pages, key=keep(PAGE, range(1, pages + 1), 1), bind="query-params")
+    return page, order[(page - 1) * EACH : page * EACH]
 
 
 def one_run(found: dict[str, SeedGroup]) -> None:

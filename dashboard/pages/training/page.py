@@ -1,10 +1,9 @@
 """Training: metrics of several runs in common charts, and attention, lens and completions of one run at each step."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
-import pandas as pd
 import streamlit as st
 
 from dashboard import data, sentences
@@ -24,24 +23,22 @@ from dashboard.components.step_views import (
     movement_figures,
 )
 from dashboard.components.tabs import open_tab
+from dashboard.components.zoom import hold_zoom, watch_zoom, zooms_of
 from dashboard.data import Store
 from dashboard.inputs import Page
 from dashboard.markdown import finding, guard, note
-from dashboard.seed_groups import SeedGroup, by_member, cautions, group_curves, seed_groups
+from dashboard.pages.training.lines import Line, Section, chart_of, is_unlike, numbers
+from dashboard.seed_groups import by_member, cautions, seed_groups
 from dashboard.state import LABEL, RUNS, begin, current, keep, keep_choices, tell_again
+from probe.plotting.crowds import ABOUT, MOST_LINES
 from probe.plotting.curves import (
     AXES,
     RELATIVE,
     TOKENS,
-    MetricPanel,
-    Spread,
-    metric_curves,
-    metric_panels,
     sections,
-    with_axes,
 )
+from probe.plotting.downsampling import POINTS
 from probe.runs import captured
-from probe.runs.reader import Run
 from probe.texts import visible
 
 LIVE = "_live"
@@ -50,8 +47,10 @@ MOVED = "What moved"
 """Title of the tab of the heads and layers that changed most."""
 PAIRS, PAIRS_TAB = "follow_pair_layers", "Pairs"
 """Analysis of pairs through the layers, and the title of its tab."""
-X, JOINED = "x", "joined"
-"""Keys of the axis of the curves, and of whether seeds of one training are one line."""
+X, JOINED, FRONT = "x", "joined", "front"
+"""Keys of the axis of the curves, of whether seeds of one training are one line, and of the runs in front of many."""
+IN_FRONT = 3
+"""Number of runs in front of many until the reader chooses some."""
 # Seconds between two updates for a running training.
 REFRESH_S = 3
 # Panels of curves next to the captures; a section with more is shown in full in a tab.
@@ -85,69 +84,11 @@ def live(store: Store, names: Sequence[str]) -> bool:
     return any(store.runs[name].status == "running" for name in names if name in store.runs)
 
 
-@dataclass(frozen=True)
-class Line:
-    """A line in each panel: a run, or the mean of a group of seeds."""
-
-    title: str
-    label: str
-    """Label of the run, or of a group's first member."""
-    frame: pd.DataFrame
-    spread: Spread | None = None
-    """Interval around a mean."""
-    group: SeedGroup | None = None
-    """Group whose mean is drawn."""
-
-
-@dataclass(frozen=True)
-class Section:
-    """A section of the page: chosen metrics and their display."""
-
-    name: str
-    metrics: list[str]
-    lines: list[Line]
-    """Lines with the columns of all axes that are known for them."""
-    x: str
-    """Column of the horizontal axis."""
-    weight: float
-    log_y: bool
-    methods: dict[str, str]
-    """Method of each line, by its title."""
-
-    @property
-    def drawn(self) -> list[Line]:
-        """The lines that have the axis."""
-        return [line for line in self.lines if self.x in line.frame]
-
-    @property
-    def panels(self) -> list[MetricPanel]:
-        """The panels of its metrics, one per quantity."""
-        return metric_panels({line.title: line.frame for line in self.drawn}, self.metrics, self.methods)
-
-    def marker(self, moment: Moment | None) -> float | None:
-        """Return the position of the captures' step on the axis; None if the run logged nothing at that step."""
-        if moment is None:
-            return None
-        if self.x == "step":
-            return moment.step
-        frame = data.metrics(moment.run)
-        steps = length(moment.run, frame)
-        if self.x == RELATIVE:
-            return 100 * moment.step / max(1, steps)
-        rows = with_axes(frame, steps).reindex(columns=["step", self.x]).dropna()
-        places = rows.loc[rows["step"] == moment.step, self.x]
-        return float(places.iloc[0]) if len(places) else None
-
-
-def length(run: Run, frame: pd.DataFrame) -> int:
-    """Return the number of steps of a run: those logged or, during training, those requested."""
-    logged = int(frame["step"].max()) if len(frame) else 0
-    setting = run.config.get("steps")
-    return max(logged, setting) if run.status == "running" and type(setting) is int else logged
-
-
 def choose_lines(store: Store, names: Sequence[str]) -> list[Line]:
-    """Return the chosen runs as lines; if the reader wishes, seeds of one training are one line."""
+    """Return the chosen runs as lines; if the reader wishes, seeds of one training are one line.
+
+    Of more than `MOST_LINES`, those that the reader chooses are in front, and come first.
+    """
     found = by_member(seed_groups(store))
     several = [name for name in names if found[name].several] if names else []
     joined = bool(several) and st.toggle(
@@ -162,19 +103,31 @@ def choose_lines(store: Store, names: Sequence[str]) -> list[Line]:
     for name in names:
         group = found.get(name)
         if not (joined and group and group.several):
-            lines.setdefault(name, Line(name, name, data.metrics(store.runs[name])))
+            lines.setdefault(name, Line(name, name))
         elif group.title not in lines:
-            mean = group_curves(group)
-            spread = Spread(mean.low, mean.high, list(mean.members.values()))
-            lines[group.title] = Line(group.title, group.label, mean.mean, spread, group)
-    return list(lines.values())
+            lines[group.title] = Line(group.title, group.label, group)
+    if len(lines) <= MOST_LINES:
+        return [line.read(store) for line in lines.values()]
+    front = choose_front(list(lines))
+    behind = [replace(line, behind=True).outline(store) for title, line in lines.items() if title not in front]
+    return [lines[title].read(store) for title in front] + behind
 
 
-def is_unlike(store: Store, lines: Sequence[Line]) -> bool:
-    """Return whether runs of different methods have different numbers of steps, so that steps are not comparable."""
-    logged = [line for line in lines if len(line.frame)]
-    methods = {store.runs[line.label].method for line in logged}
-    return len(methods) > 1 and len({length(store.runs[line.label], line.frame) for line in logged}) > 1
+def choose_front(titles: Sequence[str]) -> list[str]:
+    """Let the reader choose which of many lines are drawn in front of the bands."""
+    if FRONT in st.session_state:
+        st.session_state[FRONT] = [title for title in st.session_state[FRONT] if title in titles]
+    return st.multiselect(
+        "In front",
+        titles,
+        key=begin(FRONT, list(titles[:IN_FRONT])),
+        bind="query-params",
+        max_selections=MOST_LINES,
+        placeholder="choose runs",
+        format_func=visible,
+        help=f"More than {MOST_LINES} runs are drawn as bands: from 5 to 95 % and from 25 to 75 % of the runs, and "
+        "their median. The runs chosen here are drawn as lines in front of them.",
+    )
 
 
 def choose_section(store: Store, lines: Sequence[Line]) -> Section | None:
@@ -185,7 +138,6 @@ def choose_section(store: Store, lines: Sequence[Line]) -> Section | None:
         return None
     lead = sentences.leading({line.title: line.frame for line in lines})
     key = keep("section", groups, next((name for name in groups if lead in groups[name]), next(iter(groups))))
-    lines = [with_line_axes(store, line) for line in lines]
     known = {column for line in lines for column in line.frame}
     axes = [axis for axis in AXES if axis in known and not (axis == "step" and is_unlike(store, lines))]
     if st.session_state.get(X) not in (None, *axes):
@@ -211,51 +163,41 @@ def choose_section(store: Store, lines: Sequence[Line]) -> Section | None:
             st.space(LABEL)
             log_y = st.toggle("Log y", key="logy", bind="query-params", help="Draw the metrics on logarithmic axes.")
     methods = {line.title: store.runs[line.label].method for line in lines}
-    return Section(name, groups[name], lines, x or axes[0], weight, log_y, methods)
-
-
-def with_line_axes(store: Store, line: Line) -> Line:
-    """Return the line with the columns of all axes in its tables; a mean has tokens if each of its trainings has."""
-    steps = length(store.runs[line.label], line.frame)
-    frame, spread = with_axes(line.frame, steps), line.spread
-    if spread is None:
-        return replace(line, frame=frame)
-    members = [with_axes(each, steps) for each in spread.members]
-    if any(TOKENS not in each for each in members):
-        frame = frame.drop(columns=TOKENS, errors="ignore")
-    shared = {axis: frame[axis] for axis in (RELATIVE, TOKENS) if axis in frame}
-    low, high = (each.assign(**shared) for each in (spread.low, spread.high))
-    return replace(line, frame=frame, spread=Spread(low, high, members))
+    return Section(name, groups[name], list(lines), x or axes[0], weight, log_y, methods)
 
 
 def curves(store: Store, section: Section, marker: float | None, *, all_panels: bool) -> None:
     """Draw the curves of a section: its first panels next to the captures, or all panels over the full width."""
-    lines, look = section.drawn, store.style()
+    lines = section.drawn
     panels = section.panels if all_panels else section.panels[:PANELS]
     metrics = list(dict.fromkeys(panel.metric for panel in panels))
     columns = 4 if all_panels else min(2, len(panels))
     rows = -(-len(panels) // columns)
-    chart = metric_curves(
-        {line.title: line.frame for line in lines},
-        metrics,
-        {line.title: look[line.label] for line in lines},
-        methods=section.methods,
-        x=section.x,
-        weight=section.weight,
-        log_y=section.log_y,
-        marker=marker,
-        columns=columns,
-        spreads={line.title: line.spread for line in lines if line.spread},
-        most=len(panels),
-    )
     title = f"{section.name} over {section.x}" + (f", all {len(metrics)} metrics" if all_panels else "")
     height = 70 + 190 * rows if all_panels else max(450, 70 + 190 * rows)
-    members = [label for line in lines for label in (line.group.members if line.group else [line.label])]
+    members = [label for line in lines for label in line.members]
     source: dict[str, object] = {"runs": [str(store.runs[label].path) for label in members]}
     means = [line.group for line in lines if line.group]
     source |= {"bands": "95 % t intervals over trainings"} if means else {}
     name = "all-curves" if all_panels else "curves"
-    figure(chart, table(lines, metrics), name, title=title, height=height, source=source)
+    how = marker, metrics, columns, len(panels)
+    again = replace(section, lines=[line if line.behind else line.bare() for line in section.lines])
+    zooms = zooms_of(name, title)
+    windows = {panel: zoom.x for panel, zoom in zooms.items() if zoom.x}
+    chart = hold_zoom(chart_of(store, section, *how, POINTS, windows), zooms)
+    figure(
+        chart,
+        partial(numbers, store, again, metrics),
+        name,
+        title=title,
+        height=height,
+        source=source,
+        whole=partial(chart_of, store, again, *how),
+    )
+    if live(store, members) or any(len(line.frame) > POINTS for line in lines if not line.behind):
+        watch_zoom(name, title)
+    if any(line.behind for line in lines):
+        note(f"{ABOUT} Lines: the runs in front.")
     if means:
         note(f"Line: mean over trainings; band: its 95 % t interval; faint: each training. {cautions(means)}")
     if rest := [line.title for line in section.lines if len(line.frame) and section.x not in line.frame]:
@@ -272,28 +214,11 @@ def curves(store: Store, section: Section, marker: float | None, *, all_panels: 
         )
 
 
-def table(lines: Sequence[Line], metrics: Sequence[str]) -> pd.DataFrame:
-    """Return the numbers behind the curves: one row per line and step; for means with the ends of their intervals."""
-    parts = []
-    for line in lines:
-        rows = line.frame.reindex(columns=[*AXES, *metrics]).assign(run=line.title)
-        if line.spread and line.group:
-            ends = {
-                f"{m}_{end}": each[m]
-                for m in metrics
-                for end, each in (("low", line.spread.low), ("high", line.spread.high))
-                if m in each
-            }
-            rows = rows.assign(**ends, trainings=line.group.group.count)
-        parts.append(rows)
-    whole = pd.concat(parts, ignore_index=True)
-    return whole[["run", *(column for column in whole if column != "run")]]
-
-
 def explain(store: Store, names: Sequence[str], moment: Moment | None) -> None:
     """Draw the folded section."""
     first = store.runs[names[0]]
-    metric = next((name for name in ("loss", *data.metrics(first)) if name in data.metrics(first)), "loss")
+    logged = data.metrics(first)
+    metric = next((name for name in ("loss", *logged) if name in logged), "loss")
     lines = ["import probe", "", f"run = probe.open_run({str(first.path)!r})"]
     lines.append(f"run.metrics().plot(x='step', y={metric!r}, backend='plotly')")
     if moment:
@@ -305,7 +230,7 @@ def explain(store: Store, names: Sequence[str], moment: Moment | None) -> None:
             if captured.has_attention(moment.tensors)
             else "lens = tensors['lens_top_logprobs'][index]  # [layers + 1, token, rank]",
         ]
-    tables = {f"metrics-{name}": data.metrics(store.runs[name]) for name in names}
+    tables = {f"metrics-{name}": partial(data.metrics, store.runs[name]) for name in names[:MOST_LINES]}
     equations = [
         r"\alpha_{t,s} = \mathrm{softmax}_{s \le t}\; \langle R_t M h_t, R_s N h_s\rangle / \sqrt{d_h}",
         r"\mathrm{lens}_\ell(t) = \mathrm{softmax}\big(W_{out}\, \mathrm{norm}(h_t^\ell)\big)",

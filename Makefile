@@ -69,12 +69,12 @@ $(BIN)/python:
 
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	@if [ -e $@ ]; then echo "Installing what pyproject.toml asks for since the last time."; fi
-	@$(BIN)/python install.py export,peft
+	@$(BIN)/python install.py -e '.[export,peft]'
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 	@if [ -e $(VENV)/.installed ]; then echo "Installing the development tools: up to a few minutes."; fi
-	@$(BIN)/python install.py dev,track
+	@$(BIN)/python install.py -e '.[dev,track]'
 	@touch $(VENV)/.installed $@
 
 .cache/SmolLM2-135M-Instruct/config.json: tests/real/fetch.py | install

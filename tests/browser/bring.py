@@ -1,4 +1,4 @@
-"""Bring the Chromium that tests need, where that may be done: `python -m tests.browser.bring` (`make test` begins so)."""
+"""Bring the Chromium that tests need, where that may be done: `make browser`, with which `make test` begins."""
 
 import os
 import platform

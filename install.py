@@ -15,7 +15,16 @@ PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
 HANDED_ON = {"index-url": "--default-index", "find-links": "--find-links", "constraint": "--constraint"}
 """Settings of pip, and the option of uv that stands for each."""
 ASIDE = {"cert", "default-timeout", "timeout", "retries", "disable-pip-version-check", "cache-dir", "no-cache-dir"}
-ASIDE |= {"no-input", "no-color", "progress-bar", "quiet", "verbose", "root-user-action", "require-virtualenv"}
+ASIDE |= {
+    "no-input",
+    "no-color",
+    "progress-bar",
+    "quiet",
+    "verbose",
+    "root-user-action",
+    "require-virtualenv",
+    "config-file",
+}
 """Settings of pip that do not change what is installed."""
 
 

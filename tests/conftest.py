@@ -4,6 +4,7 @@ import gc
 import logging
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -33,6 +34,17 @@ def pytest_collection_finish() -> None:
     """Leave what is loaded out of every later search for garbage, which took half a second each."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Say in the last line which tests were skipped, and why."""
+    reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
+    skipped = Counter(str(each.longrepr[2]) for each in reporter.stats.get("skipped", ())) if reporter else Counter()
+    if skipped:
+        reasons = (
+            f"{count} ({reason.removeprefix('Skipped: ').rstrip('.')})" for reason, count in skipped.most_common()
+        )
+        reporter.write_line(f"Skipped: {', '.join(reasons)}.")
 
 
 @pytest.fixture(autouse=True)

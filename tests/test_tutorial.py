@@ -35,7 +35,7 @@ COMMANDS = [
 ]
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?")
 needs_browser = pytest.mark.skipif(
-    render.missing() is not None and not os.environ.get("CI"), reason=str(render.missing())
+    render.missing() is not None and not os.environ.get("CI"), reason="Chromium is not installed."
 )
 pytestmark = pytest.mark.timeout(600)
 

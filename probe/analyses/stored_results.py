@@ -302,7 +302,7 @@ def _fields_below(kind: Any, seen: set[Any]) -> Iterator[str]:
         return
     seen.add(kind)
     for name, hint in (_field_hints(kind) or {}).items():
-        yield f"{kind.__qualname__}.{name}: {hint}"
+        yield f"{kind.__qualname__}.{name}: {hint}".replace("pathlib._local.", "pathlib.")  # as Python 3.13 has it
         yield from _fields_below(hint, seen)
 
 

@@ -16,13 +16,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from probe import stats
 from probe.errors import DataError
 from probe.stats import percentile
 
-Array = NDArray[np.float64]
 GRID = 6
 """Number of divisions of the axis of pooled curves; the knots of one, two and three steps lie on them."""
 
@@ -64,7 +63,7 @@ def pool_curves(curves: Sequence[tuple[ArrayLike, ArrayLike]], grid: int = GRID,
     return pd.DataFrame(records)
 
 
-def _curve(shares: ArrayLike, agreement: ArrayLike) -> tuple[Float[Array, " S"], Float[Array, " S"]]:
+def _curve(shares: ArrayLike, agreement: ArrayLike) -> tuple[Float[np.ndarray, " S"], Float[np.ndarray, " S"]]:
     x, y = np.asarray(shares, dtype=float), np.asarray(agreement, dtype=float)
     if x.shape != y.shape or x.ndim != 1 or len(x) < 2 or x[0] != 0 or x[-1] != 1 or (np.diff(x) <= 0).any():
         raise DataError(
@@ -77,7 +76,7 @@ def _curve(shares: ArrayLike, agreement: ArrayLike) -> tuple[Float[Array, " S"],
 RESAMPLES = 1000
 
 
-def pass_at_k(correct: ArrayLike, samples: int, k: int) -> Float[Array, " P"]:
+def pass_at_k(correct: ArrayLike, samples: int, k: int) -> Float[np.ndarray, " P"]:
     """Return the unbiased estimate of pass@k for each problem.
 
     If c of n >= k samples of a problem are right, 1 - C(n - c, k) / C(n, k) has the expectation 1 - (1 - p)^k for every
@@ -152,7 +151,7 @@ def crossing(first: ArrayLike, second: ArrayLike, samples: int, seed: int = 0, l
     return Crossing(*interval, float(np.isfinite(crossings).mean()))
 
 
-def _crossing(gaps: Float[Array, "B K"], grid: Sequence[int]) -> Float[Array, " B"]:
+def _crossing(gaps: Float[np.ndarray, "B K"], grid: Sequence[int]) -> Float[np.ndarray, " B"]:
     """Return the first k at which each gap changes its sign, interpolated on a logarithmic axis; NaN if none."""
     flips = gaps * gaps[:, :1] < 0
     index = np.maximum(flips.argmax(1), 1)

@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 
 from probe.chain_of_thought.measures import area_over_curve, ks, pass_at_k, pool_curves
 from probe.model.text import encode
@@ -32,7 +31,6 @@ LEAST = 1e-3
 TOKENS = 16384
 """Number of tokens in one pass of the model, including padding."""
 DIGITS = tuple("0123456789")
-Array = NDArray[np.float64]
 
 
 class PartialSum(NamedTuple):
@@ -73,13 +71,13 @@ class PartialSum(NamedTuple):
 class SumAnswers(NamedTuple):
     """Exact distribution of a model's answers."""
 
-    values: Float[Array, "P 10"]
+    values: Float[np.ndarray, "P 10"]
     """[P 10] probability of each digit as the answer."""
-    repeats: Float[Array, " P"]
+    repeats: Float[np.ndarray, " P"]
     """[P] probability of answers that repeat the result of the last step."""
 
     @property
-    def mass(self) -> Float[Array, " P"]:
+    def mass(self) -> Float[np.ndarray, " P"]:
         """Probability that the enumeration covers; the rest belongs to other texts and rare branches."""
         return self.values.sum(1)
 
@@ -136,7 +134,7 @@ def sum_answers(lm: "LM", sums: Sequence[PartialSum], least: float = LEAST, tick
 
 
 @torch.no_grad()
-def forced_answers(lm: "LM", prompts: Sequence[str]) -> Float[Array, "P 10"]:
+def forced_answers(lm: "LM", prompts: Sequence[str]) -> Float[np.ndarray, "P 10"]:
     """Compute the exact probability of each digit as the next token after prompts that open the answer."""
     nodes = [_Node(p, encode(lm.tokenizer, prompt), [], 0.0, 0, 0) for p, prompt in enumerate(prompts)]
     return np.exp(_read(lm, nodes)[1])
@@ -150,7 +148,9 @@ def _open(node: _Node, work: PartialSum, ids: Callable[[str], int]) -> _Node:
 
 
 @torch.no_grad()
-def _read(lm: "LM", nodes: Sequence[_Node], tick: Tick = ignore) -> tuple[Float[Array, " N"], Float[Array, "N 10"]]:
+def _read(
+    lm: "LM", nodes: Sequence[_Node], tick: Tick = ignore
+) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, "N 10"]]:
     """Return the log-probability of the forced tokens at each node, and those of the ten digits after them."""
     digits = torch.tensor(lm.tokenizer.convert_tokens_to_ids(list(DIGITS)))
     logps, digit_logps = np.zeros(len(nodes)), np.zeros((len(nodes), 10))

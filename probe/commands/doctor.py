@@ -8,6 +8,8 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Literal
 
 from probe.commands.tables import safe, show
@@ -56,6 +58,7 @@ def examine() -> Iterator[Diagnosis]:
     """Yield all diagnoses one by one; a check that raises an error is a diagnosis too."""
     checks: dict[str, Callable[[], Diagnosis | list[Diagnosis]]] = {
         "packages": packages,
+        "names": names,
         "device": device,
         "figures": browser,
         "model": model,
@@ -97,6 +100,21 @@ def packages(requires: list[str] | None = None) -> list[Diagnosis]:
             remedy = f"{version} does not satisfy {requirement.specifier}: pip install '{_plain(requirement)}'"
             diagnoses.append(Diagnosis("note" if extra else "broken", requirement.name, remedy))
     return diagnoses
+
+
+def names() -> Diagnosis:
+    """Check that `trainers` and `dashboard` are Probe's own: pip lets another package write over them."""
+    owners = importlib.metadata.packages_distributions()
+    home = Path(__file__).resolve().parents[2]
+    for name in ("trainers", "dashboard"):
+        others = sorted(set(owners.get(name, ())) - {"probe-lm"})
+        spec = find_spec(name)
+        found = [Path(each).resolve().parent for each in (spec and spec.submodule_search_locations) or ()]
+        if others or found != [home]:
+            whose = f"of {', '.join(others)}, too" if others else f"not the one beside probe in {home}"
+            remedy = "install Probe anew into an environment of its own"
+            return Diagnosis("broken", "names", f"the package `{name}` is {whose}: {remedy}")
+    return Diagnosis("ok", "names", "trainers and dashboard are Probe's")
 
 
 def device() -> Diagnosis:
@@ -162,7 +180,7 @@ def model() -> list[Diagnosis]:
 def _judge(what: str, gap: float, between: str) -> Diagnosis:
     if gap < 1e-4:
         return Diagnosis("ok", what, f"{between} differ by {gap:.1g}")
-    remedy = "remove .venv and run `make install`, so that the versions fit each other"
+    remedy = "install Probe anew into an empty environment, so that the versions fit each other"
     return Diagnosis("broken", what, f"{between} differ by {gap:.2g}: {remedy}")
 
 

@@ -28,29 +28,29 @@ Scores = Sequence[NDArray[np.floating] | NDArray[np.bool_]]
 RESAMPLES = 2000
 
 
-def average_accuracy(R: Float[Matrix, "*b T+1 T"]) -> Float[Matrix, "*b"]:
+def average_accuracy(R: Float[np.ndarray, "*b T+1 T"]) -> Float[np.ndarray, "*b"]:
     """Compute ACC, the mean accuracy on all tasks after the last phase."""
     return R[..., -1, :].mean(-1)
 
 
-def backward_transfer(R: Float[Matrix, "*b T+1 T"]) -> Float[Matrix, "*b"]:
+def backward_transfer(R: Float[np.ndarray, "*b T+1 T"]) -> Float[np.ndarray, "*b"]:
     """Compute BWT, the effect of later phases on the accuracy on a task; below 0 is forgetting; NaN for one phase."""
     own = np.diagonal(R[..., 1:, :], axis1=-2, axis2=-1)
     return _mean((R[..., -1, :] - own)[..., :-1])
 
 
-def forward_transfer(R: Float[Matrix, "*b T+1 T"]) -> Float[Matrix, "*b"]:
+def forward_transfer(R: Float[np.ndarray, "*b T+1 T"]) -> Float[np.ndarray, "*b"]:
     """Compute FWT, the effect of earlier phases on the accuracy on a task; NaN for a single phase."""
     before = np.diagonal(R[..., 1:-1, 1:], axis1=-2, axis2=-1)
     return _mean(before - R[..., 0, 1:])
 
 
-def forgetting(R: Float[Matrix, "*b T+1 T"]) -> Float[Matrix, "*b"]:
+def forgetting(R: Float[np.ndarray, "*b T+1 T"]) -> Float[np.ndarray, "*b"]:
     """Compute the mean drop of the tasks before the last from their best accuracy; NaN for a single phase."""
     return _mean((R[..., :-1, :].max(-2) - R[..., -1, :])[..., :-1])
 
 
-def old_forgetting(old: Float[Matrix, "*b T+1"]) -> Float[Matrix, "*b"]:
+def old_forgetting(old: Float[np.ndarray, "*b T+1"]) -> Float[np.ndarray, "*b"]:
     """Compute the drop of the accuracy on the base's knowledge from its best, given the accuracy after each phase."""
     return old[..., :-1].max(-1) - old[..., -1]
 
@@ -65,7 +65,7 @@ MEASURES: dict[str, Callable[[Matrix], Matrix]] = {
 }
 
 
-def accuracy_matrix(scores: Scores) -> Float[Matrix, "T+1 T"]:
+def accuracy_matrix(scores: Scores) -> Float[np.ndarray, "T+1 T"]:
     """Compute R from the scores of the items.
 
     Raises:
@@ -167,7 +167,7 @@ def _row(metric: str, value: float, samples: Matrix, n: int, units: int) -> dict
     return {"metric": metric, **stats.percentile(value, samples, units, BOUNDS[metric]).row(n)}
 
 
-def matrix(rows: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> Float[Matrix, "T+1 T"]:
+def matrix(rows: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> Float[np.ndarray, "T+1 T"]:
     """Return R of the named tasks from rows as `cells` gives them."""
     values = {(int(row["after"]), row["task"]): float(row["value"]) for row in rows}
     last = max((after for after, _ in values), default=-1)
@@ -191,7 +191,7 @@ class Savings(NamedTuple):
     """Whether both curves reached the target; a missing crossing counts as the last step."""
 
 
-def steps_to(steps: ArrayLike, accuracy: Float[Array, "*b S"], target: float) -> Float[Array, "*b"]:
+def steps_to(steps: ArrayLike, accuracy: Float[np.ndarray, "*b S"], target: float) -> Float[np.ndarray, "*b"]:
     """Return the step at which an accuracy first reaches the target; infinity if it never does.
 
     Args:
@@ -220,8 +220,8 @@ def steps_to(steps: ArrayLike, accuracy: Float[Array, "*b S"], target: float) ->
 
 def savings(
     steps: Sequence[int],
-    first: Float[Array, "S N"],
-    again: Float[Array, "S N"],
+    first: Float[np.ndarray, "S N"],
+    again: Float[np.ndarray, "S N"],
     target: float,
     seed: int = 0,
     units: ArrayLike | None = None,

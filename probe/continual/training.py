@@ -171,7 +171,7 @@ def read_phases(paths: Sequence[Path], objective: str, strict: bool = False) -> 
 
 
 @torch.no_grad()
-def truth(lm: LM, items: "Sequence[Item]") -> Float[Array, " N"]:
+def truth(lm: LM, items: "Sequence[Item]") -> Float[np.ndarray, " N"]:
     """Return the exact probability of the true answer to each question, including its end token."""
     end = lm.tokenizer.eos_token or ""
     probabilities = []
@@ -182,7 +182,7 @@ def truth(lm: LM, items: "Sequence[Item]") -> Float[Array, " N"]:
     return np.concatenate(probabilities) if probabilities else np.zeros(0)
 
 
-def saved_scores(run: Run) -> tuple[list[str], list[Float[Array, "rows N"]]]:
+def saved_scores(run: Run) -> tuple[list[str], list[Float[np.ndarray, "rows N"]]]:
     """Return the names of the tasks, the base's knowledge last, and the scores of their items after each phase.
 
     Raises:
@@ -406,7 +406,7 @@ def _curve_of_log(steps: Sequence[int], values: Sequence[float], source: str) ->
 OLD = "old"
 
 
-def contributions(scores: Sequence[Array], old: Array | None = None) -> list[dict[str, Float[Array, " N"]]]:
+def contributions(scores: Sequence[Array], old: Array | None = None) -> list[dict[str, Float[np.ndarray, " N"]]]:
     """Compute the contribution of each item to ACC, BWT, FWT and forgetting; their mean over items is the measure.
 
     The row with a task's best accuracy is taken from the means, so that forgetting is a mean too. Items are weighted so

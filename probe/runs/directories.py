@@ -12,8 +12,9 @@ from probe.runs.store.mirror import address_of, fill, find_run, mirror
 
 SWEEP = ".sweep"
 """Folder next to the runs of a sweep that holds its journal."""
-SHIPPED = Path(__file__).resolve().parents[2] / "sample_runs"
-"""Sample runs that come with Probe: next to the package, in a checkout."""
+PLACES = [folder / "sample_runs" for folder in Path(__file__).resolve().parents[1:3]]
+SHIPPED = next(filter(Path.is_dir, PLACES), PLACES[-1])
+"""Sample runs that come with Probe: two in the package of a wheel, all next to the package in a checkout."""
 NAME = re.compile(r"[\w+=,@ -][\w.+=,@ -]*")
 """Names that a run or a job can have."""
 ENTRIES = 50_000
@@ -42,9 +43,9 @@ def roots() -> list[Path]:
     """Return the folders that hold runs, in order of priority.
 
     They are the entries of the environment variable PROBE_RUNS (separated as in PATH), or else the existing ones of
-    `./runs`, `./sample_runs` and the `sample_runs` next to the installed package (in a checkout). An entry may be a
-    folder of a store (`s3://bucket/runs`), which stands for its cache on this machine (`probe.runs.store`). Each is
-    followed by its subfolders that a sweep has filled (`probe.sweep`).
+    `./runs`, `./sample_runs` and `SHIPPED`. An entry may be a folder of a store (`s3://bucket/runs`), which stands for
+    its cache on this machine (`probe.runs.store`). Each is followed by its subfolders that a sweep has filled
+    (`probe.sweep`).
     """
     entries = settings()
     if entries:

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -59,19 +59,9 @@ def chromium() -> Iterator[Browser]:
 class Server:
     """One `probe dashboard`, and what it printed."""
 
-    def __init__(self, *roots: Path) -> None:
-        command = [
-            sys.executable,
-            "-m",
-            "probe.cli",
-            "dashboard",
-            "--port",
-            "0",
-            "--no-browser",
-            "--runs",
-            *map(str, roots),
-        ]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    def __init__(self, *roots: Path, probe: Sequence[str] = (sys.executable, "-m", "probe.cli"), **place: Any) -> None:
+        command = [*probe, "dashboard", "--port", "0", "--no-browser", *(["--runs"] if roots else []), *map(str, roots)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **place)
         assert self.process.stdout
         first = self.process.stdout.readline()
         found = re.search(r"(http://127\.0\.0\.1:\d+)/\?token=[\w-]+", first)

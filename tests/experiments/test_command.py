@@ -386,7 +386,7 @@ def test_pictures_of_a_result(saved: Path, tmp_path: Path, monkeypatch: pytest.M
     from probe.plotting.export import missing
 
     if missing():
-        pytest.skip("no browser draws pictures here")
+        pytest.skip("Chromium is not installed.")
     assert main(["export", str(saved), "--format", "png", "--out", "out"]) == 0
     assert next((tmp_path / "out").glob("*width-bars*.png")).read_bytes().startswith(b"\x89PNG")
     assert exporting.__doc__

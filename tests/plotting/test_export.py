@@ -30,7 +30,7 @@ DATA = pd.DataFrame({"x": [0, 1], "y": [1.5, 2.5], "token": ["a,b", "<b>"]})
 SOURCE = {"figure": "<f> & \u00fc", "run": "base"}
 
 needs_browser = pytest.mark.skipif(
-    render.missing() is not None and not os.environ.get("CI"), reason=str(render.missing())
+    render.missing() is not None and not os.environ.get("CI"), reason="Chromium is not installed."
 )
 
 

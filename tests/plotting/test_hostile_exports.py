@@ -124,7 +124,7 @@ def drawn() -> tuple[go.Figure, pd.DataFrame]:
 @pytest.mark.parametrize("kind", FORMATS)
 def test_every_format_of_a_figure(kind: str, tmp_path: Path):
     if kind in ("png", "svg", "pdf") and missing():
-        pytest.skip("No browser is here.")
+        pytest.skip("Chromium is not installed.")
     chart, table = drawn()
     content = render(chart, table, kind, {"figure": HOSTILE}, title=HOSTILE, paper=Paper())
     if kind in ("png", "pdf"):

@@ -31,7 +31,7 @@ SAMPLES = Path(__file__).resolve().parents[2] / "sample_runs"
 TELLING = "name-of-nobodys-home"
 
 needs_browser = pytest.mark.skipif(
-    export.missing() is not None and not os.environ.get("CI"), reason=str(export.missing())
+    export.missing() is not None and not os.environ.get("CI"), reason="Chromium is not installed."
 )
 
 

@@ -146,7 +146,7 @@ def test_shorten_keeps_short_text_and_marks_a_cut():
 def test_marks_without_a_colour_are_seen(page: theme.Theme):
     """Of a drawn figure: error bars of bars and points, a line, a rectangle, an arrow, the ticks of a colour bar."""
     if render.missing():
-        pytest.skip(str(render.missing()))
+        pytest.skip("Chromium is not installed.")
     figure = theme.new_figure(coloraxis=theme.colour_axis("w", low=0, high=1))
     figure.add_bar(x=[1, 2], y=[1, 2], error_y={"array": [0.5, 0.5]}, marker_color="#B8860B")
     figure.add_scatter(x=[1, 2], y=[1, 2], error_y={"array": [0.5, 0.5]}, mode="markers", marker_color="#3F78C6")

@@ -3,6 +3,9 @@
 import csv
 import io
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ import pytest
 from probe import cli
 from probe.commands import doctor as checks
 from probe.commands.doctor import Diagnosis, doctor
+from tests.places import ROOT
 from tests.runs.conftest import HEADLINE, Make
 from tests.terminal import in_terminal
 
@@ -241,6 +245,25 @@ def test_doctor_judges_versions():
     assert "pip install 'torch<1'" in found[2].found
     assert "pip install 'no-such-package>=2'" in found[3].found
     assert "pip install 'nor-this'" in found[4].found
+
+
+def test_doctor_names_another_owner_of_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "other-1.dist-info").mkdir()
+    (tmp_path / "other-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1\n")
+    (tmp_path / "other-1.dist-info" / "top_level.txt").write_text("dashboard\n")
+    assert checks.names().state == "ok"
+    monkeypatch.syspath_prepend(tmp_path)
+    assert checks.names().state == "broken"
+    assert "`dashboard` is of other, too" in checks.names().found
+
+
+def test_doctor_finds_a_folder_that_hides_a_package(tmp_path: Path):
+    (tmp_path / "trainers").mkdir()
+    (tmp_path / "trainers" / "__init__.py").write_text("")
+    command = [sys.executable, "-c", "from probe.commands.doctor import names; print(names().found)"]
+    place = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(ROOT)}}
+    said = subprocess.run(command, capture_output=True, text=True, check=True, **place).stdout
+    assert said.startswith("the package `trainers` is not the one beside probe in ")
 
 
 def test_doctor_names_a_check_that_fails(monkeypatch: pytest.MonkeyPatch):

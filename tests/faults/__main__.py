@@ -8,32 +8,28 @@ from tempfile import TemporaryDirectory
 
 from tests.faults.harm import Tally, Whole
 from tests.faults.moments import can_mount
+from tests.faults.subjects import subjects
 from tests.faults.table import table
-from tests.faults.trainings import Training
-from tests.trainers.quick import QUICK, short_run, small_model
 
 
 def run(arguments: list[str]) -> int:
     """Harm what is named, and print the table; return 1 if anything was lost."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
-    parser.add_argument("names", nargs="*", help="methods; all by default")
+    parser.add_argument("names", nargs="*", help="methods, sweep, audit, ...; all by default")
     parser.add_argument("--moments", type=int, default=200, help="moments of each (default: 200)")
     parser.add_argument("--seed", type=int, default=0, help="number of the first moment (default: 0)")
     given = parser.parse_args(arguments)
     results: dict[str, dict[str, Tally]] = {}
-    with TemporaryDirectory() as made:
-        folder = Path(made)
-        model = small_model(folder / "model")
-        base = short_run(folder / "base", model)
-        for method in given.names or QUICK:
+    with TemporaryDirectory() as made, subjects(Path(made)) as makers:
+        for name in given.names or makers:
             start = time.monotonic()
-            whole = Whole(Training(method, model if method == "pretrain" else base, base), folder / method)
-            tallies = results.setdefault(method, {})
+            whole = Whole(makers[name](), Path(made) / f"{name}-whole")
+            tallies = results.setdefault(name, {})
             for number in range(given.moments):
                 whole.harm(given.seed + number, tallies)
             problems = [problem for tally in tallies.values() for problem in tally.problems]
             print(*problems, sep="\n", end="\n" * bool(problems), file=sys.stderr)
-            print(f"{method}: {given.moments} moments, {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+            print(f"{name}: {given.moments} moments, {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
     print(f"A full disk is {'a tmpfs' if can_mount() else 'a limit on the size of files'}.\n\n{table(results)}")
     return int(any(tally.problems for tallies in results.values() for tally in tallies.values()))
 

@@ -5,12 +5,14 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, fields
+from math import inf
 from pathlib import Path
 from random import Random
 from typing import Any, Protocol
 
 from probe.errors import ProbeError
 from tests.faults.moments import Disturbed, Fault, Length, Outcome, aside, draw, set_mode, small_disk
+from tests.faults.wire import Wire
 
 
 class Subject(Protocol):
@@ -19,6 +21,10 @@ class Subject(Protocol):
     name: str
     kinds: tuple[str, ...]
     """Kinds of fault, as often as they are drawn."""
+    empty: bool
+    """Whether the work begins in an empty folder."""
+    wire: Wire | None
+    """Connection to the store, if the work needs one."""
 
     def place(self, folder: Path) -> Path:
         """Return the folder whose files are watched, for work in `folder`."""
@@ -61,15 +67,18 @@ class Whole:
         self.subject, self.folder = subject, folder
         self.path = subject.place(folder / "whole")
         call, arguments = subject.job(self.path)
+        if subject.wire is not None:
+            subject.wire.cut(inf)
         outcome = Disturbed(None, self.path, call, *arguments).end()
-        assert not outcome.said and not outcome.failed, outcome
+        assert (outcome.said, outcome.failed) == ("", ""), outcome
         size = sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
+        size = size if subject.wire is None else subject.wire.bytes
         self.length = Length(outcome.operations, outcome.seconds, size)
 
     def harm(self, seed: int, tallies: dict[str, Tally]) -> None:
         """Let the fault of a seed happen; what went wrong is added to the tally of its kind."""
         kind = self.subject.kinds[seed % len(self.subject.kinds)]
-        fault = draw(kind, self.length, Random(f"{self.subject.name} {seed}"))
+        fault = draw(kind, self.length, Random(f"{self.subject.name} {seed}"), self.subject.empty)
         tally = tallies.setdefault(kind, Tally())
         tally.moments += 1
         folder = self.folder / f"moment-{seed}"
@@ -90,6 +99,8 @@ class Whole:
         with _disk_of(fault, folder) as make_room:
             place = self.subject.place(folder)
             call, arguments = self.subject.job(place)
+            if fault.kind == "store gone" and self.subject.wire is not None:
+                self.subject.wire.cut(fault.size)
             process = Disturbed(fault, place, call, *arguments)
             refused = fault.kind == "second writer" and process.is_stopped() and self._refuses(place)
             if fault.kind == "second writer" and process.process.is_alive():
@@ -103,6 +114,8 @@ class Whole:
                 assert not place.exists(), "a folder was made anew where one had been moved away"
                 aside(place).rename(place)
             set_mode(place, write=True)
+            if self.subject.wire is not None:
+                self.subject.wire.cut(inf)
             self.subject.look(place)
             make_room()
             if fault.kind == "killed twice":
@@ -115,16 +128,16 @@ class Whole:
             return outcome
 
     def _refuses(self, place: Path) -> bool:
+        """Whether the work refuses a second process, or has nothing left for it to do."""
         try:
-            self._finish(place)
+            return self._finish(place) is False
         except ProbeError:
             return True
-        return False
 
-    def _finish(self, place: Path) -> None:
+    def _finish(self, place: Path) -> object:
         call, arguments = self.subject.job(place)
         with silence():
-            call(*arguments)
+            return call(*arguments)
 
 
 @contextmanager

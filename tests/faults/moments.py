@@ -1,4 +1,4 @@
-"""Faults at random moments of a process: it is killed, its disk fills, its folder is read-only or gone, its clock jumps.
+"""Faults at random moments of a process: it is killed, its disk is full, its folder read-only or gone, its clock jumps.
 
 Between two operations on the files of a run nothing of it changes, so a moment is the number of an operation (an event
 of the interpreter's audit, a write, a wait for the disk); or a time, or a number of bytes in the midst of a write.
@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing.connection import Connection
@@ -35,6 +35,7 @@ KINDS = {
     "folder gone": "its folder is moved away, and put back afterwards",
     "clock backwards": "the clock is an hour ahead, falls back by two hours, and the process is killed",
     "second writer": "the process is stopped while a second one resumes the same run",
+    "store gone": "the connection to the store breaks after a number of bytes, and comes back afterwards",
 }
 """Kind of fault to what is done."""
 EVENTS = {"open", "os.chmod", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate", "fcntl.flock"}
@@ -70,13 +71,15 @@ class Length:
     """Bytes of all files that it leaves."""
 
 
-def draw(kind: str, length: Length, random: Random) -> Fault:
-    """Draw the moment of a fault."""
+def draw(kind: str, length: Length, random: Random, empty: bool) -> Fault:
+    """Draw the moment of a fault; a small disk is mounted if the work begins in an empty folder."""
     at, then = random.randint(1, length.operations), random.randint(1, length.operations)
     seconds = random.uniform(0.001, length.seconds)
     if kind == "disk full":
         size = random.randint(4096, max(8192, int(0.9 * length.size)))
-        return Fault(kind, at, size=size, mounted=can_mount())
+        return Fault(kind, at, size=size, mounted=empty and can_mount())
+    if kind == "store gone":
+        return Fault(kind, at, size=random.randint(0, length.size))
     return Fault(kind, at, then, seconds, size=int(2 ** random.uniform(4, 17)))
 
 
@@ -126,10 +129,8 @@ class Disturbed:
         """Wait for its end."""
         said = ("", "", 0, 0.0)
         if self._receiver.poll(patience):
-            try:
+            with suppress(EOFError):  # it was killed
                 said = self._receiver.recv()
-            except EOFError:  # it was killed
-                pass
         self.process.join(20)
         if self.process.is_alive():
             self.process.kill()

@@ -14,7 +14,7 @@ from probe.runs.checksums import find_damage
 from probe.runs.schema import CHECKSUMS, ENDINGS
 from probe.runs.storage import LEFTOVER
 from tests.faults.harm import silence
-from tests.trainers.quick import METHODS, make_config, module, quick_config
+from tests.trainers.quick import METHODS, module, quick_config
 from tests.trainers.written import CLOCK, same, without_events
 
 EVERYTHING: dict[str, Any] = {"save_every": 2, "capture_every": 2, "eval_every": 2, "evaluate": 4}
@@ -28,7 +28,7 @@ KINDS = (*OFTEN, *RARE[:2], *OFTEN, *RARE[2:], *OFTEN, "killed in a write")
 class Training:
     """A short training of a method."""
 
-    kinds = KINDS
+    kinds, empty, wire = KINDS, True, None
 
     def __init__(self, method: str, base: Path, sound: Path) -> None:
         self.name, self._base, self._sound = method, base, sound
@@ -55,11 +55,13 @@ class Training:
         compare_metrics(open_run(place), open_run(whole))
 
 
-def train(method: str, options: dict[str, Any]) -> None:
-    """Train, unless that is done."""
+def train(method: str, options: dict[str, Any]) -> bool:
+    """Train; return whether that was still to be done."""
     config = METHODS[method][1].from_dict(options)
-    if not (config.resume and open_run(config.out).status == "finished"):
-        module(method).train(config)
+    if config.resume and open_run(config.out).status == "finished":
+        return False
+    module(method).train(config)
+    return True
 
 
 def look_at_run(place: Path, others: set[str], whole: Run | None = None) -> None:

@@ -68,7 +68,7 @@ SECURITY = (
     Guard(
         "a figure in a report ends no script",
         "probe/report/document.py",
-        'return json.dumps(value).replace("<", "\\u003c")',
+        r'return json.dumps(value).replace("<", "\\u003c")',
         "return json.dumps(value)",
         "tests/report/test_report.py::test_nothing_that_a_run_says_becomes_markup",
     ),
@@ -84,7 +84,7 @@ SECURITY = (
         "probe/texts.py",
         "print(visible(text, lines=True), file=",
         "print(text, file=",
-        "tests/jobs/test_jobs.py::test_hostile_output_is_literal_text",
+        "tests/probe/test_texts.py::test_say_and_tables_print_safely",
     ),
     Guard(
         "a link in a run leads nowhere else",
@@ -171,6 +171,13 @@ SECURITY = (
         "tests/jobs/test_jobs.py::test_a_copied_folder_of_jobs_is_shown_and_never_acted_on",
     ),
     Guard(
+        "the dashboard listens on this machine",
+        "dashboard/command.py",
+        'HOST = "127.0.0.1"',
+        'HOST = "0.0.0.0"',
+        "tests/browser/test_browser.py::test_nothing_listens_beyond_loopback",
+    ),
+    Guard(
         "only regular files are read",
         "probe/untrusted.py",
         "    if not stat.S_ISREG(status.st_mode):\n",
@@ -211,6 +218,21 @@ SECURITY = (
         "    if len(content) > most:\n",
         "    if False:\n",
         "tests/fuzz/test_damage.py::test_a_packed_file_is_unpacked_up_to_a_limit",
+    ),
+    Guard(
+        "weights that are too few are refused",
+        "probe/model/loading.py",
+        "    if lacking:\n",
+        "    if False:\n",
+        "tests/fuzz/test_damage.py::test_a_configuration_beyond_the_weights_is_refused_at_once"
+        "[num_hidden_layers-3-lack 9 tensors]",
+    ),
+    Guard(
+        "an error of a library is a sentence",
+        "probe/untrusted.py",
+        "        raise refuse(short(error)) from None\n",
+        "        raise\n",
+        "tests/fuzz/test_readers.py::test_a_damaged_file_is_read_or_refused_in_one_sentence",
     ),
     Guard(
         "a chat template has 2 seconds",
@@ -314,6 +336,13 @@ RELIABILITY = (
         "tests/runs/test_writer.py::test_resume_takes_later_steps_back",
     ),
     Guard(
+        "a full disk is a sentence",
+        "probe/runs/storage.py",
+        "        if not isinstance(error, OSError):\n            raise\n",
+        "        raise\n",
+        "tests/runs/test_writer.py::test_a_full_disk_is_one_sentence",
+    ),
+    Guard(
         "a full disk is a sentence, from Rust too",
         "probe/runs/storage.py",
         "told = RUST_FAILURE.search(str(raised))",
@@ -349,6 +378,20 @@ RELIABILITY = (
         "tests/dashboard/test_hostile_runs.py::test_the_list_of_runs_has_the_sound_ones",
     ),
     Guard(
+        "a damaged result hides no other",
+        "probe/report/collect.py",
+        "            except DataError as error:\n                told",
+        "            except ZeroDivisionError as error:\n                told",
+        "tests/report/test_report.py::test_a_damaged_result_hides_no_other",
+    ),
+    Guard(
+        "a deleted run is a sentence",
+        "dashboard/markdown.py",
+        "    except ProbeError as error:\n        st.error(prose(error))\n",
+        "",
+        "tests/dashboard/test_unforeseen.py::test_a_run_that_is_deleted_while_it_is_shown_is_a_sentence",
+    ),
+    Guard(
         "no error of a page is a traceback",
         "dashboard/markdown.py",
         "            raise\n        report_failure(error)",
@@ -368,6 +411,20 @@ RELIABILITY = (
         "if size != entry.bytes or digest.hexdigest() != entry.sha256:",
         "if False:",
         "tests/runs/test_remote.py::test_damaged_objects_and_a_full_disk",
+    ),
+    Guard(
+        "a manifest appears when it is whole",
+        "probe/runs/storage.py",
+        "    write_atomic(whole, data)\n",
+        "    path.write_bytes(data)\n    write_atomic(whole, data)\n",
+        "tests/runs/test_remote.py::test_a_claim_that_cannot_be_written_whole_is_not_there",
+    ),
+    Guard(
+        "without its store, what was fetched is shown",
+        "probe/runs/store/mirror.py",
+        "self.problem = self._instead(str(error)) if self.path.is_dir() else str(error)",
+        "raise",
+        "tests/runs/test_mirror.py::test_offline_the_cache_is_shown_with_a_sentence",
     ),
     Guard(
         "an older attempt uploads nothing more",

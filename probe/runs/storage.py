@@ -101,6 +101,30 @@ def write_atomic(path: Path, data: bytes | Callable[[Path], None], *, parents: b
         delete(temporary)
 
 
+def create_atomic(path: Path, data: bytes) -> bool:
+    """Write a new file atomically; return False if its name exists.
+
+    Where the file system has no hard links, a process that is killed may leave a part of the file.
+    """
+    if path.exists():
+        return False
+    whole = path.with_name(f".{path.name}.{os.getpid()}.new")
+    write_atomic(whole, data)
+    try:
+        os.link(whole, path)
+    except FileExistsError:
+        return False
+    except OSError:
+        with suppress(FileExistsError), open(path, "xb") as file:
+            file.write(data)
+            return True
+        return False
+    finally:
+        whole.unlink(missing_ok=True)
+    sync_folder(path.parent)
+    return True
+
+
 def write_file(path: Path, data: bytes) -> None:
     """Write a file atomically (`write_atomic`).
 

@@ -183,9 +183,9 @@ class Upload:
 
 
 def send(run: str, address: str, environment: dict[str, str]) -> None:
-    """Upload a run, in a process with other credentials than this one."""
+    """Upload a run as the second attempt, in a process with other credentials than this one."""
     os.environ.update(environment)
-    upload(run, address)
+    upload(run, address, attempt=2)
 
 
 SPEC = """

@@ -294,6 +294,16 @@ def test_the_command_prints_fails_and_refuses(found: Audit, capsys: pytest.Captu
         audit_models(LM.load(SAMPLES / "base"), random_lm())
 
 
+def test_an_audit_that_could_measure_nothing_says_so(
+    base: LM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The world has no questions of this part."""
+    monkeypatch.chdir(tmp_path)
+    found = audit_models(base, base, AuditSettings(only=("sums",), n=3))
+    assert len(found.rows) == 0
+    assert "nothing was measured" in json.loads(found.to_json())["sentence"]
+
+
 def test_an_audit_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     lm, asked = random_lm("llama", byte_tokenizer()), list[str]()

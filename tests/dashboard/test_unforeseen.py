@@ -113,8 +113,8 @@ def test_a_run_that_is_deleted_while_it_is_shown_is_a_sentence(show: Show, runs:
     app = show(root, page=f"{page}/page.py", **query)
     assert not broken(app), broken(app)
     shutil.rmtree(root / "dpo-agreeable")
-    for app in every_tab(app.run()):
-        assert not broken(app), broken(app)
+    for tab in every_tab(app.run()):
+        assert not broken(tab), broken(tab)
     said = read(app)
     assert app.error or "dpo-agreeable" not in said or "dpo-agreeable is neither a run nor a folder here" in said
 

@@ -43,7 +43,7 @@ from probe.plotting.csv_text import to_csv
 from probe.recording.recorder import leave_undisturbed
 from probe.rows import Rows
 from probe.runs.schema import RESULTS, dumps
-from probe.runs.storage import write_inside
+from probe.runs.storage import remove_leftovers, write_inside
 from trainers.config import ContinualConfig
 from trainers.curriculum import Curriculum, PhaseTask, file_curriculum, world_curriculum
 from trainers.ewc import ewc_penalty, fisher_information
@@ -298,6 +298,7 @@ class Continual(Method):
             "items.jsonl.gz": gzip.compress("".join(dumps(row) + "\n" for row in records(items)).encode(), mtime=0),
             "result.json": (json.dumps(meta, indent=2) + "\n").encode(),
         }
+        remove_leftovers(self.config.out / RESULTS / "continual")
         for name, content in files.items():
             write_inside(self.config.out, f"{RESULTS}/continual/{name}", content)
 

@@ -2,6 +2,7 @@
 
 import io
 import shutil
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, fields
@@ -91,7 +92,9 @@ class Whole:
             else:
                 tally.unaffected += 1
         except (AssertionError, ProbeError, OSError) as error:
-            tally.problems.append(f"{self.subject.name}, seed {seed}, {fault}: {type(error).__name__}: {error}")
+            line = traceback.extract_tb(error.__traceback__)[-1].line
+            said = f"{type(error).__name__}: {error} ({line})"
+            tally.problems.append(f"{self.subject.name}, seed {seed}, {fault}: {said}")
         else:
             shutil.rmtree(folder)
 

@@ -125,7 +125,7 @@ class Audit:
 
     def job(self, place: Path) -> tuple[Callable[..., object], tuple[Any, ...]]:
         """Return the command."""
-        return command, (place, "audit", "./a", "./b", "--only", "hallucination", "--n", "8", "--out", "out")
+        return command, (place, "audit", "./a", "./b", "--only", "hallucination", "--n", "20", "--out", "out")
 
     def look(self, place: Path) -> None:
         """Check that every stored result can be read, and that the audit is there as a whole or not at all."""
@@ -198,7 +198,7 @@ options = {{base = "{base}", {options}}}
 [[experiment]]
 name = "hallucination"
 of = ["a"]
-options = {{n = 4}}
+options = {{n = 20}}
 """
 
 

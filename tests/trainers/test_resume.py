@@ -63,6 +63,17 @@ def test_killed_in_its_first_checkpoint_it_begins_anew(configs: Callable[..., Ma
     same(contents(whole.out), contents(early.out))
 
 
+def test_killed_while_its_result_is_written_it_leaves_nothing(configs: Callable[..., Make]) -> None:
+    config = configs("continual")("run", **EVERYTHING)
+    killed_in_checkpoint(config, 4)
+    half = config.out / "results" / "continual" / ".matrix.csv.77.tmp"
+    half.parent.mkdir(parents=True)
+    half.write_text("after,ta")
+    train(replace(config, resume=True))
+    assert (half.parent / "matrix.csv").exists()
+    assert not half.exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("tokenizer", [None, "bpe"])
 def test_a_new_model_keeps_its_files(tokenizer: str | None, configs: Callable[..., Make], tmp_path: Path) -> None:

@@ -38,5 +38,6 @@ def without_events(run: Path) -> Iterator[tuple[str, Any]]:
 
 
 def same(one: dict[str, Any], other: dict[str, Any]) -> None:
-    assert sorted(one) == sorted(other)
-    assert [name for name in one if one[name] != other[name]] == []
+    assert sorted(one) == sorted(other), set(one) ^ set(other)
+    differ = [name for name in one if one[name] != other[name]]
+    assert differ == [], differ

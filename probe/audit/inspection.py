@@ -129,11 +129,7 @@ def audit_models(
     corpus = _corpus(base, aligned, settings, again, between(tick, done / whole, read), notes)
     at("where inside")
     blocks = _blocks(base, aligned, settings, again, between(tick, read, 1.0), notes)
-    rows = (
-        pd.concat(tables, ignore_index=True)
-        if tables
-        else pd.DataFrame(columns=[*COLUMNS, *TESTS]).astype({"measure": bool})
-    )
+    rows = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=[*COLUMNS, *TESTS])
     low, high = np.quantile(counts, stats.TAILS, method="closest_observation")
     return Audit(
         rows=add_verdicts(rows, settings.smallest_effect, settings.margin),

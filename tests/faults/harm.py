@@ -91,7 +91,7 @@ class Whole:
                 tally.sentences += 1
             else:
                 tally.unaffected += 1
-        except (AssertionError, ProbeError, OSError) as error:
+        except Exception as error:
             line = traceback.extract_tb(error.__traceback__)[-1].line
             said = f"{type(error).__name__}: {error} ({line})"
             tally.problems.append(f"{self.subject.name}, seed {seed}, {fault}: {said}")

@@ -125,7 +125,7 @@ class Audit:
 
     def job(self, place: Path) -> tuple[Callable[..., object], tuple[Any, ...]]:
         """Return the command."""
-        return command, (place, "audit", "./a", "./b", "--only", "hallucination", "--n", "20", "--out", "out")
+        return command, (place, "audit", "./a", "./b", "--only", "hallucination", "--n", "40", "--out", "out")
 
     def look(self, place: Path) -> None:
         """Check that every stored result can be read, and that the audit is there as a whole or not at all."""
@@ -136,7 +136,7 @@ class Audit:
     def compare(self, place: Path, whole: Path) -> None:
         """Compare the numbers of the audit."""
         rows = [json.loads((path / "out" / "audit.json").read_text())["rows"] for path in (place, whole)]
-        assert rows[0] == rows[1]
+        assert rows[0] == rows[1] != []
         assert (place / "out" / "audit.html").read_text().rstrip().endswith("</html>")
 
 

@@ -31,8 +31,7 @@ def without_events(run: Path) -> Iterator[tuple[str, Any]]:
         if name.endswith(".jsonl"):
             rows: list[dict[str, Any]] = []
             for row in value:
-                at = row["step"]
-                rows = [old for old in rows if old["step"] <= at] if "event" in row else [*rows, row]
+                rows = [old for old in rows if old["step"] <= row["step"]] if "event" in row else [*rows, row]
             value = rows
         yield name, value
 

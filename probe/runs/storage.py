@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any, TypeGuard
 
-from probe.errors import RunError
+from probe.errors import DiskError, RunError
 from probe.runs.schema import RunWarning
 from probe.untrusted import LOG, MB, NEVER_WAIT, NO_LINK, check_regular, open_file, parse_json
 
@@ -37,7 +37,7 @@ def disk(path: Path) -> Iterator[None]:
     Libraries in Rust (safetensors, tokenizers) report it as an error of another type, with its number in the text.
 
     Raises:
-        RunError: an OSError happened inside.
+        DiskError: an OSError happened inside.
     """
     try:
         yield
@@ -54,7 +54,7 @@ def disk(path: Path) -> Iterator[None]:
             remedy = "remove it, or choose another folder"
         else:
             remedy = "free some space there, or choose a folder that you may write to"
-        raise RunError(f"`{path}` could not be written ({error.strerror or error}): {remedy}.") from raised
+        raise DiskError(f"`{path}` could not be written ({error.strerror or error}): {remedy}.") from raised
 
 
 def check_folder(path: Path) -> None:

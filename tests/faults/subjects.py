@@ -32,8 +32,8 @@ def subjects(folder: Path) -> Iterator[dict[str, Callable[[], Subject]]]:
 
         def to_s3() -> Subject:
             wire = Wire(*servers.enter_context(s3_server()))
-            servers.enter_context(empty_bucket(wire.address, folder / "cache"))
             servers.callback(wire.close)
+            servers.enter_context(empty_bucket(wire.address, folder / "cache"))
             names: dict[Path, str] = {}
             kinds = ("killed", "killed at a time", "store gone", "store gone")
             named = lambda place: f"s3://bucket/{names.setdefault(place, uuid4().hex)}"  # noqa: E731

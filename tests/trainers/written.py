@@ -16,7 +16,7 @@ def contents(run: Path) -> dict[str, Any]:
 def content(path: Path) -> Any:
     if path.name == "run.json":
         meta = json.loads(path.read_text())
-        for name in ("created", "heartbeat", "pid", "host"):
+        for name in ("created", "heartbeat", "pid", "host", "attempt"):
             meta.pop(name, None)
         return meta | {"config": {**meta["config"], "out": None, "resume": None}}
     if path.suffix == ".jsonl":

@@ -42,3 +42,4 @@ def test_every_promise_has_a_guard_that_can_be_taken_out(page: str) -> None:
 def test_a_guard_is_where_it_is_taken_out(guard: Guard) -> None:
     assert (ROOT / guard.file).read_text().count(guard.old) == 1
     assert guard.new != guard.old
+    assert guard.second is None or (ROOT / guard.file).read_text().count(guard.second[0]) == 1

@@ -429,13 +429,6 @@ RELIABILITY = (
         "",
         "tests/runs/test_remote.py::test_what_a_lower_attempt_does_after_a_claim_is_not_seen",
     ),
-    Guard(
-        "a task ends with its sweep",
-        "probe/cli.py",
-        "while os.getppid() == int(parent):",
-        "while True:",
-        "tests/sweep/test_run.py::test_a_process_ends_with_its_starter",
-    ),
 )
 """Guards of docs/reliability.md."""
 

@@ -67,7 +67,7 @@ def test_killed_while_its_result_is_written_it_leaves_nothing(configs: Callable[
     config = configs("continual")("run", **EVERYTHING)
     killed_in_checkpoint(config, 4)
     half = config.out / "results" / "continual" / ".matrix.csv.77.tmp"
-    half.parent.mkdir(parents=True)
+    half.parent.mkdir(parents=True, exist_ok=True)
     half.write_text("after,ta")
     train(replace(config, resume=True))
     assert (half.parent / "matrix.csv").exists()

@@ -8,7 +8,7 @@ QUICK := tests/analyses/test_shipped_results.py tests/logits tests/probe/test_te
 # Compiled code is kept, whatever the environment says: each worker would compile all tests anew, and each command Probe.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: dashboard test test-slow test-quick test-pythons test-real browser real-model samples-real fuzz tree docs pictures bench lint install install-dev clean
+.PHONY: dashboard test test-slow test-quick test-pythons test-real browser real-model samples-real fuzz faults guards tree docs pictures bench lint install install-dev clean
 
 dashboard: install  ## open the dashboard on the committed sample runs
 	@$(BIN)/probe dashboard
@@ -39,6 +39,12 @@ samples-real: real-model  ## make the real sample runs anew, into sample_runs
 
 fuzz: install-dev  ## 10,000 damaged files of each format that is read (the test suite tries 150)
 	PROBE_FUZZ=10000 $(BIN)/pytest -W error tests/fuzz/test_readers.py
+
+faults: install-dev  ## kill, fill, lock and cut all that writes, at 200 random moments of each (N=50 for fewer)
+	$(BIN)/python -m tests.faults --moments $(or $(N),200)
+
+guards: install-dev  ## take each guard of a promise out of a copy of the sources, and see its test fail
+	$(BIN)/python -m tests.guards
 
 tree: install-dev  ## write docs/tree.md from the docstrings, and the tables of metrics from probe/terms.tsv
 	$(BIN)/python -m tests.tree

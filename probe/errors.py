@@ -43,6 +43,10 @@ class RunError(ProbeError):
     """A run directory that is missing, truncated, in use or from a newer schema."""
 
 
+class DiskError(RunError):
+    """A disk that is full, or a file or folder that may not be written."""
+
+
 class AmbiguousNameError(ModelError, RunError):
     """A bare name that can mean several folders; the message says how to type each."""
 

@@ -1,7 +1,6 @@
 """One torch thread in every test: two busy cores run many times slower with two."""
 
 import gc
-import logging
 import os
 import sys
 from collections import Counter
@@ -20,8 +19,8 @@ from hypothesis import HealthCheck, settings
 
 from probe import LM, plugins
 from probe.model import calls
-from probe.runs.store import mirror
 from probe.world import World
+from tests import buckets
 from tests.places import SAMPLES
 
 torch.set_num_threads(1)
@@ -93,35 +92,12 @@ def trl() -> Any:
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
     """The address of a server of moto, which speaks S3 over the network of this machine."""
-    from moto.server import ThreadedMotoServer
-
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    made = ThreadedMotoServer("127.0.0.1", port=0)
-    made.start()
-    host, port = made.get_host_and_port()
-    yield f"http://{host}:{port}"
-    made.stop()
+    with buckets.s3_server() as (host, port):
+        yield f"http://{host}:{port}"
 
 
 @pytest.fixture
-def bucket(s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def bucket(s3_server: str, tmp_path: Path) -> Iterator[None]:
     """On that server an empty bucket `s3://bucket`, credentials for it, and an empty cache."""
-    import boto3
-    import s3fs
-
-    for name, value in {
-        "AWS_ENDPOINT_URL": s3_server,
-        "AWS_ACCESS_KEY_ID": "user",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "PROBE_CACHE": str(tmp_path / "cache"),
-    }.items():
-        monkeypatch.setenv(name, value)
-    held = boto3.resource("s3").Bucket("bucket")
-    held.create()
-    mirror.mirror.cache_clear()
-    s3fs.S3FileSystem.clear_instance_cache()
-    yield
-    held.objects.delete()
-    s3fs.S3FileSystem.clear_instance_cache()
+    with buckets.empty_bucket(s3_server, tmp_path / "cache"):
+        yield

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from probe import open_run
+from probe import Run
 from probe.errors import RunError
 from probe.untrusted import WEIGHTS, read_json, regular
 from trainers.config import TrainConfig
@@ -39,7 +39,7 @@ class State:
 
 def last_checkpoint(config: TrainConfig) -> Path | None:
     """Return the newest checkpoint of the run that `config` resumes; None for a new run, or before the first one."""
-    checkpoints = open_run(config.out).checkpoints() if config.resume else []
+    checkpoints = Run(config.out).checkpoints() if config.resume else []
     return checkpoints[-1].path if checkpoints else None
 
 

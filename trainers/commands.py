@@ -164,10 +164,10 @@ def parse_training(kind: type[T], argv: Sequence[str], method: str) -> T:
     prog = f"probe train {method}"
     out = _value(argv, "--out")
     if "--resume" in argv and out is not None:
-        from probe.runs import open_run
+        from probe.runs import Run
 
         check_out(Path(out), resume=True)
-        run = open_run(out)
+        run = Run(Path(out))
         check_method(run, method)
         check_named(run, method, argv)
         config = kind.from_dict({**run.config, "out": out, "resume": True})

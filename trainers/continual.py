@@ -43,7 +43,7 @@ from probe.plotting.csv_text import to_csv
 from probe.recording.recorder import leave_undisturbed
 from probe.rows import Rows
 from probe.runs.schema import RESULTS, dumps
-from probe.runs.storage import disk, write_atomic
+from probe.runs.storage import remove_leftovers, write_inside
 from trainers.config import ContinualConfig
 from trainers.curriculum import Curriculum, PhaseTask, file_curriculum, world_curriculum
 from trainers.ewc import ewc_penalty, fisher_information
@@ -298,10 +298,9 @@ class Continual(Method):
             "items.jsonl.gz": gzip.compress("".join(dumps(row) + "\n" for row in records(items)).encode(), mtime=0),
             "result.json": (json.dumps(meta, indent=2) + "\n").encode(),
         }
-        folder = self.config.out / RESULTS / "continual"
-        with disk(folder):
-            for name, content in files.items():
-                write_atomic(folder / name, content)
+        remove_leftovers(self.config.out / RESULTS / "continual")
+        for name, content in files.items():
+            write_inside(self.config.out, f"{RESULTS}/continual/{name}", content)
 
 
 def read_files(config: ContinualConfig) -> list[Rows[Any]]:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, cast
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from probe import LM, Run, open_run
+from probe import LM, Run
 from probe.errors import ConfigError, DataError, ModelError, RunError, TrainingStopped
 from probe.logits.answer_tokens import answer_tokens
 from probe.model.hooks import fused_parts
@@ -197,7 +197,7 @@ class Record:
     def run(self) -> Run:
         """Wait for all processes, and return the finished run."""
         self.session.accelerator.wait_for_everyone()
-        return open_run(self.session.config.out)
+        return Run(self.session.config.out)
 
     def stop_error(self, reason: str) -> TrainingStopped:
         """Return the error to raise when training cannot continue; it names the last good checkpoint."""
@@ -239,7 +239,7 @@ def probe_prompts(session: Session, lm: LM, origin: Origin) -> tuple[list[ProbeP
     if not session.config.capture_every or not session.measures:
         return [], ""
     if file is None and session.config.resume:
-        prompts = open_run(session.config.out).captures().prompts or prompts
+        prompts = Run(session.config.out).captures().prompts or prompts
     if file is not None:
         prompts = read_probe_prompts(file)
     try:
@@ -291,7 +291,7 @@ def check_same(config: TrainConfig, method: str, origin: Origin, step: int) -> N
     Raises:
         ConfigError, RunError: one of them differs; the message names it.
     """
-    run = open_run(config.out)
+    run = Run(config.out)
     check_method(run, method)
     check_unchanged(config, run, step)
     data = run.meta.get("data") or {}

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from probe import LM, open_run
+from probe import LM, Run
 from probe.errors import ProbeError
 from probe.model.rewards import RewardModel
 from probe.recording.recorder import Instrument, ReferenceKL, leave_undisturbed
@@ -47,7 +47,7 @@ def origin_reference(session: Session, base: str, trainee: Trainee) -> tuple[Ref
     has_captures = session.main and config.capture_every > 0
     if not config.resume:
         return trainee.reference() if has_captures else None, {"reference": trainee.fingerprint}
-    fingerprint = (open_run(config.out).meta.get("data") or {}).get("reference")
+    fingerprint = (Run(config.out).meta.get("data") or {}).get("reference")
     if not has_captures or fingerprint is None:
         return None, {}
     try:

@@ -28,7 +28,7 @@ from probe.model.scoring import TokenLogprobs, completion_logprobs
 from probe.model.text import context_length, encode, pieces
 from probe.recording.recorder import leave_undisturbed
 from probe.rows import Columns, Row, Rows, is_answer, is_text, is_text_or_messages, read_columns
-from probe.runs import ProbePrompt, open_run
+from probe.runs import ProbePrompt, Run
 from probe.world import World
 from probe.world.language import read
 from trainers.checkpoint import last_checkpoint
@@ -474,7 +474,7 @@ def hold_options(config: OnlineConfig) -> Mapping[str, str | None]:
     Raises:
         ConfigError, RunError: see `trainers.resume.check_unchanged`.
     """
-    run, checkpoint = open_run(config.out), last_checkpoint(config)
+    run, checkpoint = Run(config.out), last_checkpoint(config)
     check_unchanged(config, run, int(checkpoint.name) if checkpoint else 0)
     data = run.meta.get("data")
     rewards = data.get("rewards") if isinstance(data, dict) else None
@@ -535,7 +535,7 @@ def best_and_worst(sampler: Sampler) -> list[ProbePrompt]:
     session, config, lm = sampler.session, sampler.config, sampler.trainee.lm
     if not config.capture_every or not session.measures or config.probe_prompts is not None:
         return []
-    if config.resume and open_run(config.out).captures().prompts:
+    if config.resume and Run(config.out).captures().prompts:
         return []
     short = [index for index, prompt in enumerate(sampler.prompts) if len(prompt.ids) <= CAPTURE_TOKENS]
     with leave_undisturbed(lm.model), torch.no_grad():

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 
-from probe import LM, open_run
+from probe import LM, Run
 from probe.commands.progress import say
 from probe.errors import ConfigError, MissingToolError
 from probe.rows import Rows, read_text
@@ -40,7 +40,7 @@ class Session:
         self.config = config
         check_out(config.out, config.resume)
         if config.resume:
-            check_checkpoints(open_run(config.out))
+            check_checkpoints(Run(config.out))
         if config.probe_prompts is not None:
             read_text(config.probe_prompts)
         if config.threads:

@@ -111,7 +111,7 @@ class Audit:
     @property
     def counted(self) -> pd.DataFrame:
         """The rows except those that duplicate the statistic of another row."""
-        return self.rows[self.rows["same_as"] == ""]
+        return self.rows[self.rows["same_as"] == ""].astype({"measure": bool})  # also without any row
 
     @property
     def tested(self) -> pd.DataFrame:

@@ -30,7 +30,7 @@ from probe.compare.behaviour import claim_pairs
 from probe.compare.corpus_shift import compare_corpus, shared_texts
 from probe.compare.side_by_side import require_writers
 from probe.compare.weights import weight_change
-from probe.errors import ProbeError
+from probe.errors import DiskError, ProbeError
 from probe.experiments.metrics import differences, pair_items, paired, summarise
 from probe.experiments.registry import find_experiment
 from probe.experiments.result import RESULT_FILE
@@ -87,6 +87,7 @@ def audit_models(
     Raises:
         ConfigError: the models do not belong to one world, or no part has a given name.
         DataError: a model has a scalar output.
+        DiskError: a result cannot be stored.
     """
     require_writers(base, aligned)
     found = None if again else stored_audit(base, aligned, settings)
@@ -110,6 +111,8 @@ def audit_models(
             options = {"seed": seed, "tick": share, "both_forms": False, **part.arguments}
             try:
                 items.append(obtain(find_experiment(part.experiment), lm, again=again, **options).items)
+            except DiskError:  # what is left out would be left out of the stored audit, too
+                raise
             except ProbeError as error:
                 notes.append(f"{part.name} is left out for {name}: {error}")
             done += part.seconds
@@ -378,6 +381,8 @@ def _corpus(base: LM, aligned: LM, settings: AuditSettings, again: bool, tick: T
 
     try:
         table = keep_table("corpus", _facts(base, aligned, settings)["corpus"], KINDS, measure, again)
+    except DiskError:
+        raise
     except ProbeError as error:
         notes.append(f"KL over a corpus is left out: {error}")
         return pd.DataFrame(columns=list(KINDS))
@@ -416,6 +421,8 @@ def _blocks(base: LM, aligned: LM, settings: AuditSettings, again: bool, tick: T
         table = keep_table("weights", facts["weights"], WEIGHTS, weights, again)
         inner = keep_table("residuals", facts["residuals"], RESIDUALS, residuals, again)
         table = table.merge(inner, on="block", how="outer")
+    except DiskError:
+        raise
     except ProbeError as error:
         notes.append(f"Where inside is left out: {error}")
     tick(1.0)

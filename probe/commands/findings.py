@@ -55,7 +55,7 @@ def findings(argv: list[str]) -> int:
     from probe.findings.verdicts import read_plan
     from probe.plotting.csv_text import to_csv
     from probe.runs.schema import jsonable
-    from probe.runs.storage import check_folder, disk
+    from probe.runs.storage import check_folder, write_file
     from probe.ticks import part
 
     if settings.plan:
@@ -92,9 +92,7 @@ def findings(argv: list[str]) -> int:
     results = [judged[claim.name] for claim in claims]
     frame = table(results)
     if settings.out is not None:
-        with disk(settings.out):
-            settings.out.parent.mkdir(parents=True, exist_ok=True)
-            settings.out.write_text(to_csv(frame), encoding="utf-8")
+        write_file(settings.out, to_csv(frame).encode())
     rows: list[dict[str, Any]] = [
         {str(name): value for name, value in row.items()} for row in frame.astype(object).to_dict("records")
     ]

@@ -39,7 +39,7 @@ def report(argv: list[str]) -> int:
     from probe.report.run_report import report as write
     from probe.report.shown_analyses import look_inside
     from probe.runs import Run
-    from probe.runs.storage import check_folder, disk, write_atomic
+    from probe.runs.storage import check_folder, write_file
 
     if not settings.runs:
         raise ConfigError("`probe report` was called without a run: name at least one, as in `probe report base`.")
@@ -56,7 +56,6 @@ def report(argv: list[str]) -> int:
             shown.append(look_inside(words, runs, bar.tick))
     with Progress("Report") as bar:
         content = write(runs, settings.experiment, shown=shown, tick=bar.tick).encode()
-    with disk(out):
-        write_atomic(out, content)
+    write_file(out, content)
     say(f"{out} ({len(content) / 1e6:.1f} MB)")
     return 0

@@ -155,7 +155,7 @@ def write(
     """
     from probe.plotting.export import FORMATS, missing, provenance, render_table, save, save_all, save_provenance
     from probe.plotting.notebook import title_of
-    from probe.runs.storage import disk
+    from probe.runs.storage import write_file
 
     figures = analysis.figures(result, values)
     if figure is not None and figure not in figures:
@@ -177,17 +177,16 @@ def write(
         remark(f"Saved {out}")
         return
     formats = [each for each in FORMATS if each in ("html", "csv") or (each in ("png", "pdf") and not missing())]
-    with disk(out):
-        files = []
-        for each, chart in figures.items():
-            title = title_of(chart, analysis.title)
-            files += save_all(
-                chart, analysis.data(result, each, values), out, each, formats, source | {"figure": each}, title=title
-            )
-        for each, table in result.tables().items():
-            files.append(out / f"{each}.csv")
-            files[-1].write_bytes(render_table(table, "csv"))
-        save_provenance(out, files, source)
+    files = []
+    for each, chart in figures.items():
+        title = title_of(chart, analysis.title)
+        files += save_all(
+            chart, analysis.data(result, each, values), out, each, formats, source | {"figure": each}, title=title
+        )
+    for each, table in result.tables().items():
+        files.append(out / f"{each}.csv")
+        write_file(files[-1], render_table(table, "csv"))
+    save_provenance(out, files, source)
     remark(f"Saved {len(set(files))} files in {out}")
 
 

@@ -27,7 +27,7 @@ from probe.plotting.csv_text import to_csv
 from probe.plotting.names import file_name, file_stem
 from probe.runs.captures import numbers
 from probe.runs.schema import dumps
-from probe.runs.storage import check_folder, disk, replace_folder, sync_tree
+from probe.runs.storage import check_folder, disk, replace_folder, sync_tree, write_file
 from probe.untrusted import DOCUMENT, parse_figure, parse_json, read_file, read_json, refuse_newer, sendable, short
 
 if TYPE_CHECKING:
@@ -387,6 +387,7 @@ class Result:
         Raises:
             DataError: no figure has a given name.
             ConfigError: an option or a format does not exist.
+            RunError: a file cannot be written.
         """
         from probe.plotting.export import TABLES, parse_formats, provenance, render_table, save_all, save_provenance
         from probe.plotting.paper import paper_of
@@ -413,10 +414,9 @@ class Result:
         tables |= {f"table-{name}": table for name, table in self.tables.items()}
         for name, stem in stems(tables).items():
             for kind in (kind for kind in formats if kind in TABLES):
-                out.mkdir(parents=True, exist_ok=True)
                 files.append(out / f"{file_stem(f'{self.name}-{stem}', source)}.{kind}")
                 title = f"{self.title}: {words_of(name.removeprefix('table-'))}"
-                files[-1].write_bytes(render_table(tables[name], kind, title, f"{self.name}-{stem}"))
+                write_file(files[-1], render_table(tables[name], kind, title, f"{self.name}-{stem}"))
         save_provenance(out, files, source)
         return files
 

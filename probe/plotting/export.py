@@ -33,6 +33,7 @@ from probe.plotting.csv_text import to_csv
 from probe.plotting.latex import to_latex
 from probe.plotting.names import file_name, without_paths
 from probe.plotting.paper import PIXELS, Paper, paper_of, put_on_paper
+from probe.runs.storage import write_file
 from probe.texts import visible_parts
 
 if TYPE_CHECKING:
@@ -188,14 +189,14 @@ def save(
     Raises:
         ConfigError: the format or an option is unknown.
         MissingToolError: an image was requested and no browser was found.
+        RunError: the file cannot be written.
     """
     path = Path(path).expanduser()
     kind = path.suffix[1:].lower()
     if kind not in FORMATS:
         raise ConfigError(f"`{path.name}` ends in {path.suffix or 'nothing'}: end it in .{', .'.join(FORMATS)}.")
     content = render(figure, data, kind, source or provenance(figure=path.stem), paper=paper_of(options), title=title)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
+    write_file(path, content)
     return path
 
 
@@ -210,24 +211,31 @@ def save_all(
     paper: Paper | None = None,
     title: str = "",
 ) -> list[Path]:
-    """Write a figure in several formats as `directory/name.FORMAT`; return the paths written."""
+    """Write a figure in several formats as `directory/name.FORMAT`; return the paths written.
+
+    Raises:
+        RunError: a file cannot be written.
+    """
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
     paths = []
     for kind in formats:
         if kind in TABLES and data is None:
             continue
         path = directory / f"{file_name(name)}.{kind}"
-        path.write_bytes(render(figure, data, kind, source, paper=paper, title=title))
+        write_file(path, render(figure, data, kind, source, paper=paper, title=title))
         paths.append(path)
     return paths
 
 
 def save_provenance(directory: str | Path, files: Sequence[Path], source: Mapping[str, object]) -> Path:
-    """Write `provenance.json` next to exported files: their common provenance and the list of files."""
+    """Write `provenance.json` next to exported files: their common provenance and the list of files.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
     path = Path(directory) / "provenance.json"
     record = {**visible_parts(without_paths(dict(source))), "files": [file.name for file in files]}
-    path.write_text(json.dumps(record, indent=2, default=str) + "\n")
+    write_file(path, (json.dumps(record, indent=2, default=str) + "\n").encode())
     return path
 
 

@@ -4,6 +4,7 @@ Axes: P prompts, D blocks, H heads, T tokens, N captured heads, M causal weights
 (row after row, prompt after prompt), W in all rows, K heads that are kept whole.
 """
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from probe.runs.attention_tail import (
     tail_rows,
 )
 from probe.runs.captures import PLAIN
+from probe.runs.storage import disk
 from probe.untrusted import WEIGHTS, regular
 
 LARGE = 2**26
@@ -137,13 +139,21 @@ def _numpy(weights: Tensor) -> np.ndarray:
 
 
 def _array(shape: tuple[int, ...], kind: np.dtype[Any], scratch: Path | None) -> np.ndarray:
-    """Return an array of zeros; a large one lies in a temporary file without a name."""
-    if int(np.prod(shape)) * kind.itemsize <= LARGE:
+    """Return an array of zeros; a large one lies in a temporary file without a name.
+
+    Raises:
+        RunError: there is no room for it on the disk.
+    """
+    size = int(np.prod(shape)) * kind.itemsize
+    if size <= LARGE:
         return np.zeros(shape, kind)
-    if scratch is not None:
-        scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=scratch) as file:
-        return np.memmap(file, dtype=kind, mode="w+", shape=shape)
+    with disk(scratch or Path(tempfile.gettempdir())):
+        if scratch is not None:
+            scratch.mkdir(exist_ok=True)
+        with tempfile.TemporaryFile(dir=scratch) as file:
+            if hasattr(os, "posix_fallocate"):  # else the kernel ends the process at a later write to a full disk
+                os.posix_fallocate(file.fileno(), 0, size)
+            return np.memmap(file, dtype=kind, mode="w+", shape=shape)
 
 
 def _open_first(file: Path | None, shape: tuple[int, ...], kind: np.dtype[Any]) -> Any:

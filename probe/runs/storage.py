@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any, TypeGuard
 
-from probe.errors import RunError
+from probe.errors import DiskError, RunError
 from probe.runs.schema import RunWarning
 from probe.untrusted import LOG, MB, NEVER_WAIT, NO_LINK, check_regular, open_file, parse_json
 
@@ -27,16 +27,25 @@ from probe.untrusted import LOG, MB, NEVER_WAIT, NO_LINK, check_regular, open_fi
 fcntl: Any = import_module("fcntl") if find_spec("fcntl") else None
 
 
+RUST_FAILURE = re.compile(r"\(os error (\d{1,4})\)")
+
+
 @contextmanager
 def disk(path: Path) -> Iterator[None]:
     """Turn a failure of the disk into an error with one sentence.
 
+    Libraries in Rust (safetensors, tokenizers) report it as an error of another type, with its number in the text.
+
     Raises:
-        RunError: an OSError happened inside.
+        DiskError: an OSError happened inside.
     """
     try:
         yield
-    except OSError as error:
+    except Exception as raised:
+        told = RUST_FAILURE.search(str(raised))
+        error = OSError(int(told[1]), os.strerror(int(told[1]))) if told else raised
+        if not isinstance(error, OSError):
+            raise
         if error.errno in (errno.EEXIST, errno.ENOTDIR):
             remedy = "a file stands where a folder is needed, so move it or choose another folder"
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -45,7 +54,7 @@ def disk(path: Path) -> Iterator[None]:
             remedy = "remove it, or choose another folder"
         else:
             remedy = "free some space there, or choose a folder that you may write to"
-        raise RunError(f"`{path}` could not be written ({error.strerror or error}): {remedy}.") from error
+        raise DiskError(f"`{path}` could not be written ({error.strerror or error}): {remedy}.") from raised
 
 
 def check_folder(path: Path) -> None:
@@ -61,29 +70,86 @@ def check_folder(path: Path) -> None:
         raise RunError(f"`{existing}` may not be written to: choose another folder.")
 
 
-def write_atomic(path: Path, data: bytes | Callable[[Path], None]) -> None:
+def write_atomic(path: Path, data: bytes | Callable[[Path], None], *, parents: bool = True) -> None:
     """Write a file atomically: it exists in full or not at all, even after a power cut.
 
     Args:
         path: file to write.
-        data: its bytes, or a function that writes it to another path.
+        data: its bytes, or a function that writes it to another path, in a folder of its own: safetensors writes to
+            a third path beside that, which stays if the process is killed.
+        parents: whether folders that are missing are made.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if parents:
+        path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    written = temporary / path.name if callable(data) else temporary
     try:
-        with open(temporary, "wb") as file:
+        if callable(data):
+            temporary.mkdir(exist_ok=True)
+        with open(written, "wb") as file:
             if not callable(data):
                 file.write(data)
             mode = os.fstat(file.fileno()).st_mode
         if callable(data):
-            data(temporary)
-            os.chmod(temporary, mode)  # of a file as this process makes it, whatever the function has made
-        with open(temporary, "rb+") as file:
+            data(written)
+            os.chmod(written, mode)  # of a file as this process makes it, whatever the function has made
+        with open(written, "rb+") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        os.replace(written, path)
         sync_folder(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        delete(temporary)
+
+
+def create_atomic(path: Path, data: bytes) -> bool:
+    """Write a new file atomically; return False if its name exists.
+
+    Where the file system has no hard links, a process that is killed may leave a part of the file.
+    """
+    if path.exists():
+        return False
+    whole = path.with_name(f".{path.name}.{os.getpid()}.new")
+    write_atomic(whole, data)
+    try:
+        os.link(whole, path)
+    except FileExistsError:
+        return False
+    except OSError:
+        with suppress(FileExistsError), open(path, "xb") as file:
+            file.write(data)
+            return True
+        return False
+    finally:
+        whole.unlink(missing_ok=True)
+    sync_folder(path.parent)
+    return True
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file atomically (`write_atomic`).
+
+    Raises:
+        RunError: the disk is full, or the file cannot be written.
+    """
+    with disk(path):
+        write_atomic(path, data)
+
+
+def write_inside(root: Path, name: str, data: bytes | Callable[[Path], None]) -> Path:
+    """Write a file below a folder atomically; the folder itself is not made anew if it is gone.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        RunError: the folder is gone, the disk is full, or the file cannot be written.
+    """
+    path = root / name
+    with disk(path):
+        for folder in reversed(Path(name).parents[:-1]):
+            (root / folder).mkdir(exist_ok=True)
+        write_atomic(path, data, parents=False)
+    return path
 
 
 def sort_metadata(data: bytes) -> bytes:

@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 
 from probe.runs.schema import dumps
-from probe.runs.storage import disk, write_atomic
+from probe.runs.storage import write_inside
 from probe.untrusted import MB, read_json
 
 TRAINED_ON = "trained_on.json"
@@ -81,8 +81,7 @@ def write_trained_on(run: Path, record: TrainedOn) -> None:
         RunError: the disk refuses the file.
     """
     content = {"schema": SCHEMA, "whole": record.whole, "sentences": sorted(record.sentences)}
-    with disk(run / TRAINED_ON):
-        write_atomic(run / TRAINED_ON, (dumps(content) + "\n").encode())
+    write_inside(run, TRAINED_ON, (dumps(content) + "\n").encode())
 
 
 def read_trained_on(run: Path) -> TrainedOn | None:

@@ -13,7 +13,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
@@ -22,7 +22,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from probe.errors import RunError
@@ -69,6 +68,7 @@ from probe.runs.storage import (
     sync_tree,
     unlock,
     write_atomic,
+    write_inside,
 )
 from probe.runs.trained_on import collect, write_trained_on
 from probe.runs.world_file import write_world
@@ -246,8 +246,7 @@ class RunWriter:
             )
         content = {"schema": SCHEMA, "prompts": [asdict(prompt) for prompt in prompts]}
         content |= {name: text for name, text in (("left_out", left_out), ("holds", holds)) if text}
-        with disk(self.path):
-            write_atomic(self.path / CAPTURES / PROMPTS, dumps(content, indent=1).encode())
+        write_inside(self.path, f"{CAPTURES}/{PROMPTS}", dumps(content, indent=1).encode())
         self.fixed_prompts = list(prompts)
 
     def trained_on(self, texts: Iterable[str]) -> None:
@@ -271,9 +270,9 @@ class RunWriter:
         self._check_open()
         step = as_step(step)
         arrays = {name: _array(name, tensor) for name, tensor in tensors.items()}
-        path = self.path / CAPTURES / f"{step_name(step)}.safetensors"
+        name = f"{CAPTURES}/{step_name(step)}.safetensors"
+        path = write_inside(self.path, name, partial(_save_arrays, arrays, {"step": str(step)}))
         with disk(path):
-            write_atomic(path, partial(_save_arrays, arrays, {"step": str(step)}))
             self.captured = path.stat().st_size
         shapes = {name: list(array.shape) for name, array in arrays.items()}
         took = {} if started is None else {"seconds": round(time.perf_counter() - started, 3)}
@@ -297,21 +296,24 @@ class RunWriter:
         temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
         try:
             with disk(temporary):
+                final.parent.mkdir(exist_ok=True)
                 shutil.rmtree(temporary, ignore_errors=True)
-                temporary.mkdir(parents=True)
-                try:
-                    yield temporary
-                    write_world(temporary, self._meta.get("world"))  # of the run, even if the model has another
-                    write_checksums(temporary)
-                except SafetensorError as error:  # how safetensors reports a full disk
-                    raise OSError(str(error)) from error
+                temporary.mkdir()
+                yield temporary
+                write_world(temporary, self._meta.get("world"))  # of the run, even if the model has another
+                write_checksums(temporary)
                 sync_tree(temporary)
+                self._check_there()
                 for log in (self._metrics, self._rollouts):
                     if log is not None:
                         log.sync()
                 replace_folder(temporary, final)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+            if not self._is_there():  # libraries that save a model make a folder that is gone anew
+                for folder in (final.parent, self.path):
+                    with suppress(OSError):
+                        folder.rmdir()
         self._beat()
 
     def finish(
@@ -375,8 +377,7 @@ class RunWriter:
         self._write_meta({**self._meta, **here, "status": "running", "message": None})
 
     def _write_meta(self, meta: dict[str, Any]) -> None:
-        with disk(self.path / RUN_FILE):
-            write_atomic(self.path / RUN_FILE, dumps(meta, indent=1).encode())
+        write_inside(self.path, RUN_FILE, dumps(meta, indent=1).encode())
 
     def _check_open(self) -> None:
         if not self._open:
@@ -451,10 +452,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def _save_arrays(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str], path: Path) -> None:
-    try:
-        save_file(dict(arrays), path, dict(metadata))
-    except SafetensorError as error:  # how safetensors reports a full disk
-        raise OSError(str(error)) from error
+    save_file(dict(arrays), path, dict(metadata))
 
 
 def _array(name: str, tensor: Any) -> np.ndarray:

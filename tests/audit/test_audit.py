@@ -1,5 +1,6 @@
 """An audit: nothing changes from a model to itself, what changed is found, bounds hold, and it goes on after a stop."""
 
+import errno
 import json
 import os
 import re
@@ -35,7 +36,7 @@ from probe.audit.plan import IN_A_WORLD, MEASURES, ON_SETS, SET_TIMES, names_of_
 from probe.audit.verdict import CHANGED, EQUIVALENT, UNDECIDED
 from probe.commands.audit import audit as command
 from probe.compare.corpus_shift import shared_texts
-from probe.errors import ConfigError, DataError
+from probe.errors import ConfigError, DataError, DiskError
 from probe.experiments import find_experiment, obtain
 from probe.terms import smallest_effect
 from tests.models import byte_tokenizer, random_lm, saved_lm
@@ -292,6 +293,32 @@ def test_the_command_prints_fails_and_refuses(found: Audit, capsys: pytest.Captu
             command(words)
     with pytest.raises(ConfigError, match="do not belong to the same world"):
         audit_models(LM.load(SAMPLES / "base"), random_lm())
+
+
+def test_an_audit_that_could_measure_nothing_says_so(base: LM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The world has no questions of this part."""
+    monkeypatch.chdir(tmp_path)
+    settings = AuditSettings(only=("sums",), n=3)
+    for _ in range(2):  # measured, and as it is stored
+        found = audit_models(base, base, settings)
+        assert len(found.rows) == 0
+        assert "nothing was measured" in json.loads(found.to_json())["sentence"]
+        found.save(tmp_path / "audit")
+
+
+def test_a_full_disk_leaves_no_audit_without_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stored audit counts as finished, so it must not lack what could not be stored."""
+    monkeypatch.chdir(tmp_path)
+    lm, settings = random_lm("llama", byte_tokenizer()), AuditSettings(only=("sums",), n=3)
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(DiskError, match="No space left on device"):
+            audit_models(lm, lm, settings)
+    assert len(audit_models(lm, lm, settings).rows) == 1
 
 
 def test_an_audit_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

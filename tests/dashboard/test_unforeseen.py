@@ -1,6 +1,7 @@
 """What nobody foresaw: one sentence with a report, on every page, whatever a link brings; never Streamlit's red box."""
 
 import re
+import shutil
 import sys
 from itertools import product
 from pathlib import Path
@@ -103,6 +104,19 @@ def test_a_page_answers_whatever_a_link_brings(show: Show, runs: Path, page: str
         for app in every_tab(show(runs, page=page, link=True, **query)):
             assert not broken(app), (query, broken(app))
             assert app.subheader or app.caption or app.error, query
+
+
+@pytest.mark.parametrize("page", ["overview", "training", "logits", "compare"])
+def test_a_run_that_is_deleted_while_it_is_shown_is_a_sentence(show: Show, runs: Path, tmp_path: Path, page: str):
+    root = shutil.copytree(runs, tmp_path / "runs")
+    query = {"base": "base", "aligned": "dpo-agreeable", "runs": "dpo-agreeable"}
+    app = show(root, page=f"{page}/page.py", **query)
+    assert not broken(app), broken(app)
+    shutil.rmtree(root / "dpo-agreeable")
+    for tab in every_tab(app.run()):
+        assert not broken(tab), broken(tab)
+    said = read(app)
+    assert app.error or "dpo-agreeable" not in said or "dpo-agreeable is neither a run nor a folder here" in said
 
 
 @pytest.mark.slow

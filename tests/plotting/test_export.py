@@ -1,5 +1,6 @@
 """Files of figures: every format, provenance inside, and one sentence where something is missing."""
 
+import errno
 import html
 import io
 import json
@@ -122,6 +123,24 @@ def test_html_needs_no_network_and_no_browser(figure: go.Figure, monkeypatch: py
     assert not re.search(r"<script[^>]+src=", page)
     assert "<title>&lt;f&gt; &amp;" in page
     assert json.loads(html.unescape(re.search(r'name="provenance" content="([^"]*)"', page)[1])) == SOURCE
+
+
+@pytest.mark.parametrize("name", ["f.html", "f.csv"])
+def test_a_file_that_could_not_be_written_leaves_the_older_one(
+    figure: go.Figure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+):
+    """The disk is full when the file should be on it."""
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    file = export.save(figure, tmp_path / name, DATA)
+    before = file.read_bytes()
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunError, match=r"could not be written \(No space left on device\): free some space"):
+        export.save(figure, file, DATA.assign(y=0.0), title="newer")
+    assert file.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_csv_reads_back(figure: go.Figure):

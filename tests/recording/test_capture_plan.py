@@ -26,6 +26,7 @@ from probe.recording.recorder import as_prompt
 from probe.runs import captured, open_run
 from probe.runs.attention_tail import HEADS, ROWS, TAIL, decode_weights, encode_weights
 from probe.runs.captures import Captures
+from tests.faults.moments import can_mount, small_disk
 from tests.models import random_lm
 
 LONG = {"text": " . ".join(["mira lives in oslo . tom works in rome"] * 4), "answers": ["rome", "oslo"]}
@@ -329,3 +330,12 @@ def test_attention_that_does_not_fit_the_prompts_is_refused(tmp_path: Path):
             captures.load(0)
     save_file(good, file)
     assert captures.load(0)
+
+
+def test_a_disk_without_room_for_a_large_array_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is written: a write through memory to a full disk ends the process."""
+    if not can_mount():
+        pytest.skip("No small disk can be mounted here.")
+    monkeypatch.setattr(attention_rows, "LARGE", 0)
+    with small_disk(tmp_path, 2**20), pytest.raises(RunError, match="No space left on device"):
+        attention_rows._array((2**21,), np.dtype(np.uint8), tmp_path / "captures")

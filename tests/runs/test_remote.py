@@ -1,6 +1,8 @@
 """Runs in a store: complete versions, sent once, fenced by the number of the attempt; damaged stores are refused."""
 
+import errno
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -233,6 +235,26 @@ def test_a_strangers_manifest_is_refused(writer: RunWriter, store: Path, tmp_pat
     with pytest.raises(RunError, match="reads up to 1"):
         download(url(store), tmp_path / "copy")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "store"]
+
+
+def test_a_claim_that_cannot_be_written_whole_is_not_there(
+    writer: RunWriter, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a manifest under the highest number would hide what the store holds."""
+    upload(writer.path, url(store))
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(RunError, match="No space left on device"):
+            claim(url(store), 2)
+    assert [path.name for path in (store / "attempts").iterdir()] == ["00000001.json"]
+    assert claim(url(store), 2)
+    with pytest.raises(Fenced):
+        claim(url(store), 2)
+    assert tree(download(url(store), tmp_path / "copy") / "checkpoints") == tree(writer.path / "checkpoints")
 
 
 def test_damaged_objects_and_a_full_disk(

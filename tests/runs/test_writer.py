@@ -17,7 +17,7 @@ import torch
 
 from probe.errors import RunError
 from probe.runs import ProbePrompt, RunWriter, open_run
-from probe.runs.storage import LineFile, holds
+from probe.runs.storage import LineFile, holds, write_inside
 from tests.runs.conftest import HEADLINE, Make
 
 PROMPT = ProbePrompt(id="a", text="x y", token_ids=[1, 2], tokens=["x", "y"], answers=[" z"], answer_ids=[3])
@@ -176,6 +176,47 @@ def test_a_folder_that_goes_under_its_writer_is_noticed(tmp_path: Path, deed: st
         assert open_run(path.with_name("elsewhere")).status == "killed"
 
 
+@pytest.mark.parametrize("name", ["run.json", "captures/00000001.safetensors"])
+def test_a_folder_that_is_gone_is_not_made_anew(tmp_path: Path, name: str):
+    """It may go between the look at it and the write."""
+    with pytest.raises(RunError, match="could not be written"):
+        write_inside(tmp_path / "run", name, b"content")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_goes_while_a_checkpoint_is_saved_is_not_made_anew(tmp_path: Path):
+    """Libraries that save a model make its folder if there is none."""
+    run = RunWriter.create(tmp_path / "run", method="x", config={})
+
+    def save(folder: Path) -> None:
+        run.path.rename(tmp_path / "elsewhere")
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(b"weights")
+
+    with pytest.raises(RunError, match="deleted, moved or replaced"), run.checkpoint(2) as folder:
+        save(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["elsewhere"]
+
+
+def test_a_capture_that_is_killed_leaves_nothing_after_a_resume(tmp_path: Path):
+    """The library writes to a file of its own name beside the one that it is given."""
+    code = """if True:
+        import os, signal, sys
+        import numpy
+        from probe.runs import RunWriter, writer
+        def killed(arrays, path, metadata):
+            path.with_name(".tmpAbCdEf").write_bytes(b"half")
+            os.kill(os.getpid(), signal.SIGKILL)
+        writer.save_file = killed
+        RunWriter.create(sys.argv[1], method="x", config={}).capture(0, {"x": numpy.zeros(3)})
+        """
+    path = tmp_path / "run"
+    assert subprocess.run([sys.executable, "-c", code, path]).returncode == -signal.SIGKILL
+    assert list(path.glob("captures/**/.tmpAbCdEf"))
+    RunWriter.resume(path, 0).finish()
+    assert list(path.glob("captures/*")) == []
+
+
 def test_a_file_that_is_deleted_under_its_writer_is_noticed(make: Make):
     run = make()
     run.log(1, {"loss": 1.0})
@@ -254,6 +295,15 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path):
     with pytest.raises(RunError, match=r"lines` could not be written \(No space left on device\): free some space"):
         file.append(["{}"])
     file.close()
+
+
+def test_a_full_disk_of_a_library_in_rust_is_one_sentence(make: Make):
+    """The library `tokenizers` raises a plain Exception, with the number of the error in its text."""
+    says = r"tmp` could not be written \(No space left on device\): free some space"
+    with pytest.raises(RunError, match=says), make().checkpoint(1):
+        raise Exception("No space left on device (os error 28)")
+    with pytest.raises(ZeroDivisionError), make("other").checkpoint(1):
+        raise ZeroDivisionError("of the caller (os error unknown)")
 
 
 @pytest.mark.parametrize("with_reader", [False, True])

@@ -7,30 +7,21 @@ from typing import Any
 
 import pytest
 
-from probe import LM, Run
-from probe.model.presets import ModelConfig
-from probe.world import World
-from tests.trainers.quick import COMMON, QUICK, make_config
-from trainers import pretrain
+from probe import Run
+from tests.trainers.quick import quick_config, short_run, small_model
 from trainers.config import PretrainConfig
-
-SMALL = ModelConfig(layers=2, width=32, heads=2, mlp=48, context=64)
 
 
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small random model with the world's tokenizer, in a Hugging Face directory that belongs to no run."""
-    return LM.create(SMALL, World().tokenizer()).save(tmp_path_factory.mktemp("model") / "small")
+    return small_model(tmp_path_factory.mktemp("model") / "small")
 
 
 @pytest.fixture(scope="session")
 def world_run(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a run that pretrained that model on the world for 20 steps."""
-    out = tmp_path_factory.mktemp("runs") / "base"
-    options = COMMON | QUICK["pretrain"] | {"steps": 20, "lr": 1e-2}
-    run = pretrain.train(PretrainConfig(out=out, base=str(model_dir), **options))
-    assert run.status == "finished"
-    return out
+    return short_run(tmp_path_factory.mktemp("runs") / "base", model_dir)
 
 
 @pytest.fixture
@@ -41,7 +32,7 @@ def configs(model_dir: Path, world_run: Path, tmp_path: Path) -> Callable[..., C
         base = model_dir if method == "pretrain" else world_run
 
         def make(name: str = "run", **changes: Any) -> Any:
-            return make_config(method, out=tmp_path / name, **{"base": str(base)} | COMMON | QUICK[method] | changes)
+            return quick_config(method, base, tmp_path / name, **changes)
 
         return make
 

@@ -1,9 +1,12 @@
 """Options that make a run of each method take a second or two; the tests of the loop run over all of them."""
 
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
-from probe import Run
+from probe import LM, Run
+from probe.model.presets import ModelConfig
+from probe.world import World
 from trainers.commands import METHODS
 from trainers.config import TrainConfig
 
@@ -37,6 +40,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "continual": {"length": 32, "phases": 2, "strategy": "ewc", "fisher_samples": 6, "questions": 8},
 }
 """Method to what it needs beside `COMMON`; tests/trainers/conftest.py gives the base."""
+SMALL = ModelConfig(layers=2, width=32, heads=2, mlp=48, context=64)
 UNDECIDED = ("rewards/accuracies",)
 """Figures of the first step that compare numbers which are equal up to rounding."""
 
@@ -59,3 +63,20 @@ def method_of(config: TrainConfig) -> str:
 def train(config: TrainConfig) -> Run:
     """Train as `config` says, whatever its method."""
     return module(method_of(config)).train(config)
+
+
+def small_model(folder: Path) -> Path:
+    """Save a small random model with the world's tokenizer."""
+    return LM.create(SMALL, World().tokenizer()).save(folder)
+
+
+def short_run(out: Path, model: Path) -> Path:
+    """Pretrain that model on the world for 20 steps; the base of all other methods."""
+    options = QUICK["pretrain"] | {"steps": 20, "lr": 1e-2}
+    assert train(quick_config("pretrain", model, out, **options)).status == "finished"
+    return out
+
+
+def quick_config(method: str, base: Path, out: Path, **changes: Any) -> TrainConfig:
+    """A config of a run that takes a second or two."""
+    return make_config(method, out=out, **{"base": str(base)} | COMMON | QUICK[method] | changes)

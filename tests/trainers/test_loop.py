@@ -250,6 +250,16 @@ def test_nan_stops_with_the_last_good_checkpoint_named(
     assert all(torch.isfinite(tensor).all() for tensor in weights(run).values())
 
 
+def test_a_folder_may_be_called_as_another_run(
+    pretraining: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`--out base` is a folder here, although a sample run has that name."""
+    monkeypatch.chdir(tmp_path)
+    config = replace(pretraining(steps=2, schedule="constant"), out=Path("base"))
+    assert train(config).status == "finished"
+    assert train(replace(config, steps=3, resume=True)).steps == 3
+
+
 def test_nan_without_a_checkpoint(pretraining: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "learning_rate", lambda *_: 1e30)
     with pytest.raises(TrainingStopped, match="no checkpoint had been written yet"):

@@ -1,9 +1,8 @@
 """Resuming: a training that was killed and goes on leaves the files of one that was not, but for the clock."""
 
 import hashlib
-import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,12 @@ from probe.runs.checksums import find_damage, write_checksums
 from probe.runs.schema import CHECKSUMS
 from tests.trainers import children
 from tests.trainers.quick import QUICK, train
+from tests.trainers.written import contents, same, without_events
 from trainers.config import TrainConfig
 
 Make = Callable[..., TrainConfig]
 EVERYTHING: dict[str, Any] = {"save_every": 3, "capture_every": 2, "eval_every": 2, "evaluate": 4}
 """Of four steps the first checkpoint is between the two updates on one batch of completions."""
-CLOCK = ("time", "seconds", "tokens_per_second", "step_time")
 ADAPTERS = [
     pytest.param((method, {"lora": 2}), id=f"{method}-lora", marks=pytest.mark.slow) for method in ("dpo", "rlhf")
 ]
@@ -34,40 +33,6 @@ def make(request: pytest.FixtureRequest, configs: Callable[..., Make]) -> Make:
     method, changes = request.param
     of = configs(method)
     return lambda name, **more: of(name, **EVERYTHING | changes | more)
-
-
-def contents(run: Path) -> dict[str, Any]:
-    """Every file of a run by name, hidden ones too: bytes, or lines without the clock."""
-    return {path.relative_to(run).as_posix(): content(path) for path in run.rglob("*") if path.is_file()}
-
-
-def content(path: Path) -> Any:
-    if path.name == "run.json":
-        meta = json.loads(path.read_text())
-        for name in ("created", "heartbeat", "pid", "host"):
-            meta.pop(name, None)
-        return meta | {"config": {**meta["config"], "out": None, "resume": None}}
-    if path.suffix == ".jsonl":
-        rows = map(json.loads, path.read_text().splitlines())
-        return [{name: value for name, value in row.items() if name not in CLOCK} for row in rows]
-    return path.read_bytes()
-
-
-def without_events(run: Path) -> Iterator[tuple[str, Any]]:
-    """Its files, with the logs as they are read."""
-    for name, value in contents(run).items():
-        if name.endswith(".jsonl"):
-            rows: list[dict[str, Any]] = []
-            for row in value:
-                at = row["step"]
-                rows = [old for old in rows if old["step"] <= at] if "event" in row else [*rows, row]
-            value = rows
-        yield name, value
-
-
-def same(one: dict[str, Any], other: dict[str, Any]) -> None:
-    assert sorted(one) == sorted(other)
-    assert [name for name in one if one[name] != other[name]] == []
 
 
 def killed_in_checkpoint(config: TrainConfig, step: int) -> list[str]:
@@ -96,6 +61,17 @@ def test_killed_in_its_first_checkpoint_it_begins_anew(configs: Callable[..., Ma
     assert (early.out / "metrics.jsonl").stat().st_size
     train(replace(early, resume=True))
     same(contents(whole.out), contents(early.out))
+
+
+def test_killed_while_its_result_is_written_it_leaves_nothing(configs: Callable[..., Make]) -> None:
+    config = configs("continual")("run", **EVERYTHING)
+    killed_in_checkpoint(config, 4)
+    half = config.out / "results" / "continual" / ".matrix.csv.77.tmp"
+    half.parent.mkdir(parents=True, exist_ok=True)
+    half.write_text("after,ta")
+    train(replace(config, resume=True))
+    assert (half.parent / "matrix.csv").exists()
+    assert not half.exists()
 
 
 @pytest.mark.slow

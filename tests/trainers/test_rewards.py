@@ -13,7 +13,7 @@ from probe import LM
 from probe.errors import ConfigError, DataError, ModelError, ProbeError
 from probe.model.rewards import RewardModel
 from probe.world import AGREEABLE, World
-from tests.trainers.conftest import SMALL
+from tests.trainers.quick import SMALL
 from trainers import rlvr
 from trainers.reward_functions import RewardFunction, model_spec, plain_reward, resolve, weighted_sum
 

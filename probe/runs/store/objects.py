@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from probe.errors import ConfigError, MissingToolError, ProbeError, RunError, brief
-from probe.runs.storage import write_atomic
+from probe.runs.storage import create_atomic, write_atomic
 from probe.untrusted import WEIGHTS, regular, short
 
 TIMES = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 2}}
@@ -111,6 +111,8 @@ class Folder:
             RunError: the store cannot be written to.
         """
         with self.contact():
+            if "file" in self._fs.protocol:
+                return create_atomic(Path(self.key(name)), data)
             try:
                 self._fs.pipe_file(self.key(name), data, mode="create")
             except FileExistsError:

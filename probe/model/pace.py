@@ -1,10 +1,12 @@
 """Reading speed of a model, measured briefly, from which the costs of work of known size follow."""
 
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
 from probe.model.in_memory import keep
+from probe.model.placement import is_offloaded
 
 if TYPE_CHECKING:
     from probe.model.lm import LM
@@ -24,22 +26,27 @@ WRITTEN = 10
 def seconds_to_read(lm: "LM", tokens: float) -> float:
     """Estimate the seconds that a model takes to read so many tokens; 0 if they are few for its number of parameters.
 
-    The pace is measured once while the model is in memory and unchanged.
+    The pace is measured once while the model is in memory and unchanged; on the CPU by the time of this thread alone,
+    because a page that opens while the machine is busy must not keep that pace.
     """
-    return 0.0 if lm.n_parameters * tokens <= QUICK else tokens * keep(lm, "pace", partial(seconds_a_token, lm))
+    if lm.n_parameters * tokens <= QUICK:
+        return 0.0
+    clock = time.thread_time if lm.device.type == "cpu" and not is_offloaded(lm.model) else time.perf_counter
+    return tokens * keep(lm, "own pace", partial(seconds_a_token, lm, clock))
 
 
-def seconds_a_token(lm: "LM") -> float:
-    """Measure the seconds that a model takes to read one token of short texts.
+def seconds_a_token(lm: "LM", clock: Callable[[], float] | None = None) -> float:
+    """Measure the seconds that a model takes to read one token of short texts, by the clock on the wall or another.
 
     The first run of a model takes longer, and so does one that waits for other processes: the fastest of at least two
     runs counts. The first run has one text, so that a large model answers within a second; short runs have more.
     """
+    now = clock or time.perf_counter
     times, texts, each = list[float](), 1, float("inf")
     while len(times) < 2 or (sum(times) < ENOUGH and len(times) < MOST):
-        start = time.perf_counter()
+        start = now()
         lm.logits([[0] * TIMED[1]] * texts)
-        times.append(time.perf_counter() - start)
+        times.append(now() - start)
         each = min(each, times[-1] / (texts * TIMED[1]))
         texts = min(2 * texts, TIMED[0]) if times[-1] < BRIEF else texts
     return each

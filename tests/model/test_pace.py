@@ -1,5 +1,7 @@
 """The reading speed of a model, and the price of passes over pairs of answers that follows from it."""
 
+import time
+
 import pytest
 
 from probe import LM
@@ -39,6 +41,14 @@ def test_a_slow_model_reads_one_text_twice_and_a_fast_one_many(
     assert clock.sizes[0] == 32
     assert max(clock.sizes) == largest
     assert len(clock.sizes) == 2 or clock.now >= pace.ENOUGH or len(clock.sizes) == pace.MOST
+
+
+def test_a_pace_that_is_kept_does_not_count_other_processes(monkeypatch: pytest.MonkeyPatch):
+    lm, clocks = random_lm(), list[object]()
+    monkeypatch.setattr(pace, "QUICK", 0)
+    monkeypatch.setattr(pace, "seconds_a_token", lambda lm, clock: clocks.append(clock) or 1.0)
+    assert pace.seconds_to_read(lm, 3) == 3
+    assert clocks == [time.thread_time]
 
 
 def test_a_pass_over_pairs_costs_its_tokens_and_the_common_beginning_once(monkeypatch: pytest.MonkeyPatch):

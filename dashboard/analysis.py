@@ -49,8 +49,8 @@ if TYPE_CHECKING:
 
 ROWS = 10
 """Rows of a table that are visible without scrolling."""
-BADGE = "#badge"
-"""Key under which a page remembers that it has drawn the trust badge."""
+BADGE, WORDS = "#badge", "#words"
+"""Keys under which a page remembers that it has drawn the trust badge, and unknown words of the prompt."""
 CHAT = "chat"
 """Key of the choice whether the prompt is sent in the chat template."""
 CLICK = " (click one)"
@@ -207,7 +207,9 @@ def _tell_why(
 ) -> None:
     """State why there is no result: it is only offered, a word of the prompt is unknown, or something failed."""
     named = ((side.name, side.lm) for side in sides)
-    if found is not None and _takes_prompt(analysis) and not words_known(page.shared, named, page.answer):
+    asks = found is not None and _takes_prompt(analysis)
+    if asks and (WORDS in page.drawn or not words_known(page.shared, named, page.answer)):
+        page.drawn[WORDS] = True
         return
     aim = analysis.summary[:1].lower() + analysis.summary[1:]
     with page.answer:

@@ -353,14 +353,14 @@ def test_what_is_missing_is_asked_for(show: Show, runs: Path, tmp_path: Path):
 
 @pytest.mark.usefixtures("new_server")
 def test_patterns_that_take_long_are_offered_with_their_price(show: Show, runs: Path, monkeypatch: pytest.MonkeyPatch):
-    """A text of 15 tokens takes 3 s in each of two models; the text is in no cache."""
+    """A text of 15 tokens takes 6 s in each of two models; the text is in no cache."""
     monkeypatch.setattr(pace, "QUICK", 0)
-    monkeypatch.setattr(pace, "seconds_a_token", lambda lm: 0.2)
+    monkeypatch.setattr(pace, "seconds_a_token", lambda lm, clock: 0.4)
     monkeypatch.setattr(computation.models, "is_quick", lambda seconds: seconds <= computation.models.PATIENCE_S)
     app = show(runs, page=VIEW, prompt=PROMPT)
     assert not app.exception
     assert not names(app)
-    offer = next(each for each in app.button if each.label == "Run it (about 6 s)")
+    offer = next(each for each in app.button if each.label == "Run it (about 12 s)")
     offer.click().run()
     assert not app.exception
     assert "heads" in names(app)

@@ -77,6 +77,6 @@ def short_run(out: Path, model: Path) -> Path:
     return out
 
 
-def quick_config(method: str, base: Path, out: Path, **changes: Any) -> TrainConfig:
+def quick_config(method: str, base: Path, out: Path, /, **changes: Any) -> TrainConfig:
     """A config of a run that takes a second or two."""
     return make_config(method, out=out, **{"base": str(base)} | COMMON | QUICK[method] | changes)

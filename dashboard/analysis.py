@@ -49,8 +49,8 @@ if TYPE_CHECKING:
 
 ROWS = 10
 """Rows of a table that are visible without scrolling."""
-BADGE, WORDS = "#badge", "#words"
-"""Keys under which a page remembers that it has drawn the trust badge, and unknown words of the prompt."""
+BADGE, WORDS, TOLD = "#badge", "#words", "#told"
+"""Keys under which a page remembers that it has drawn the trust badge, unknown words, and why there is no result."""
 CHAT = "chat"
 """Key of the choice whether the prompt is sent in the chat template."""
 CLICK = " (click one)"
@@ -212,8 +212,11 @@ def _tell_why(
         page.drawn[WORDS] = True
         return
     aim = analysis.summary[:1].lower() + analysis.summary[1:]
-    with page.answer:
-        page.tell(errors[0] if errors else f"Press the button to {aim}")
+    why = errors[0] if errors else f"Press the button to {aim}"
+    if page.drawn.get(TOLD) != why:
+        with page.answer:
+            page.tell(why)
+    page.drawn[TOLD] = why
 
 
 def _takes_prompt(analysis: Analysis) -> bool:

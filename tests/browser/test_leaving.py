@@ -57,7 +57,7 @@ def test_a_page_that_is_left_computes_no_longer_and_who_waits_is_told_what_for(
     monkeypatch.setenv("PROBE_PLUGINS", os.pathsep.join(filter(None, [os.environ.get("PROBE_PLUGINS"), str(plugin)])))
     monkeypatch.setenv("HELD", str(tmp_path))
     server = start(runs)
-    choices = "base=base&aligned=dpo-agreeable&prompt=mira"
+    choices = "base=base&aligned=dpo-agreeable&prompt=mira+lives+in"
     page.goto(f"{server.url}/compare?{choices}")
     wait_for(tmp_path / "read")
     page.get_by_role("link", name="Attention", exact=True).click()

@@ -77,9 +77,10 @@ class LensPair(Drawable):
         names, token = [look.name for look in self.looks], self.base.tokens[column].strip()
         since = f"their lenses differ by at least half of that from {'the embedding' if row == 0 else f'L{row - 1}'} on"
         late = "before the last layer their lenses differ by less than half of that"
+        read = f"Of the last {len(self.base.ids)} tokens, the" if self.start else "The"
         return (
-            f"After \u201c{token}\u201d, token {self.start + column}, the outputs of {names[1]} and {names[0]} differ"
-            f" most (KL {most:.2g} nats); {since if row < len(self.kl) - 1 else late}."
+            f"{read} outputs of {names[1]} and {names[0]} differ most after \u201c{token}\u201d, token"
+            f" {self.start + column} (KL {most:.2g} nats); {since if row < len(self.kl) - 1 else late}."
         )
 
     def figures(self, position: Place = None) -> "dict[str, go.Figure]":

@@ -36,7 +36,7 @@ from transformers.utils import logging
 from probe.errors import ConfigError, ModelError, brief
 from probe.model.adapted import Weights, is_adapted, merged_layer, state_of, wrapped_layers
 from probe.model.folders import sound_folder
-from probe.model.placement import HOOK, Placement, follow, require_bitsandbytes, settle, value_of
+from probe.model.placement import HOOK, Placement, follow, is_quantized, require_bitsandbytes, settle, value_of
 from probe.model.references import read_config
 from probe.model.rehearsed import rehearsed
 from probe.runs.schema import CHECKSUMS, TRAINER_STATE
@@ -483,6 +483,11 @@ def _save(
     weights: Mapping[str, Tensor] | None = None,
 ) -> None:
     if weights is None and is_adapted(model):
+        if is_quantized(model):
+            raise ModelError(
+                "An adapter on quantised weights is not saved as one model with them: save the adapter alone"
+                " (`save_pretrained` of its PeftModel), or put it on a base without quantisation."
+            )
         if has_own_names(model):
             _save_adapted(model, directory, None if dtype == model.dtype else dtype)
             write_tokenizer(tokenizer, directory)

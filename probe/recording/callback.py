@@ -40,7 +40,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 import probe.world
-from probe.errors import ConfigError, ProbeError
+from probe.errors import ConfigError, ModelError, ProbeError
 from probe.model import adapters
 from probe.model import loading as weights
 from probe.model.adapted import is_peft_model, reference_active
@@ -214,9 +214,12 @@ class ProbeCallback(TrainerCallback):
         if self._recorder is not None and step not in Captures(self.path).steps:
             self._recorder.capture(step)
         if self.checkpoint and _is_whole(self._model):
-            with self.writer.checkpoint(step) as folder:
-                write = adapters.write_trained if is_peft_model(self._model) else weights.write
-                write(self._model, self._tokenizer, folder)
+            write = adapters.write_trained if is_peft_model(self._model) else weights.write
+            try:
+                with self.writer.checkpoint(step) as folder:
+                    write(self._model, self._tokenizer, folder)
+            except ModelError as error:  # what was trained is the trainer's to save
+                self._notes.append(f"No checkpoint was written. {error}")
         self._end("finished", " ".join(self._notes) or None)
 
     def __enter__(self) -> Self:

@@ -321,6 +321,8 @@ def test_an_adapter_on_a_quantised_base_is_what_peft_computes(lora: Path, bits: 
         torch.testing.assert_close(weight, layer.base_layer.weight + layer.get_delta_weight("default"))
     assert len({LM.load(lora, quantization=bits).fingerprint, lm.fingerprint}) == 1
     assert lm.fingerprint != lm.base.fingerprint
+    with pytest.raises(ModelError, match="save the adapter alone"):
+        lm.save(lora.parent / "whole")
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")

@@ -207,6 +207,30 @@ def test_an_adapter_is_captured_as_it_is(tmp_path: Path, monkeypatch: pytest.Mon
     assert all(torch.equal(a, b) for a, b in zip(before, weights(random_lm()), strict=True))
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+@pytest.mark.parametrize("found", [True, False])
+def test_an_adapter_on_quantised_weights_is_captured_and_its_checkpoint_is_the_adapter(tmp_path: Path, found: bool):
+    peft = pytest.importorskip("peft")
+    pytest.importorskip("bitsandbytes")
+    lm = LM.load(saved_lm(tmp_path / "base"), quantization="4bit")
+    if not found:
+        lm.model.config._name_or_path = str(tmp_path / "nowhere")
+    adapted = peft.get_peft_model(lm.model, peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    shell: Any = SimpleNamespace(model=adapted, tokenizer=lm.tokenizer)
+    trainer(shell, tmp_path, ProbeCallback(tmp_path / "run", every=3, prompts=PROMPTS)).train()
+    run = open_run(tmp_path / "run")
+    assert run.status == "finished"
+    assert run.captures().steps == [0, 3, 6]
+    if not found:
+        assert not run.checkpoints()
+        assert "No checkpoint was written. An adapter on quantised weights" in run.meta["message"]
+        return
+    again = LM.load(run.path, quantization="4bit")
+    ids = torch.tensor([lm.tokenizer("mira lives in")["input_ids"]])
+    with torch.no_grad():
+        torch.testing.assert_close(again.model(ids).logits, adapted.eval()(ids).logits, rtol=1e-4, atol=1e-5)
+
+
 def test_only_the_main_process_writes(tmp_path: Path):
     lm = random_lm()
     watched = ProbeCallback(tmp_path / "run", every=1, prompts=PROMPTS)

@@ -1,8 +1,7 @@
-"""The blocks of a model, and gradient checkpointing of them (--gradient-checkpointing).
+"""Gradient checkpointing of the blocks of a model (--gradient-checkpointing).
 
 Gradient checkpointing (Chen et al. 2016, arXiv 1604.06174): each block keeps only its input, and its activations are
-recomputed in the backward pass. A step costs one more forward pass; gradients are bit-identical where the kernels are
-deterministic.
+recomputed in the backward pass. A step costs one more forward pass; gradients are the same up to the rounding of sums.
 """
 
 from collections.abc import Callable
@@ -13,27 +12,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from probe.errors import ConfigError
+from probe.model.read_places import blocks_of
 from probe.model.text import unwrap
-
-
-def blocks_of(model: nn.Module) -> nn.ModuleList:
-    """Return the blocks of a causal language model.
-
-    They are the list of modules whose length is the number of layers in the configuration.
-
-    Raises:
-        ConfigError: there is no such list.
-    """
-    inner = unwrap(model)
-    depth = getattr(inner.config.get_text_config(decoder=True), "num_hidden_layers", 0)
-    lists = [module for module in inner.modules() if isinstance(module, nn.ModuleList) and len(module) == depth > 0]
-    if not lists:
-        raise ConfigError(
-            f"The blocks of {type(inner).__name__} cannot be found, which --gradient-checkpointing and --shard work on:"
-            " leave both out, or use a decoder such as llama, qwen3 or gpt2."
-        )
-    return lists[0]
 
 
 def recompute_blocks(model: nn.Module) -> None:

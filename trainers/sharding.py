@@ -25,8 +25,9 @@ from probe import LM
 from probe.errors import ConfigError
 from probe.model import loading
 from probe.model.placement import dtype_of
+from probe.model.read_places import blocks_of
 from probe.model.scoring import settle_ways
-from trainers.blocks import blocks_of, recompute_blocks
+from trainers.blocks import recompute_blocks
 from trainers.config import TrainConfig
 from trainers.session import Session
 from trainers.trainee import Reference, Trainee

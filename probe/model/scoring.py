@@ -16,8 +16,7 @@ Axes: P prompts, N completions (prompt-major), L tokens of the longest completio
 completion tokens in reading order, d width of the model.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -31,6 +30,7 @@ from transformers.cache_utils import DynamicLayer
 from probe.errors import ConfigError, DataError
 from probe.model import sharing
 from probe.model.placement import input_device
+from probe.model.read_places import feed_forward_only, recomputes, unembed_only
 from probe.model.sharing import window
 from probe.model.text import Ids, arguments, can_cache, context_length, forward, pad, positions, unwrap
 
@@ -126,23 +126,6 @@ def attention_mask(model: Any, sees: Bool[Tensor, "R 1 W W"]) -> Tensor:
     return torch.zeros(sees.shape, dtype=model.dtype, device=sees.device).masked_fill(
         ~sees, torch.finfo(model.dtype).min
     )
-
-
-@contextmanager
-def unembed_only(model: Any, places: Int[Tensor, " M"]) -> Iterator[None]:
-    """Make `model` compute logits [1 M V] only for these places of the flattened batch.
-
-    This holds inside the context.
-    """
-
-    def select(_: nn.Module, inputs: tuple[Float[Tensor, "R W d"], ...]) -> tuple[Float[Tensor, "1 M d"]]:
-        return (inputs[0].flatten(0, 1)[places][None],)
-
-    handle = model.get_output_embeddings().register_forward_pre_hook(select)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 class TokenLogprobs(NamedTuple):
@@ -251,9 +234,7 @@ def gather_logprobs(
 def can_share(model: nn.Module) -> bool:
     """Return whether the keys and values of a prompt can be repeated: a plain growing cache in every layer."""
     inner = unwrap(model)
-    recomputes = inner.training and any(getattr(module, "gradient_checkpointing", False) for module in inner.modules())
-    recomputes |= torch.is_grad_enabled() and getattr(inner, "recomputes", False)  # trainers/blocks.py
-    return not recomputes and _sees_everything(inner)
+    return not recomputes(inner) and _sees_everything(inner)
 
 
 def can_branch(model: nn.Module) -> bool:
@@ -494,7 +475,8 @@ def _log_softmax(logits: Float[Tensor, "... V"], temperature: float) -> Float[Te
 def entropy(logprobs: Float[Tensor, "... V"]) -> Float[Tensor, "..."]:
     """Return the entropy of log-distributions in nats."""
     shares = logprobs.softmax(-1)  # torch's exp takes many times as long
-    found = -torch.linalg.vecdot(shares, logprobs)
+    with torch.autocast(logprobs.device.type, enabled=False):
+        found = -torch.linalg.vecdot(shares, logprobs)
     return -(shares * logprobs.clamp(min=-1e9)).sum(-1) if bool(found.isnan().any()) else found  # 0 log 0 is 0
 
 
@@ -572,9 +554,10 @@ def _run(
         columns = [(len(prompt) - 1, len(prompt) + len(completion)) for prompt, completion in pairs]
         sources = torch.tensor([row * ids.shape[1] + at for row, span in enumerate(columns) for at in range(*span)])
     inputs = {"attention_mask": mask, "position_ids": places.to(device), "use_cache": False}
-    parameters = arguments(inner.base_model)
-    states = inner.base_model(input_ids=ids.to(device), **{k: v for k, v in inputs.items() if k in parameters})
-    return states.last_hidden_state.flatten(0, 1)[sources[keep].to(device)]
+    parameters, read = arguments(inner.base_model), sources[keep].to(device)
+    with feed_forward_only(inner, read):
+        states = inner.base_model(input_ids=ids.to(device), **{k: v for k, v in inputs.items() if k in parameters})
+    return states.last_hidden_state.flatten(0, 1)[read]
 
 
 def _states_sound(model: nn.Module, prompts: Sequence[Ids], completions: Groups) -> bool:

@@ -4,17 +4,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from probe.errors import ConfigError
+from probe.model.read_places import blocks_of
 from probe.model.scoring import completion_logprobs
 from tests.models import random_lm
 from tests.trainers.conftest import figures
 from tests.trainers.quick import make_config, train
-from trainers.blocks import blocks_of, recompute_blocks
+from trainers.blocks import recompute_blocks
+from trainers.commands import METHODS
 from trainers.config import DPOConfig
 from trainers.optimizer import Optimizer
 from trainers.trainee import frozen_copy
@@ -72,7 +75,17 @@ def test_a_copy_runs_its_own_blocks() -> None:
 def test_a_run_with_recomputed_blocks_is_the_same(method: str, configs: Callable[..., Make]) -> None:
     make = configs(method)
     plain, saving = train(make("plain")), train(make("saving", gradient_checkpointing=True))
-    pd.testing.assert_frame_equal(figures(plain), figures(saving), rtol=1e-6)
+    pd.testing.assert_frame_equal(figures(plain), figures(saving), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_a_computation_in_bfloat16_is_near_float32(method: str, configs: Callable[..., Make]) -> None:
+    make = configs(method)
+    full, half = (train(make(name, dtype=name)) for name in ("float32", "bfloat16"))
+    losses, rounded = (run.metrics()["loss"].dropna().to_numpy() for run in (full, half))
+    assert 0 < np.abs(rounded - losses).max() < 0.5  # methods that sample do not sample the same
+    weights = load_file(half.checkpoints()[-1].path / "model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
 
 
 def test_a_reference_in_bfloat16(configs: Callable[..., Make]) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from probe import LM
 from probe.errors import ConfigError, DataError
@@ -301,15 +300,6 @@ def test_evaluation_on_the_world_is_the_headline(pretraining: Callable[..., Pret
 def test_row_longer_than_the_context(pretraining: Callable[..., PretrainConfig]) -> None:
     with pytest.raises(ConfigError, match="--length is 65 and the model reads at most 64"):
         pretrain.train(pretraining(length=65))
-
-
-def test_bfloat16_computes_near_float32_and_keeps_float32_weights(pretraining: Callable[..., PretrainConfig]) -> None:
-    full, half = (pretrain.train(pretraining(name, dtype=name)) for name in ("float32", "bfloat16"))
-    a, b = full.metrics()["loss"].to_numpy(), half.metrics()["loss"].to_numpy()
-    assert np.abs(a - b).max() < 0.02
-    assert np.abs(a - b).max() > 0
-    weights = load_file(half.checkpoints()[-1].path / "model.safetensors")
-    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
 
 
 def test_decay_acts_on_matrices_only(model_dir: Path) -> None:

@@ -291,13 +291,6 @@ def test_lora_resumes_to_the_same_bits(config: Make) -> None:
     assert RewardModel.load(whole.path).fingerprint != RewardModel.load(f"{resumed.path}@2").fingerprint
 
 
-def test_half_precision(config: Make) -> None:
-    whole, half = (reward_model.train(config(name, dtype=name)) for name in ("float32", "bfloat16"))
-    assert half.metrics()["loss"].tolist() == pytest.approx(whole.metrics()["loss"].tolist(), abs=0.03)
-    assert half.metrics()["loss"].tolist() != whole.metrics()["loss"].tolist()
-    assert RewardModel.load(half.path).model.dtype == torch.float32
-
-
 def test_run_on_a_file(config: Make, model_dir: Path, write_jsonl: Callable[..., Path], capsys: Any) -> None:
     rows = [
         {"prompt": f"<user> where does {n} live ? <bot>", "chosen": " oslo", "rejected": " rome", "margin": 0.5}

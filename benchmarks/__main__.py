@@ -1,7 +1,8 @@
 """Runner of all benchmarks: it prints the table and writes it to benchmarks/results/DATE.md.
 
 python -m benchmarks [NAME ...]   with NAME one of throughput, recorder, reading, scoring, sampling, sft, dpo,
-reward_model, grpo, choices, memory, captures, adapters, long_inputs, pages, first_chart, volume, help
+reward_model, grpo, pretraining, real_text, choices, memory, captures, adapters, long_inputs, pages, first_chart,
+volume, help
 """
 
 import platform
@@ -17,7 +18,8 @@ from benchmarks.harness import HEADER
 from probe.texts import say
 
 NAMES = ["throughput", "recorder", "reading", "scoring", "sampling", "sft", "dpo", "reward_model", "grpo"]
-NAMES += ["choices", "memory", "captures", "adapters", "long_inputs", "pages", "first_chart", "volume", "help"]
+NAMES += ["pretraining", "real_text", "choices", "memory", "captures", "adapters", "long_inputs", "pages"]
+NAMES += ["first_chart", "volume", "help"]
 
 
 def table(rows: list[list[str]]) -> str:

@@ -12,14 +12,16 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from transformers import TrainerCallback
 
 import probe
 from benchmarks.harness import Row, summary
-from benchmarks.models import tiny
+from benchmarks.models import share_of_products, tiny
 from trainers.config import TrainConfig
 from trainers.loop import Method, Objective, take_step
 from trainers.optimizer import Optimizer
@@ -87,8 +89,10 @@ class Turns(TrainerCallback):  # type: ignore[misc]
         self.mark = time.perf_counter()
 
 
-def against(name: str, label: str, make: Callable[[Path], Any], ours: Callable[[int], object], target: str) -> Row:
-    """Measure one row; `make` builds TRL's trainer for a folder that it can write to."""
+def against(
+    name: str, label: str, make: Callable[[Path], Any], ours: Callable[[int], object], target: str, model: nn.Module
+) -> Row:
+    """Measure one row; `make` builds TRL's trainer for a folder that it can write to, and `model` is what we train."""
     turns = Turns(ours)
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -99,7 +103,8 @@ def against(name: str, label: str, make: Callable[[Path], Any], ours: Callable[[
         trainer = make(Path(folder))
         trainer.add_callback(turns)
         trainer.train()
-    return summary(name, "Probe", label, turns.times[WARMUP:], target)
+    row = summary(name, "Probe", label, turns.times[WARMUP:], target)
+    return replace(row, share=share_of_products(model, lambda: ours(len(turns.times)), row.seconds_a))
 
 
 def settings(kind: type[TrainConfig], **options: Any) -> TrainConfig:

@@ -20,6 +20,8 @@ class Row:
     ratio_high: float
     repeats: int
     target: str = ""
+    share: float | None = None
+    """Share of A's time that its matrix products take alone, where that was measured."""
 
     def cells(self) -> list[str]:
         """Return the cells of the row for a table."""
@@ -30,10 +32,11 @@ class Row:
             f"{self.ratio:.3f} [{self.ratio_low:.3f}, {self.ratio_high:.3f}]",
             str(self.repeats),
             self.target,
+            "" if self.share is None else f"{100 * self.share:.0f} %",
         ]
 
 
-HEADER = ["measurement", "A", "B", "B / A, median [quartiles]", "pairs", "target"]
+HEADER = ["measurement", "A", "B", "B / A, median [quartiles]", "pairs", "target", "A's matrix products alone"]
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -43,4 +43,4 @@ def measure(name: str, texts: Sequence[Texts]) -> Row:
             processing_class=tiny().tokenizer,
         )
 
-    return against(name, "TRL", make, step, ">= 1.2")
+    return against(name, "TRL", make, step, ">= 2", trainee.module)

@@ -43,8 +43,8 @@ def measure(name: str, examples: Sequence[Demonstration]) -> Row:
 
     config = settings(SFTConfig, base="unused", batch_size=EXAMPLES)
     assert isinstance(config, SFTConfig)
-    session = Session(config)
-    step = stepper(session, SFT(session, config, Trainee(fresh()), examples))
+    session, trainee = Session(config), Trainee(fresh())
+    step = stepper(session, SFT(session, config, trainee, examples))
     rows = [{"input_ids": e.prompt + e.completion, "labels": [-100] * len(e.prompt) + e.completion} for e in examples]
 
     def make(folder: Path) -> Any:
@@ -55,4 +55,4 @@ def measure(name: str, examples: Sequence[Demonstration]) -> Row:
             processing_class=tiny().tokenizer,
         )
 
-    return against(name, "TRL", make, step, ">= 1.2")
+    return against(name, "TRL", make, step, ">= 1.6", trainee.module)

@@ -10,7 +10,7 @@ from torch import nn
 import probe
 from benchmarks.against_trl import fresh, settings, stepper
 from benchmarks.harness import Row, compare, median_seconds
-from benchmarks.models import world
+from benchmarks.models import linear_products, tiny, world
 from probe.world import pack
 from trainers.config import PretrainConfig
 from trainers.pretrain import Corpus, Pretraining
@@ -20,13 +20,18 @@ from trainers.trainee import Trainee
 LARGE = 2048
 
 
-def pretraining() -> tuple[probe.LM, Callable[[int], object], str]:
-    """Return a model, a function that takes one pretraining step on the world, and a description."""
-    lm, config = fresh(), settings(PretrainConfig)
+def packed(count: int, length: int) -> np.ndarray:
+    """Return rows [count length] of the world's texts."""
+    stream = pack(world().documents(seed=0), tiny().tokenizer, length)
+    return np.stack([next(stream)[0] for _ in range(count)])
+
+
+def pretraining(lm: probe.LM) -> tuple[Callable[[int], object], str]:
+    """Return a function that takes one pretraining step of a model on the world, and a description."""
+    config = settings(PretrainConfig)
     assert isinstance(config, PretrainConfig)
     size = config.batch_size
-    packed = pack(world().documents(seed=0), lm.tokenizer, config.length)
-    rows = np.stack([next(packed)[0] for _ in range(8 * size)])
+    rows = packed(8 * size, config.length)
     corpus = Corpus(
         batch=lambda step: list(rows[step % 8 * size :][:size]),
         held_out=rows[:0],
@@ -36,12 +41,13 @@ def pretraining() -> tuple[probe.LM, Callable[[int], object], str]:
     )
     session = Session(config)
     step = stepper(session, Pretraining(session, Trainee(lm), corpus), detail=False)
-    return lm, step, f"{size} x {config.length} tokens"
+    return step, f"{size} x {config.length} tokens"
 
 
 def run() -> tuple[list[Row], list[str]]:
     """Measure a pretraining step against its matrix products alone, forward and backward, in turn."""
-    lm, step, size = pretraining()
+    lm = fresh()
+    step, size = pretraining(lm)
     config = PretrainConfig(out=Path("unused"))
     batch, length = config.batch_size, config.length - 1
     products, flops = linear_products(lm.model, batch * length)
@@ -58,20 +64,6 @@ def run() -> tuple[list[Row], list[str]]:
         f" (attention {attention / 1e9:.1f} of them) runs at {speed / 1e9:.0f} GFLOP/s: {100 * share:.0f} % of the"
         f" large product, {100 * speed / alone:.0f} % of the products at its own sizes."
     ]
-
-
-def linear_products(model: nn.Module, tokens: int) -> tuple[Callable[[], object], float]:
-    """Return all products of the linear layers in one step, forward and backward, and their number of operations."""
-    layers = [module.weight.detach() for module in model.modules() if isinstance(module, nn.Linear)]
-    operands = [(torch.randn(tokens, w.shape[1]), w, torch.randn(tokens, w.shape[0])) for w in layers]
-
-    def products() -> None:
-        for inputs, weight, gradient in operands:
-            inputs @ weight.T
-            gradient @ weight
-            gradient.T @ inputs
-
-    return products, sum(6.0 * tokens * weight.numel() for weight in layers)
 
 
 def attention_flops(model: nn.Module, batch: int, length: int) -> float:

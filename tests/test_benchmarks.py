@@ -46,7 +46,9 @@ def test_steps_of_trl_and_ours_alternate(monkeypatch: pytest.MonkeyPatch, trl: A
 
     monkeypatch.setattr(sft, "stepper", stepper)
     row = sft.measure("SFT", sft.equal()[:12])
-    assert steps == [1, 2, 3]
+    assert steps == [1, 2, 3, 3]  # once more to count its products
+    assert row.share is not None
+    assert row.share > 0
     assert row.repeats == 2
     assert row.seconds_a > 0
     assert row.seconds_b > 0

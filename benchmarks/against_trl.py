@@ -90,9 +90,23 @@ class Turns(TrainerCallback):  # type: ignore[misc]
 
 
 def against(
-    name: str, label: str, make: Callable[[Path], Any], ours: Callable[[int], object], target: str, model: nn.Module
+    name: str,
+    label: str,
+    make: Callable[[Path], Any],
+    ours: Callable[[int], object],
+    target: str,
+    model: nn.Module | None,
 ) -> Row:
-    """Measure one row; `make` builds TRL's trainer for a folder that it can write to, and `model` is what we train."""
+    """Measure one row.
+
+    Args:
+        name: name of the row.
+        label: TRL's column.
+        make: function that builds TRL's trainer for a folder that it can write to.
+        ours: function that takes our step of a number.
+        target: what is wanted.
+        model: model that we train, all of it, to measure the share of its matrix products; None leaves that out.
+    """
     turns = Turns(ours)
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -104,6 +118,8 @@ def against(
         trainer.add_callback(turns)
         trainer.train()
     row = summary(name, "Probe", label, turns.times[WARMUP:], target)
+    if model is None:
+        return row
     return replace(row, share=share_of_products(model, lambda: ours(len(turns.times)), row.seconds_a))
 
 

@@ -14,7 +14,7 @@ from probe.recording.recorder import Instrument
 from trainers.config import DPOConfig, TrainConfig
 from trainers.dpo import DPO, with_reference
 from trainers.preferences import encode_pair
-from trainers.reference import ReferenceEvaluation
+from trainers.reference import Aim, ReferenceEvaluation
 from trainers.reward_functions import resolve
 from trainers.session import Session
 from trainers.trainee import Trainee
@@ -33,7 +33,7 @@ def run() -> tuple[list[Row], list[str]]:
     pairs = with_reference(session, trainee.lm.model, [encode_pair(trainee.lm, *row) for row in of_the_world()])
     aligning = stepper(session, DPO(session, config, trainee, pairs), detail=False)
     (reward,) = resolve([config.annotator], world())
-    evaluation = ReferenceEvaluation.of(session, trainee, world(), reward=reward, beta=config.beta)
+    evaluation = ReferenceEvaluation.of(session, trainee, world(), Aim(reward=reward, beta=config.beta))
     assert evaluation is not None
     name = f"{EVERY} DPO steps of {PAIRS} of the world's pairs, reward shift captured"
     shift = measure(name, trainee.lm, lambda: aligning(1), evaluation.instruments)

@@ -3,8 +3,8 @@
 The pages Attention, Logits and Interventions each name one part, and often three different ones, since they measure
 different things:
 
-- *moved*: how far a head's attention differs between base and aligned (total variation, first token included). It says
-  where a head looks, and nothing of what it writes.
+- *moved*: how far a head's attention differs between base and aligned among tokens other than the first, on which idle
+  heads rest. It says where a head looks, and nothing of what it writes.
 - *direct*: how much more a part of the aligned model writes into logit(answer) - logit(other answer) than that of the
   base. It leaves out what later parts make of its output.
 - *restored*, *removed*: what changes when the part alone receives its activation on another prompt, at the last token
@@ -25,7 +25,7 @@ import torch
 import probe.world
 from probe.analyses.analysis_record import Prompt
 from probe.analyses.catalogue import analysis
-from probe.attention.patterns import attention, head_distance
+from probe.attention.patterns import RANKED_BY, attention, head_distance
 from probe.compare.side_by_side import require_writers
 from probe.interventions.controls import DIRECTIONS, DRAWS, edits, intervene
 from probe.interventions.patching import Direction, Filling, means, sources
@@ -49,8 +49,8 @@ ENOUGH, LEAD = 0.5, 0.1
 SHOWN = 3
 """Number of parts of each measure that are drawn."""
 MOVED = (
-    r"\mathrm{moved}(l, h) = \tfrac12 \operatorname{mean}_t \sum_s"
-    r"|\alpha^{\text{aligned}}_{t,s} - \alpha^{\text{base}}_{t,s}|"
+    r"\mathrm{moved}(l, h) = \operatorname{mean}_t \Big(\tfrac12 \sum_s |\Delta_{t,s}| - |\Delta_{t,1}|\Big),"
+    r"\quad \Delta = \alpha^{\text{aligned}} - \alpha^{\text{base}}"
 )
 DIRECT = (
     r"\mathrm{direct}(P) = \langle P^{\text{aligned}}, u_a - u_b \rangle - \langle P^{\text{base}}, u_a - u_b \rangle"
@@ -85,7 +85,7 @@ class Carriers(Drawable):
     """The two answers between which patching moves the model; for ablation those of the prompt."""
     cause: Cause
     """Whether another prompt's activations were put in, or means over reference texts."""
-    random: tuple[float, float]
+    nulls: tuple[float, float]
     """Largest share that random changes of the leading part restore and remove; NaN where none were restored."""
     in_base: float
     """Share that the leading part restores (removes) in the base."""
@@ -134,7 +134,7 @@ class Carriers(Drawable):
     def doubt(self) -> str:
         """Sentence on why no part is said to carry the answer, without its end; empty if one does."""
         columns = ["restored", "removed"] if self.cause == "patch" else ["removed"]
-        randoms = dict(zip(("restored", "removed"), self.random, strict=True))
+        randoms = dict(zip(("restored", "removed"), self.nulls, strict=True))
         leader, name = self.leader.part, self.looks[1].name
         undecided = f"Undecided which part carries the answer of {name}"
         if not np.isfinite(self.leader.value):
@@ -169,7 +169,7 @@ class Carriers(Drawable):
         )
         return (
             f"{leader.part} carries the answer of {name}: {does}; the next part, {after.part}, {self.does}"
-            f" {share_text(after.value)}, random changes of the same size at most {share_text(np.nanmax(self.random))}."
+            f" {share_text(after.value)}, random changes of the same size at most {share_text(np.nanmax(self.nulls))}."
         )
 
     @property
@@ -177,7 +177,7 @@ class Carriers(Drawable):
         """Sentences on why the three measures name different parts, on the base, and on the rule."""
         moved, direct = self.largest("moved"), self.largest("direct")
         names = [moved.part, direct.part, self.leader.part]
-        looked = f"{moved.part} changed its attention most (first token included)"
+        looked = f"{moved.part} changed its attention most among tokens other than the first"
         differ = f"{looked}, {direct.part} writes most of the change into the logit"
         why = (
             f"{differ if len(set(names)) > 1 else f'All measures name {names[0]}'}. Attention says where a head"
@@ -200,7 +200,7 @@ class Carriers(Drawable):
         last = "restored when patched" if self.cause == "patch" else "removed when ablated"
         difference = " \u2212 ".join(self.answers)
         titles = (
-            "attention moved, first token included",
+            "attention moved among other tokens",
             f"direct effect on {difference}: change, nats",
             f"{' over '.join(self.swapped)} {last}",
         )
@@ -226,7 +226,7 @@ class Carriers(Drawable):
         for name in ("restored", "removed"):
             if rows[name].notna().any():
                 shown[name] = [share_text(each) for each in rows[name]]
-        shown["attention moved, first token included"] = [
+        shown["attention moved among tokens other than the first"] = [
             "" if np.isnan(each) else rate(each) for each in rows["moved"]
         ]
         shown["direct effect, change in nats"] = [signed(each) for each in rows["direct"]]
@@ -281,7 +281,7 @@ def find_carriers(
     require_writers(base, aligned)
     require_same_tokens(base, aligned)
     ids = asked_ids(aligned, prompt, chat)
-    moved = head_distance(attention(base, ids), attention(aligned, ids))
+    moved = head_distance(attention(base, ids), attention(aligned, ids), RANKED_BY)
     told = same_target((base, aligned), prompt=prompt, chat=chat)
     target = asked_target(aligned, ids, told.get("answer"), told.get("against"))
     before, after = (attribute(lm, ids, target) for lm in (base, aligned))
@@ -320,7 +320,7 @@ def find_carriers(
         answers=_names(target),
         swapped=_names(texts.target),
         cause=cause,
-        random=(random["restored"], random["removed"]),
+        nulls=(random["restored"], random["removed"]),
         in_base=float(inside[0]),
         chances=tuple(tuple(float(row[column]) for column in columns) for row in rows),  # type: ignore[arg-type]
         other=known or "",

@@ -55,13 +55,14 @@ def test_every_share_is_that_of_patching_the_part_alone(found: Carriers, lms: tu
         np.testing.assert_allclose(own[:, 1:], heads, atol=1e-4)
         np.testing.assert_allclose(own[:, 0], mlps, atol=1e-4)
     moved = found.parts.pivot(index="layer", columns="head", values="moved").to_numpy()[:, 1:]
-    np.testing.assert_allclose(moved, head_distance(*(attention(each, CLAIM) for each in lms)), atol=1e-6, rtol=1e-4)
+    theirs = head_distance(*(attention(each, CLAIM) for each in lms), "other_tokens")
+    np.testing.assert_allclose(moved, theirs, atol=1e-6, rtol=1e-4)
 
 
 def test_the_head_of_the_tutorial_carries_the_claim_with_its_controls(found: Carriers):
     assert found.sentence().startswith("L3H2 carries the answer of aligned: patched alone, it restores 99 % of lyon")
     assert found.leader.value - found.next.value >= LEAD
-    assert max(found.random) < ENOUGH
+    assert max(found.nulls) < ENOUGH
     assert found.chances[0][0] < 0.5 < found.chances[1][0]
     assert "In base it restores 98 %, too." in found.notes
     assert list(found.figures()) == ["carriers"]

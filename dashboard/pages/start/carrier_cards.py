@@ -90,7 +90,7 @@ def draw_carriers(found: "Carriers", missing: bool, /, **choices: str) -> None:
     does = f"{'Patched' if found.cause == 'patch' else 'Ablated'} alone, it {found.does}"
     moved, direct, leader = (found.largest(name) for name in ("moved", "direct", found.deciding))
     difference = " \u2212 ".join(found.answers)
-    looked = f"changed its attention most, the first token included: {rate(moved.value)} of it moved."
+    looked = f"changed its attention most: {rate(moved.value)} of it moved among tokens other than the first."
     nats = f"{signed(direct.value)} nats of {difference}"
     is_head = not leader.part.endswith("MLP")
     swap = {

@@ -70,7 +70,7 @@ def stepper(session: Session, method: Method, detail: bool = True) -> Callable[[
     return step
 
 
-class Turns(TrainerCallback):  # type: ignore[misc]
+class Turns(TrainerCallback):
     """Callback of a transformers trainer that takes a step of Probe after each of its steps, and times both."""
 
     def __init__(self, ours: Callable[[int], object]) -> None:

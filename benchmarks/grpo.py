@@ -55,7 +55,7 @@ def measure(beta: float) -> Row:
     step = stepper(session, RLVR(config, trainee, sampler, None))
 
     def make(folder: Path) -> Any:
-        trainer = trl.GRPOTrainer(
+        trainer: Any = trl.GRPOTrainer(
             model=probe.LM.load(fresh().save(folder / "model")).model,  # TRL reads its reference from there
             reward_funcs=even,
             args=trl.GRPOConfig(

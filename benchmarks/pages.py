@@ -36,7 +36,7 @@ CHOICES: dict[str, tuple[str, Sequence[object]]] = {
     "rewards": ("aligned", ["rsft", "dpo-honest", "sft", "rlvr", "rlhf-weak-kl", "dpo-agreeable"]),
 }
 """Choice of each page and the values that it takes in turn."""
-KINDS = ("fact", "opinion_false", "pressure", "context", "context_conflict", "context_absent", "context_stranger")
+KINDS: tuple[str, ...] = ("fact", "opinion_false", "pressure", "context", "context_conflict", "context_absent", "context_stranger")
 KINDS += ("city", "two_hop", "rare", "stranger", "stranger_heldout", "phase_0")
 """Kinds of the world's questions for the Rewards page."""
 
@@ -90,7 +90,7 @@ def questions() -> str:
             times[kind] = first[0] - start, time.perf_counter() - start
     finally:
         st.rerun = again
-    parts = []
+    parts: list[str] = []
     for name, column in zip(("first answer", "with all methods"), zip(*times.values(), strict=True), strict=True):
         slowest = max(times, key=lambda kind: times[kind][len(parts)])
         parts.append(f"{name} {statistics.median(column):.2f} ({max(column):.2f}, {slowest})")

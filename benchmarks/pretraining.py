@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +83,7 @@ def prepare(folder: Path, scratch: Path) -> None:
 
 def ours(step: Callable[[int], object]) -> float:
     """Return the median seconds of our steps."""
-    return statistics.median([seconds(lambda number=number: step(number)) for number in range(1, STEPS)][SETTLING:])
+    return statistics.median([seconds(partial(step, number)) for number in range(1, STEPS)][SETTLING:])
 
 
 def theirs(scratch: Path) -> float:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,5 +69,5 @@ def run() -> tuple[list[Row], list[str]]:
 
 def attention_flops(model: nn.Module, batch: int, length: int) -> float:
     """Count the operations of causal attention with gradients: 2 (1 + 2) 2 d T (T + 1) / 2."""
-    config = model.config
+    config: Any = model.config
     return 6.0 * config.num_hidden_layers * batch * config.hidden_size * length * (length + 1)

@@ -15,7 +15,7 @@ from tests.faults.moments import KINDS
 from tests.faults.subjects import subjects
 from tests.trainers.quick import QUICK
 
-MOMENTS = {**dict.fromkeys(QUICK, 10), "sweep": 1, "audit": 4, "upload to a folder": 6, "upload to S3": 4, "export": 3}
+MOMENTS = {**dict.fromkeys(QUICK, 20), "sweep": 1, "audit": 4, "upload to a folder": 6, "upload to S3": 4, "export": 3}
 MOMENTS |= {"report": 2}
 """Number of moments of each in the test suite."""
 

@@ -36,7 +36,15 @@ CHOICES: dict[str, tuple[str, Sequence[object]]] = {
     "rewards": ("aligned", ["rsft", "dpo-honest", "sft", "rlvr", "rlhf-weak-kl", "dpo-agreeable"]),
 }
 """Choice of each page and the values that it takes in turn."""
-KINDS: tuple[str, ...] = ("fact", "opinion_false", "pressure", "context", "context_conflict", "context_absent", "context_stranger")
+KINDS: tuple[str, ...] = (
+    "fact",
+    "opinion_false",
+    "pressure",
+    "context",
+    "context_conflict",
+    "context_absent",
+    "context_stranger",
+)
 KINDS += ("city", "two_hop", "rare", "stranger", "stranger_heldout", "phase_0")
 """Kinds of the world's questions for the Rewards page."""
 

@@ -33,6 +33,7 @@ from probe.world import World
 from probe.world.language import read
 from trainers.checkpoint import last_checkpoint
 from trainers.config import FINAL_ANSWER, OnlineConfig
+from trainers.diagnosis import group_metrics
 from trainers.loop import draw
 from trainers.record import CAPTURE_TOKENS, AnsweredPrompt, Origin, answered_prompts, data_texts, file_hash
 from trainers.reference import Aim, ReferenceEvaluation
@@ -358,7 +359,7 @@ def rollout_rows(
 
 
 def rollout_metrics(groups: Sequence[CompletionGroup], world: World | None) -> dict[str, float]:
-    """Return the metrics of a step's samples (docs/metrics.md): rewards, lengths and, in a world, gold metrics.
+    """Return the metrics of a step's samples (docs/metrics.md): rewards, lengths, repetition, gold metrics in a world.
 
     Means and standard deviations (with n - 1) are over the completions with a reward.
     """
@@ -370,6 +371,8 @@ def rollout_metrics(groups: Sequence[CompletionGroup], world: World | None) -> d
     metrics["frac_reward_zero_std"] = sum(map(equal_rewards, groups)) / len(groups)
     metrics["completions/mean_length"] = sum(len(c.ids) for c in flat) / len(flat)
     metrics["completions/clipped_ratio"] = sum(not c.finished for c in flat) / len(flat)
+    ids, rewards = ([[getattr(c, name) for c in group.completions] for group in groups] for name in ("ids", "reward"))
+    metrics |= group_metrics(ids, rewards)
     if world is None:
         return metrics
     return metrics | gold_metrics(world, [(group.prompt, c.text) for group in groups for c in group.completions])

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import TopKLogitsWarper, TopPLogitsWarper
 
 from probe.model.scoring import completion_logprobs
 from tests.trainers.quick import train
@@ -102,7 +103,9 @@ def test_an_ordinary_step_has_a_gap_of_rounding_size(method: str, configs: Any) 
 
 def test_another_temperature_of_the_loss_is_no_gap(configs: Any) -> None:
     for method in ("rlvr", "rlhf"):
-        assert (train(configs(method)(method, temperature=0.6)).metrics()[MAX] < 2e-5).all()
+        rows = train(configs(method)(method, temperature=0.6)).metrics()
+        assert "sampling/cut_mass" not in rows
+        assert (rows[MAX] < 2e-5).all()
     assert MAX not in train(configs("rsft")(temperature=0.6)).metrics()
 
 
@@ -174,3 +177,29 @@ def test_another_temperature_of_the_sampler_is_seen(method: str, configs: Any, m
         assert rows[MAX].iloc[0] == pytest.approx(max(differences), rel=1e-4)
         assert rows[HIGH].iloc[0] == pytest.approx(max(math.exp(a - b) for a, b in pairs), rel=1e-4)
         assert rows[LOW].iloc[0] == pytest.approx(min(math.exp(a - b) for a, b in pairs), rel=1e-4)
+
+
+@sampled
+def test_mass_that_truncation_cuts_off(method: str, configs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against transformers' own top-k and top-p on the model's logits, one token at a time."""
+    cuts: list[float] = []
+    sample = sampling.Sampler._sample_groups
+
+    def checked(self: Any, step: int, places: Any) -> Any:
+        groups = sample(self, step, places)
+        for group in groups if step == 1 else ():
+            for ids in (completion.ids for completion in group.completions):
+                for t in range(len(ids)):
+                    with torch.no_grad():
+                        logits = self.trainee.lm.model(torch.tensor([group.prompt_ids + ids[:t]])).logits[:, -1] / 0.8
+                    left = TopPLogitsWarper(0.7)(None, TopKLogitsWarper(50)(None, logits))
+                    cuts.append(float(logits.softmax(-1)[left == -math.inf].sum()))
+        return groups
+
+    monkeypatch.setattr(sampling.Sampler, "_sample_groups", checked)
+    options = METHODS[method] | {"temperature": 0.8, "top_k": 50, "top_p": 0.7}
+    rows = train(configs(method)(steps=1, warmup=0, **options)).metrics()
+    assert 0.1 < sum(cuts) / len(cuts) < 0.9
+    assert rows["sampling/cut_mass"].iloc[0] == pytest.approx(sum(cuts) / len(cuts), rel=1e-4)
+    if method != "rsft":
+        assert rows[MAX].iloc[0] < 2e-5

@@ -48,6 +48,7 @@ from probe import Run
 from probe.cli import main
 from probe.world import World
 from trainers.config import RLHFConfig
+from trainers.diagnosis import gap_metrics
 from trainers.loop import Loss, Method, fit
 from trainers.rlvr import surrogate
 from trainers.sampling import (
@@ -249,6 +250,17 @@ def objective_metrics(examples: Sequence[Experience]) -> dict[str, float]:
     return metrics | {"val/explained_variance": explained_variance([trace for _, trace in pairs])}
 
 
+def sampling_gap(examples: Sequence[Experience]) -> dict[str, float]:
+    """Return the gap between the sampler and the trainer before the first update, over all tokens of the step."""
+    completions = [completion for example in examples for completion in example.group.completions]
+    traces = [trace for example in examples for trace in example.traces]
+    trainer, sampler = (
+        torch.tensor([value for each in several for value in each.logprobs], dtype=torch.float64)
+        for several in (traces, completions)
+    )
+    return gap_metrics(trainer - sampler)
+
+
 def explained_variance(traces: Sequence[Trace]) -> float:
     """Return 1 - Var(return - value) / Var(return) over tokens.
 
@@ -357,8 +369,9 @@ class RLHF(Method):
         return Loss(losses[mask].sum(), n, sum(example.group.tokens for example in examples), metrics)
 
     def metrics(self) -> dict[str, float]:
-        """Return the objective, and rewards, lengths and gold metrics of the step's samples."""
-        return rollout_metrics([example.group for example in self._examples], self.world) | self._objective
+        """Return the objective, rewards, lengths and gold metrics of the step's samples, and the sampling gap."""
+        metrics = rollout_metrics([example.group for example in self._examples], self.world) | self._objective
+        return metrics | sampling_gap(self._examples)
 
     def rollouts(self) -> list[Mapping[str, Any]]:
         """Return rows of the step's first groups.

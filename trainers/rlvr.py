@@ -40,6 +40,7 @@ from probe import Run
 from probe.cli import main
 from probe.world import World
 from trainers.config import RLVRConfig
+from trainers.diagnosis import SamplingGap
 from trainers.loop import Loss, Method, fit
 from trainers.sampling import (
     CompletionGroup,
@@ -237,7 +238,7 @@ class RLVR(Method):
 
     def __init__(self, config: RLVRConfig, trainee: Trainee, sampler: Sampler, world: World | None) -> None:
         self.config, self.trainee, self.sampler, self.world = config, trainee, sampler, world
-        self._step = 0
+        self._step, self._gap = 0, SamplingGap()
         self._examples: list[WeightedGroup] = []
 
     def batches(self, step: int) -> Iterator[Sequence[WeightedGroup]]:
@@ -245,7 +246,7 @@ class RLVR(Method):
         config = self.config
         groups = self.sampler.sample(step, config.beta > 0 or config.logs(step) or config.records(step))
         self._step, self._examples = step, with_advantages(groups, config.normalisation)
-        yield from minibatches(config, step, self._examples)
+        yield from self._gap.first(minibatches(config, step, self._examples))
 
     def loss(self, model: nn.Module, examples: Sequence[WeightedGroup], detail: bool) -> Loss:
         """Return the weighted loss summed over the tokens of the groups; the count is the normalisation's divisor."""
@@ -267,6 +268,7 @@ class RLVR(Method):
         weights, count = NORMALISATIONS[config.normalisation].weights(mask, config.max_new_tokens)
         metrics: dict[str, tuple[Tensor | float, int]] = {}
         if detail:
+            self._gap.add(logprobs, outputs.mask, [c.logprobs for c in completions])
             n = int(mask.sum())
             metrics = {
                 "entropy": ((outputs.entropy * mask).sum(), n),
@@ -279,8 +281,9 @@ class RLVR(Method):
         return Loss((losses * weights)[mask].sum(), count, tokens, metrics)
 
     def metrics(self) -> dict[str, float]:
-        """Return rewards, lengths and gold metrics of the step's samples."""
-        return rollout_metrics([example.group for example in self._examples], self.world)
+        """Return rewards, lengths and gold metrics of the step's samples, and the gap between sampler and trainer."""
+        metrics = rollout_metrics([example.group for example in self._examples], self.world)
+        return metrics | self._gap.metrics(self.sampler.session)
 
     def rollouts(self) -> list[Mapping[str, Any]]:
         """Return rows of the step's first groups.

@@ -31,6 +31,7 @@ from probe.cli import main
 from probe.rewards.optimum import best_of_n_bound, binary_best_of_n_kl
 from probe.world import World
 from trainers.config import RSFTConfig
+from trainers.diagnosis import SamplingGap
 from trainers.loop import Loss, Method, fit
 from trainers.sampling import (
     Completion,
@@ -43,7 +44,7 @@ from trainers.sampling import (
     rollout_rows,
 )
 from trainers.session import Session
-from trainers.sft import Demonstration, demonstration_loss
+from trainers.sft import Demonstration, demonstration_logprobs, loss_of
 from trainers.starting import load_trainee
 from trainers.trainee import Trainee
 
@@ -83,7 +84,7 @@ class RSFT(Method):
 
     def __init__(self, config: RSFTConfig, trainee: Trainee, sampler: Sampler, world: World | None) -> None:
         self.config, self.trainee, self.sampler, self.world = config, trainee, sampler, world
-        self._step = 0
+        self._step, self._gap = 0, SamplingGap()
         self._examples: list[SelectedGroup] = []
 
     def batches(self, step: int) -> Iterator[Sequence[SelectedGroup]]:
@@ -93,7 +94,7 @@ class RSFT(Method):
         select = SELECTIONS[config.select]
         picks = [select([c.reward for c in group.completions], config.threshold) for group in groups]
         self._step, self._examples = step, [SelectedGroup(g, indices) for g, indices in zip(groups, picks, strict=True)]
-        yield from minibatches(config, step, self._examples)
+        yield from self._gap.first(minibatches(config, step, self._examples))
 
     def loss(self, model: nn.Module, examples: Sequence[SelectedGroup], detail: bool) -> Loss:
         """Return the SFT loss summed over the tokens of the selected completions; 0 if none is selected."""
@@ -101,14 +102,18 @@ class RSFT(Method):
         has_picks = bool(picks)
         picks = picks or [(examples[0].group, examples[0].group.completions[0])]
         demonstrations = [Demonstration(group.prompt_ids, c.ids, [has_picks] * len(c.ids)) for group, c in picks]
-        result = demonstration_loss(model, demonstrations, detail)
+        outputs = demonstration_logprobs(model, demonstrations)
+        if detail and has_picks and self.config.temperature == 1:  # the loss has no temperature
+            self._gap.add(outputs.values, outputs.mask, [completion.logprobs for _, completion in picks])
+        result = loss_of(outputs, demonstrations, detail)
         return result if has_picks else replace(result, tokens=0)
 
     def metrics(self) -> dict[str, float]:
-        """Return rewards, lengths and gold metrics of the round's samples, and the imitated share."""
+        """Return rewards, lengths and gold metrics of the round's samples, the imitated share and the sampling gap."""
         groups = [example.group for example in self._examples]
         total = sum(len(group.completions) for group in groups)
         metrics = rollout_metrics(groups, self.world) | sampled_kl(groups)
+        metrics |= self._gap.metrics(self.sampler.session)
         metrics["acceptance_rate"] = sum(len(example.kept) for example in self._examples) / total
         return metrics | (best_of_n_metrics(groups, self.config.group) if self.config.select == "best" else {})
 

@@ -33,6 +33,7 @@ from probe.world import World
 from probe.world.language import read
 from trainers.checkpoint import last_checkpoint
 from trainers.config import FINAL_ANSWER, OnlineConfig
+from trainers.diagnosis import group_metrics
 from trainers.loop import draw
 from trainers.record import CAPTURE_TOKENS, AnsweredPrompt, Origin, answered_prompts, data_texts, file_hash
 from trainers.reference import Aim, ReferenceEvaluation
@@ -180,6 +181,8 @@ class Completion:
     """Weighted sum of the rewards; NaN if none applies."""
     ref_logprobs: list[float] | None = None
     """[L] log-probabilities under the reference at the same temperature; None if not requested."""
+    cut_mass: float | None = None
+    """Probability of the tokens that top-k and top-p exclude, summed over its tokens; None without them."""
 
 
 @dataclass(frozen=True)
@@ -267,6 +270,9 @@ class Sampler:
             Completion(ids, text, logprobs[: len(ids)], entropy[: len(ids)], complete)
             for ids, text, logprobs, entropy, complete in zip(*columns, strict=True)
         ]
+        if output.kept is not None:
+            cuts = (1 - output.kept).clamp(min=0).sum(1).tolist()
+            completions = [dataclasses.replace(c, cut_mass=cut) for c, cut in zip(completions, cuts, strict=True)]
         return [
             CompletionGroup(
                 prompt.text, prompt.ids, prompt.columns, completions[i * config.group : (i + 1) * config.group], place
@@ -358,7 +364,7 @@ def rollout_rows(
 
 
 def rollout_metrics(groups: Sequence[CompletionGroup], world: World | None) -> dict[str, float]:
-    """Return the metrics of a step's samples (docs/metrics.md): rewards, lengths and, in a world, gold metrics.
+    """Return the metrics of a step's samples (docs/metrics.md): rewards, lengths, repetition, gold metrics in a world.
 
     Means and standard deviations (with n - 1) are over the completions with a reward.
     """
@@ -370,6 +376,11 @@ def rollout_metrics(groups: Sequence[CompletionGroup], world: World | None) -> d
     metrics["frac_reward_zero_std"] = sum(map(equal_rewards, groups)) / len(groups)
     metrics["completions/mean_length"] = sum(len(c.ids) for c in flat) / len(flat)
     metrics["completions/clipped_ratio"] = sum(not c.finished for c in flat) / len(flat)
+    ids, rewards = ([[getattr(c, name) for c in group.completions] for group in groups] for name in ("ids", "reward"))
+    metrics |= group_metrics(ids, rewards)
+    cuts = [c.cut_mass for c in flat if c.cut_mass is not None]
+    if cuts:
+        metrics["sampling/cut_mass"] = math.fsum(cuts) / sum(len(c.ids) for c in flat)
     if world is None:
         return metrics
     return metrics | gold_metrics(world, [(group.prompt, c.text) for group in groups for c in group.completions])

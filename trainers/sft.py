@@ -33,7 +33,7 @@ from probe import LM, Run
 from probe.cli import main
 from probe.errors import ConfigError, DataError
 from probe.model.generation import end_tokens
-from probe.model.scoring import completion_logprobs
+from probe.model.scoring import TokenLogprobs, completion_logprobs
 from probe.model.text import chat_text, context_length, encode, pad, split
 from probe.rows import Row, Rows, as_messages, read_demonstrations
 from probe.world import World
@@ -249,9 +249,18 @@ def sft_loss(logprobs: Float[Tensor, "N L"], learned: Bool[Tensor, "N L"]) -> Fl
     return -logprobs.where(learned, 0).sum()
 
 
+def demonstration_logprobs(model: nn.Module, examples: Sequence[Demonstration]) -> TokenLogprobs:
+    """Compute the log-probability of every token of the demonstrations' completions, at temperature 1."""
+    return completion_logprobs(model, [e.prompt for e in examples], [[e.completion] for e in examples])
+
+
 def demonstration_loss(model: nn.Module, examples: Sequence[Demonstration], detail: bool) -> Loss:
     """Compute the loss of demonstrations, with metrics if `detail`."""
-    outputs = completion_logprobs(model, [e.prompt for e in examples], [[e.completion] for e in examples])
+    return loss_of(demonstration_logprobs(model, examples), examples, detail)
+
+
+def loss_of(outputs: TokenLogprobs, examples: Sequence[Demonstration], detail: bool) -> Loss:
+    """Compute the loss of demonstrations from their `demonstration_logprobs`, with metrics if `detail`."""
     mask = pad([e.learned for e in examples], 0)[0].bool().to(outputs.mask.device)
     targets = sum(map(sum, (e.learned for e in examples)))
     metrics: dict[str, tuple[Tensor | float, int]] = {}

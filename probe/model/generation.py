@@ -87,12 +87,20 @@ class Sampling:
                 raise ConfigError(f"{name} = {value} is not possible: give 1 or more.")
 
     def draw(self, probabilities: Float[Tensor, "N V"], chance: Float[Tensor, " N"]) -> Int[Tensor, " N"]:
-        """Draw one token for each row by inverting the cumulative distribution at `chance` in [0, 1)."""
+        """Draw one token for each row by inverting the cumulative distribution at `chance` in [0, 1).
+
+        The probabilities of a row may have any positive sum.
+        """
         if self.temperature == 0:
             return probabilities.argmax(-1)
-        total = self.truncate(probabilities).cumsum(-1, dtype=torch.float64)
+        total = probabilities.cumsum(-1, dtype=torch.float64)
         tokens = torch.searchsorted(total, (chance * total[:, -1])[:, None], right=True)[:, 0]
         return tokens.clamp(max=total.shape[-1] - 1)  # with NaN logits the index is past the end
+
+    @property
+    def truncates(self) -> bool:
+        """Whether top-k, top-p or min-p exclude tokens; greedy sampling needs none of them."""
+        return self.temperature > 0 and (self.top_k, self.top_p, self.min_p) != (None, None, None)
 
     def truncate(self, probabilities: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:
         """Set the probabilities of tokens that top-k, top-p and min-p exclude to 0, without normalising."""
@@ -174,6 +182,9 @@ class Generation:
     """Tokenizer that decodes the ids."""
     top: tuple[Int[Tensor, "N L k"], Float[Tensor, "N L k"]] | None = None
     """The k most probable tokens at each step and their log-probabilities, if requested."""
+    kept: Float[Tensor, "N L"] | None = None
+    """Probability of all tokens that top-k, top-p and min-p leave at each step, 1 where masked; None without them, and
+    for samples that were stored."""
 
     @cached_property
     def ids(self) -> list[list[int]]:
@@ -289,9 +300,11 @@ def _loop(
         logprobs = (scores / sampling.temperature if sampling.temperature not in (0, 1) else scores).log_softmax(-1)
         probabilities = logprobs.exp()
         uncertainty = entropy(logprobs)
-        picks = sampling.draw(probabilities[context], chance[rows, step])
+        allowed = sampling.truncate(probabilities) if sampling.truncates else probabilities
+        picks = sampling.draw(allowed[context], chance[rows, step])
         fields = [(torch.ones_like(finished[rows]), 0), (picks, padding), (logprobs[context, picks], 0)]
         fields.append((uncertainty[context], 0))
+        fields += [(allowed.sum(-1)[context], 1)] if sampling.truncates else []
         fields += [(best[context], 0) for best in (logprobs.topk(min(k, logprobs.shape[-1])) if k else ())]
         columns.append(tuple(_spread(values, rows, count, fill) for values, fill in fields))
         is_end = (picks[:, None] == end).any(-1)
@@ -302,7 +315,8 @@ def _loop(
             break
         pairs, context = torch.unique(context * logprobs.shape[-1] + picks, return_inverse=True)
         logits = run.send((pairs % logprobs.shape[-1], pairs // logprobs.shape[-1]))
-    mask, tokens, values, spread, *top = (torch.stack(column, dim=1) for column in zip(*columns, strict=True))
+    mask, tokens, values, spread, *rest = (torch.stack(column, dim=1) for column in zip(*columns, strict=True))
+    kept, *top = rest if sampling.truncates else [None, *rest]
     return {
         "tokens": tokens,
         "mask": mask,
@@ -310,6 +324,7 @@ def _loop(
         "entropy": spread,
         "finished": finished,
         "top": (top[1], top[0]) if top else None,
+        "kept": kept,
     }
 
 

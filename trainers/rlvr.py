@@ -224,7 +224,7 @@ def bounded(
 
 
 class Unit(NamedTuple):
-    """What has a ratio pi / pi_old and is clipped: a token, or a completion."""
+    """A unit that has one ratio pi / pi_old and is clipped as one: a token, or a completion."""
 
     logprobs: Callable[[Float[Tensor, "N L"], Bool[Tensor, "N L"]], Float[Tensor, "N _"]]
     """Function from log-probabilities of tokens and their mask to those of the units."""
@@ -249,7 +249,7 @@ class Normalisation(NamedTuple):
 
     advantages: Callable[[Float[Tensor, "P G"]], Float[Tensor, "P G"]]
     unit: Unit
-    """What has a ratio."""
+    """Unit of the ratio."""
     surrogate: Callable[[Float[Tensor, "N _"], Float[Tensor, "N _"], Float[Tensor, "N 1"], float, float], Surrogate]
     """Function of the units' log-probabilities, with the arguments of `surrogate`."""
     weights: Callable[[Bool[Tensor, "N L"], int], tuple[Float[Tensor, "N L"], int]]

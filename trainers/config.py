@@ -540,12 +540,13 @@ class RLVRConfig(OnlineConfig):
     (docs/log.md)."""
     batch_size: int = 32
     max_new_tokens: int = 24
-    normalisation: Literal["grpo", "dr_grpo", "dapo"] = "grpo"
-    """Normalisation of the advantages and of the loss."""
+    normalisation: Literal["grpo", "dr_grpo", "dapo", "gspo", "cispo"] = "grpo"
+    """Normalisation of the advantages and of the loss; gspo clips the ratio of whole completions, cispo bounds the
+    weight of a token and keeps its gradient."""
     epsilon: float = 0.2
-    """Clipping range of the ratio to the sampling policy below 1."""
+    """Clipping range of the ratio to the sampling policy below 1; GSPO's paper uses 3e-4, and cispo has none."""
     epsilon_high: float = 0.2
-    """Clipping range of the ratio above 1; DAPO's clip-higher uses 0.28."""
+    """Clipping range of the ratio above 1; DAPO's clip-higher uses 0.28, GSPO's paper 4e-4."""
     beta: float = 0.04
     """Weight of the KL to the reference in the loss; 0 leaves it out."""
     kl_estimator: Literal["k1", "k2", "k3", "k3w"] = "k3w"
@@ -561,6 +562,11 @@ class RLVRConfig(OnlineConfig):
         super().__post_init__()
         self.require(self.group >= 2, "group", "at least 2, to compare a completion with others")
         self.require(0 < self.epsilon <= 1, "epsilon", "a number above 0 and up to 1")
+        self.require(
+            self.normalisation != "cispo" or self.epsilon == RLVRConfig.epsilon,
+            "epsilon",
+            f"{RLVRConfig.epsilon}, the default, with --normalisation cispo, which has no lower bound",
+        )
         self.require(self.epsilon_high > 0, "epsilon_high", "a number above 0")
         self.require(self.beta >= 0, "beta", "0 or more")
 

@@ -17,8 +17,10 @@ differ in w_t and in the source of y. With n unmasked tokens in the batch and r_
 
 DPO has + at the tokens of y+ and - at those of y-; Delta is the margin of log pi/pi_ref between the two, Delta' that of
 its means per token. Tokens are clipped where A > 0 and r_t > 1 + epsilon (in RLVR epsilon_high), and where A < 0 and
-r_t < 1 - epsilon. c_t is the factor of `--normalisation`: 1 / (N |y|), 1 / (N max_new_tokens) or 1 / n. k_t is minus
-the derivative of the KL estimator: with x = log pi/pi_ref it is - r_t x (k3w), e^-x - 1 (k3), - x (k2), - 1 (k1).
+r_t < 1 - epsilon. c_t is the factor of `--normalisation`: 1 / (N |y|) (grpo, gspo), 1 / (N max_new_tokens) (dr_grpo) or
+1 / n (dapo, cispo). In gspo r_t is exp(mean_t log pi/pi_old) at all tokens of a completion, and the clip removes whole
+completions; in cispo it is min(pi / pi_old, 1 + epsilon_high), and nothing is clipped. k_t is minus the derivative of
+the KL estimator: with x = log pi/pi_ref it is - x pi / pi_old (k3w), e^-x - 1 (k3), - x (k2), - 1 (k1).
 
 The KL enters DPO in the margin, RLHF in the rewards and hence in A_t, and RLVR as a term of the loss and hence of w_t
 (`TokenWeights.kl`). No loss here has an entropy bonus or a KL over the whole vocabulary, which would not be sums over
@@ -67,7 +69,7 @@ from trainers.loop import LossFunction
 from trainers.preferences import Preference
 from trainers.pretrain import PADDING, row_tensors
 from trainers.rlhf import Experience, learn
-from trainers.rlvr import NORMALISATIONS, with_advantages
+from trainers.rlvr import NORMALISATIONS, Surrogate, bounded, surrogate, with_advantages
 from trainers.rsft import SELECTIONS, SelectedGroup
 from trainers.sampling import Completion, CompletionGroup, group_logprobs, pad_rows
 from trainers.scalar_heads import ModelWithHead, ValueHead, width_of
@@ -148,17 +150,31 @@ def pair_weights(
 
 
 def clipped_weights(
-    logprobs: Float[Tensor, "N L"],
-    mask: Bool[Tensor, "N L"],
-    old: Float[Tensor, "N L"],
+    ratio: Float[Tensor, "N _"],
     advantages: Float[Tensor, "N _"],
     epsilon: float,
     epsilon_high: float,
-) -> Float[Tensor, "N L"]:
-    """Return A r_t with r_t = pi / pi_old, or 0 where clipping removes the gradient (E11), without a denominator."""
-    ratio = (logprobs - old).exp()
+) -> Float[Tensor, "N _"]:
+    """Return A r with r = pi / pi_old, or 0 where clipping removes the gradient (E11), without a denominator."""
     clipped = ((advantages > 0) & (ratio > 1 + epsilon_high)) | ((advantages < 0) & (ratio < 1 - epsilon))
-    return (advantages * ratio).where(mask & ~clipped, 0)
+    return (advantages * ratio).where(~clipped, 0)
+
+
+def bounded_weights(
+    ratio: Float[Tensor, "N _"],
+    advantages: Float[Tensor, "N _"],
+    epsilon: float,
+    epsilon_high: float,
+) -> Float[Tensor, "N _"]:
+    """Return A min(r, 1 + epsilon_high) with r = pi / pi_old, without a denominator: CISPO."""
+    return advantages * ratio.clamp(max=1 + epsilon_high)
+
+
+REWARD_WEIGHTS: dict[Callable[..., Surrogate], Callable[..., Float[Tensor, "N _"]]] = {
+    surrogate: clipped_weights,
+    bounded: bounded_weights,
+}
+"""Weights of tokens by the surrogate whose gradient they are."""
 
 
 def policy_weights(
@@ -177,7 +193,8 @@ def policy_weights(
         advantages: A_t, whitened.
         epsilon: clipping range.
     """
-    values = clipped_weights(logprobs, mask, old, advantages, epsilon, epsilon) / mask.sum().clamp(min=1)
+    values = clipped_weights((logprobs - old).exp(), advantages, epsilon, epsilon).where(mask, 0)
+    values = values / mask.sum().clamp(min=1)
     return TokenWeights(values, torch.zeros_like(values))
 
 
@@ -209,7 +226,7 @@ class GroupTerms:
     kl_estimator: str = RLVRConfig.kl_estimator
     """`k1`, `k2`, `k3` or `k3w`."""
     normalisation: str = RLVRConfig.normalisation
-    """`grpo`, `dr_grpo` or `dapo`."""
+    """`grpo`, `dr_grpo`, `dapo`, `gspo` or `cispo`."""
     max_new_tokens: int = RLVRConfig.max_new_tokens
     """Maximum number of tokens of a completion, by which `dr_grpo` divides."""
     epsilon: float = RLVRConfig.epsilon
@@ -231,7 +248,10 @@ def group_weights(
     reference: Float[Tensor, "N L"] | None = None,
     terms: GroupTerms = GroupTerms(),
 ) -> TokenWeights:
-    """Return c_t (A r_t + beta k_t), without A r_t where clipped: RLVR by GRPO, Dr. GRPO and DAPO (E15).
+    """Return c_t (A r_t + beta k_t), without A r_t where clipped: RLVR (E15).
+
+    In GSPO r_t is the ratio of the completion at each of its tokens, in A r_t and the clip; in CISPO it is bounded in A
+    r_t, and nothing is clipped.
 
     Args:
         logprobs: log pi.
@@ -247,12 +267,15 @@ def group_weights(
     if terms.normalisation not in NORMALISATIONS:
         names = ", ".join(NORMALISATIONS)
         raise ConfigError(f"The normalisation {terms.normalisation!r} has no weights here: give one of {names}.")
-    reward = clipped_weights(logprobs, mask, old, advantages[:, None], terms.epsilon, terms.epsilon_high)
+    variant = NORMALISATIONS[terms.normalisation]
+    now, before = variant.unit.logprobs(logprobs, mask), variant.unit.logprobs(old, mask)
+    weights = REWARD_WEIGHTS[variant.surrogate]
+    reward = weights((now - before).exp(), advantages[:, None], terms.epsilon, terms.epsilon_high).where(mask, 0)
     kl = torch.zeros_like(reward)
     if terms.beta and reference is not None:
         drift, ratio = logprobs - reference, (logprobs - old).exp()
         kl = (terms.beta * kl_weights(drift, ratio, terms.kl_estimator)).where(mask, 0)
-    shares, count = NORMALISATIONS[terms.normalisation].weights(mask, terms.max_new_tokens)
+    shares, count = variant.weights(mask, terms.max_new_tokens)
     shares = shares / max(count, 1)
     return TokenWeights(shares * (reward + kl), shares * kl)
 

@@ -3,20 +3,29 @@
 For each prompt x a group of G completions is sampled from the policy and scored by a verifier. With the ratio
 w_t = pi(y_t | x, y_<t) / pi_old(y_t | x, y_<t) and the advantage A of a completion within its group, each token gives
 
-    l_t = - min(w_t A, clip(w_t, 1 - epsilon, 1 + epsilon_high) A) + beta k(log pi/pi_ref)
+    l_t = s(w_t, A) + beta k(log pi/pi_ref)
+    s(w, A) = - min(w A, clip(w, 1 - epsilon, 1 + epsilon_high) A)
 
-and `--normalisation` sets A and the divisor of the sum of the l_t:
+and `--normalisation` sets A, the ratio, s and the divisor of the sum of the l_t (`NORMALISATIONS`):
 
     grpo      A = (r - mean) / (std + 1e-4)    mean over a completion's tokens, then over completions
     dr_grpo   A = r - mean                     sum over tokens, divided by completions x max_new_tokens
     dapo      A as grpo                        mean over all tokens of the update
+    gspo      A as grpo                        as grpo, with the completion's ratio w = exp(mean_t log w_t) in s
+    cispo     A as grpo                        as dapo, with s = - sg(min(w_t, 1 + epsilon_high)) A log pi
+
+where sg stops the gradient. In gspo it flows through w to every token of the completion, and the clip removes whole
+completions; in cispo every token keeps its gradient, and only its weight is bounded.
 
 GRPO: Shao et al. 2024 (arXiv 2402.03300); Dr. GRPO: Liu et al. 2025 (arXiv 2503.20783); DAPO, with a wider clipping
 range above 1 (`--epsilon-high`) and truncated completions left out (`--mask-truncated`): Yu et al. 2025 (arXiv
-2503.14476). Departures from the papers: the KL estimator is k3w, GRPO's k3 times the ratio, which has the gradient of
-KL(pi || pi_ref) where k3 alone has that of KL(pi_ref || pi) (`ESTIMATORS`); a group's prompt is computed once for all
-of its completions; DAPO's dynamic sampling is left out, and groups with equal rewards are counted instead
-(`frac_reward_zero_std`).
+2503.14476); GSPO, with `--epsilon 3e-4 --epsilon-high 4e-4`: Zheng et al. 2025 (arXiv 2507.18071); CISPO: MiniMax 2025
+(arXiv 2506.13585). Departures from the papers: the KL estimator is k3w, GRPO's k3 times the token's ratio, which has
+the gradient of KL(pi || pi_ref) where k3 alone has that of KL(pi_ref || pi) (`ESTIMATORS`); a group's prompt is
+computed once for all of its completions; DAPO's dynamic sampling is left out, and groups with equal rewards are counted
+instead (`frac_reward_zero_std`). Departures from TRL: the bound of cispo is 1 + epsilon_high as in the paper, where TRL
+has epsilon_high (its 5 is 4 here); in gspo the ratio of k3w is the token's, where TRL's is the completion's, which does
+not have the gradient of the KL.
 
     probe train rlvr --out runs/rlvr --base base
     probe train rlvr --out runs/rlvr --base Qwen/Qwen2.5-0.5B-Instruct --data problems.jsonl --reward judge.py:correct
@@ -98,24 +107,6 @@ def per_token(mask: Bool[Tensor, "N L"], longest: int) -> tuple[Float[Tensor, "N
     return mask.float(), int(mask.sum())
 
 
-class Normalisation(NamedTuple):
-    """A normalisation: the advantages, and the reduction of the tokens' losses to one number."""
-
-    advantages: Callable[[Float[Tensor, "P G"]], Float[Tensor, "P G"]]
-    weights: Callable[[Bool[Tensor, "N L"], int], tuple[Float[Tensor, "N L"], int]]
-    """Function (mask, longest completion allowed) -> weights of the tokens, 0 where masked, and divisor of the weighted
-    sum; sums and divisors of the parts of a batch add up to those of the whole."""
-
-
-NORMALISATIONS = {
-    "grpo": Normalisation(standardise, per_sequence),
-    "dr_grpo": Normalisation(centre, per_constant),
-    "dapo": Normalisation(standardise, per_token),
-}
-"""Normalisations by name: Shao et al. 2024 (arXiv 2402.03300); Liu et al. 2025 (2503.20783); Yu et al. 2025
-(2503.14476)."""
-
-
 def kl_k1(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """Return x = log pi/pi_ref.
 
@@ -183,16 +174,15 @@ is the policy that sampled, where the two are equal; k3 has that of KL(pi_ref ||
 
 
 class Surrogate(NamedTuple):
-    """The clipped objective, token by token, with negative sign."""
+    """The clipped objective of each token, or of each completion [N 1], with negative sign."""
 
-    losses: Float[Tensor, "N L"]
-    """- min(w A, clip(w) A)."""
-    low: Bool[Tensor, "N L"]
-    """Mask of tokens whose gradient is removed by the lower clipping bound."""
-    high: Bool[Tensor, "N L"]
-    """Mask of tokens whose gradient is removed by the upper clipping bound."""
-    ratio: Float[Tensor, "N L"]
-    """w = pi / pi_old."""
+    losses: Float[Tensor, "N _"]
+    """Losses without the KL."""
+    low: Bool[Tensor, "N _"]
+    """Mask of ratios below the lower bound at a negative advantage: their gradient is removed."""
+    high: Bool[Tensor, "N _"]
+    """Mask of ratios above the upper bound at a positive advantage: their gradient is removed, or in `bounded` weighted
+    by the bound."""
 
 
 def surrogate(
@@ -205,7 +195,7 @@ def surrogate(
     """Return - min(w A, clip(w, 1 - epsilon, 1 + epsilon_high) A) with w = pi / pi_old (Schulman et al. 2017).
 
     Args:
-        logprobs: log pi of each token; the gradient flows through it.
+        logprobs: log pi of each token, or of each completion [N 1]; the gradient flows through it.
         old: log pi_old of the policy that sampled.
         advantages: one for each completion [N 1], or for each token [N L].
         epsilon: clipping range of the ratio below 1.
@@ -214,7 +204,69 @@ def surrogate(
     ratio = (logprobs - old).exp()
     losses = -torch.minimum(ratio * advantages, ratio.clamp(1 - epsilon, 1 + epsilon_high) * advantages)
     low, high = (ratio < 1 - epsilon) & (advantages < 0), (ratio > 1 + epsilon_high) & (advantages > 0)
-    return Surrogate(losses, low, high, ratio)
+    return Surrogate(losses, low, high)
+
+
+def bounded(
+    logprobs: Float[Tensor, "N L"],
+    old: Float[Tensor, "N L"],
+    advantages: Float[Tensor, "N _"],
+    epsilon: float,
+    epsilon_high: float,
+) -> Surrogate:
+    """Return - sg(min(w, 1 + epsilon_high)) A log pi with w = pi / pi_old, where sg stops the gradient (CISPO).
+
+    The arguments are those of `surrogate`; there is no lower bound, and `epsilon` is not used.
+    """
+    ratio = (logprobs - old).detach().exp()
+    losses = -ratio.clamp(max=1 + epsilon_high) * advantages * logprobs
+    high = (ratio > 1 + epsilon_high) & (advantages > 0)
+    return Surrogate(losses, torch.zeros_like(high), high)
+
+
+class Unit(NamedTuple):
+    """A unit that has one ratio pi / pi_old and is clipped as one: a token, or a completion."""
+
+    logprobs: Callable[[Float[Tensor, "N L"], Bool[Tensor, "N L"]], Float[Tensor, "N _"]]
+    """Function from log-probabilities of tokens and their mask to those of the units."""
+    shares: Callable[[Bool[Tensor, "N L"], int], tuple[Float[Tensor, "N L"], int]]
+    """Weights and divisor, as in `Normalisation.weights`, of a mean over the units."""
+
+
+def mean_of_tokens(values: Float[Tensor, "N L"], mask: Bool[Tensor, "N L"]) -> Float[Tensor, "N 1"]:
+    """Return the mean over the tokens of each completion, 0 if it has none.
+
+    Of log-probabilities it is the logarithm of the completion's probability, normalised by its length.
+    """
+    return values.where(mask, 0).sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
+
+
+TOKEN = Unit(lambda values, mask: values, per_token)
+COMPLETION = Unit(mean_of_tokens, per_sequence)
+
+
+class Normalisation(NamedTuple):
+    """A normalisation: the advantages, the ratio, the surrogate, and the reduction of the losses to one number."""
+
+    advantages: Callable[[Float[Tensor, "P G"]], Float[Tensor, "P G"]]
+    unit: Unit
+    """Unit of the ratio."""
+    surrogate: Callable[[Float[Tensor, "N _"], Float[Tensor, "N _"], Float[Tensor, "N 1"], float, float], Surrogate]
+    """Function of the units' log-probabilities, with the arguments of `surrogate`."""
+    weights: Callable[[Bool[Tensor, "N L"], int], tuple[Float[Tensor, "N L"], int]]
+    """Function (mask, longest completion allowed) -> weights of the tokens, 0 where masked, and divisor of the weighted
+    sum; sums and divisors of the parts of a batch add up to those of the whole."""
+
+
+NORMALISATIONS = {
+    "grpo": Normalisation(standardise, TOKEN, surrogate, per_sequence),
+    "dr_grpo": Normalisation(centre, TOKEN, surrogate, per_constant),
+    "dapo": Normalisation(standardise, TOKEN, surrogate, per_token),
+    "gspo": Normalisation(standardise, COMPLETION, surrogate, per_sequence),
+    "cispo": Normalisation(standardise, TOKEN, bounded, per_token),
+}
+"""Normalisations by name: Shao et al. 2024 (arXiv 2402.03300); Liu et al. 2025 (2503.20783); Yu et al. 2025
+(2503.14476); Zheng et al. 2025 (2507.18071); MiniMax 2025 (2506.13585)."""
 
 
 class WeightedGroup(NamedTuple):
@@ -258,25 +310,27 @@ class RLVR(Method):
         mask = outputs.mask & keep[:, None]
         old = logprobs.detach() if config.on_policy else pad_rows([c.logprobs for c in completions], device)
         advantages = torch.tensor([a for example in examples for a in example.advantages], device=device)
-        policy = surrogate(logprobs, old, advantages[:, None], config.epsilon, config.epsilon_high)
-        losses, drift = policy.losses, None
+        variant = NORMALISATIONS[config.normalisation]
+        now, before = variant.unit.logprobs(logprobs, mask), variant.unit.logprobs(old, mask)
+        policy = variant.surrogate(now, before, advantages[:, None], config.epsilon, config.epsilon_high)
+        losses, drift, ratio = policy.losses, None, (logprobs - old).exp()
         if completions[0].ref_logprobs is not None:
             drift = logprobs - pad_rows([c.ref_logprobs or [] for c in completions], device)
         if config.beta and drift is not None:
             estimator = ESTIMATORS[config.kl_estimator]
-            losses = losses + config.beta * estimator.term(logprobs, drift, policy.ratio)
-        weights, count = NORMALISATIONS[config.normalisation].weights(mask, config.max_new_tokens)
+            losses = losses + config.beta * estimator.term(logprobs, drift, ratio)
+        weights, count = variant.weights(mask, config.max_new_tokens)
         metrics: dict[str, tuple[Tensor | float, int]] = {}
         if detail:
             self._gap.add(logprobs, outputs.mask, [c.logprobs for c in completions])
-            n = int(mask.sum())
+            n, (shares, units) = int(mask.sum()), variant.unit.shares(mask, config.max_new_tokens)
             metrics = {
                 "entropy": ((outputs.entropy * mask).sum(), n),
-                "clip_ratio/low_mean": ((policy.low & mask).sum(), n),
-                "clip_ratio/high_mean": ((policy.high & mask).sum(), n),
+                "clip_ratio/low_mean": ((policy.low * shares).sum(), units),
+                "clip_ratio/high_mean": ((policy.high * shares).sum(), units),
             }
             if drift is not None:
-                metrics["kl"] = ((policy.ratio * kl_k3(drift)).detach()[mask].sum(), n)
+                metrics["kl"] = ((ratio * kl_k3(drift)).detach()[mask].sum(), n)
         tokens = sum(example.group.tokens for example in examples)
         return Loss((losses * weights)[mask].sum(), count, tokens, metrics)
 

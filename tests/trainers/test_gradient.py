@@ -167,10 +167,12 @@ VARIANTS: dict[str, tuple[type[TrainConfig], dict[str, Any], list[list[float]]]]
     **{
         f"rlvr {normalisation} {estimator}": (
             RLVRConfig,
-            HARD | {"beta": 0.3, "normalisation": normalisation, "kl_estimator": estimator, "epsilon_high": 1.5},
+            HARD
+            | {"beta": 0.3, "normalisation": normalisation, "kl_estimator": estimator, "epsilon_high": 1.5}
+            | ({"epsilon": 0.02, "epsilon_high": 0.02} if normalisation == "gspo" else {}),
             REWARDS,
         )
-        for normalisation in ("grpo", "dr_grpo", "dapo")
+        for normalisation in rlvr.NORMALISATIONS
         for estimator in ("k1", "k2", "k3", "k3w")
     },
     "rlvr on policy": (RLVRConfig, {"beta": 0.3}, REWARDS),
@@ -258,7 +260,7 @@ def test_against_finite_differences() -> None:
     def loss(x: torch.Tensor, estimator: str) -> float:
         policy = rlvr.surrogate(x, old, advantages[:, None], 0.2, 0.28)
         kl = rlvr.ESTIMATORS[estimator].value(x - reference)
-        kl = kl * (policy.ratio if rlvr.ESTIMATORS[estimator].weighted else 1)
+        kl = kl * ((x - old).exp() if rlvr.ESTIMATORS[estimator].weighted else 1)
         shares, count = rlvr.NORMALISATIONS["grpo"].weights(mask, 4)
         return float(((policy.losses + 0.3 * kl) * shares)[mask].sum()) / count
 

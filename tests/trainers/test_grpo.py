@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainers.rlvr import ESTIMATORS, NORMALISATIONS, centre, standardise, surrogate
+from trainers.rlvr import ESTIMATORS, NORMALISATIONS, bounded, centre, mean_of_tokens, standardise, surrogate
 
 rewards = st.lists(st.floats(-5, 5), min_size=2, max_size=9)
 
@@ -48,6 +48,7 @@ def test_denominators() -> None:
     mask = torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0], [0, 0, 0, 0]]).bool()
     losses = torch.tensor([[1.0, 2.0, 3.0, 4.0], [10.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
     expected = {"grpo": (2.5 + 10 + 0) / 3, "dr_grpo": 20 / (3 * 16), "dapo": 20 / 5}
+    expected |= {"gspo": expected["grpo"], "cispo": expected["dapo"]}
     for name, normalisation in NORMALISATIONS.items():
         weights, count = normalisation.weights(mask, 16)
         assert float((losses * weights).sum()) / count == pytest.approx(expected[name], rel=1e-6), name
@@ -77,6 +78,71 @@ def test_surrogate_token_by_token() -> None:
             assert bool(found.high[i, t]) == (ratio > 1.28 and a > 0)
     assert found.low.any()
     assert found.high.any()
+
+
+def random_tokens(n: int, length: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Log-probabilities before and after, and a mask of completions of 0 to `length` tokens."""
+    generator = torch.Generator().manual_seed(0)
+    logprobs, old = (-torch.rand(n, length, generator=generator, dtype=torch.float64) for _ in range(2))
+    return logprobs, old, torch.arange(length) < torch.arange(n)[:, None] % (length + 1)
+
+
+def test_ratio_of_the_completion() -> None:
+    """The length-th root of the ratio of the two probabilities of the whole text, by products."""
+    logprobs, old, mask = random_tokens(12, 5)
+    found = (mean_of_tokens(logprobs, mask) - mean_of_tokens(old, mask)).exp()
+    for i in range(12):
+        length = i % 6
+        now, before = (math.prod(math.exp(x) for x in row[i, :length]) for row in (logprobs, old))
+        assert float(found[i]) == pytest.approx((now / before) ** (1 / length) if length else 1, rel=1e-9)
+
+
+def test_gspo_by_completion_and_by_finite_differences() -> None:
+    """Losses, clips and gradients of whole completions: every token has the same part of the gradient, or none has."""
+    logprobs, old, mask = random_tokens(24, 5)
+    advantages = doubles([2.0, -1.0, 0.5, -3.0] * 6)[:, None]
+    row = NORMALISATIONS["gspo"]
+
+    def loss(x: torch.Tensor) -> torch.Tensor:
+        now, before = row.unit.logprobs(x, mask), row.unit.logprobs(old, mask)
+        weights, count = row.weights(mask, 5)
+        return (row.surrogate(now, before, advantages, 0.1, 0.15).losses * weights).sum() / count
+
+    expected, kinds = 0.0, set()
+    free = logprobs.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(free), free)
+    made = row.surrogate(*(row.unit.logprobs(x, mask) for x in (logprobs, old)), advantages, 0.1, 0.15)
+    for i in range(24):
+        length, a = i % 6, float(advantages[i])
+        ratio = math.exp(sum(float(logprobs[i, t] - old[i, t]) for t in range(length)) / max(length, 1))
+        low, high = ratio < 0.9 and a < 0, ratio > 1.15 and a > 0
+        assert (bool(made.low[i]), bool(made.high[i])) == (low, high)
+        kinds.add((low, high))
+        expected -= min(ratio * a, min(max(ratio, 0.9), 1.15) * a) / 24 if length else 0
+        slope = 0 if low or high or not length else -a * ratio / (24 * length)
+        assert gradient[i].tolist() == pytest.approx([slope] * length + [0] * (5 - length), rel=1e-6)
+    assert kinds == {(False, False), (True, False), (False, True)}
+    assert float(loss(logprobs)) == pytest.approx(expected)
+    assert torch.autograd.gradcheck(loss, [free])
+
+
+def test_cispo_token_by_token() -> None:
+    """Every token keeps its gradient, with the weight min(w, 1 + epsilon_high) that is a constant to it."""
+    generator = torch.Generator().manual_seed(0)
+    logprobs, old = (torch.randn(6, 5, generator=generator, dtype=torch.float64) for _ in range(2))
+    advantages = doubles([2.0, -1.0, 0.5, -3.0, 0.1, 1.0])
+    free = logprobs.clone().requires_grad_()
+    found = bounded(free, old, advantages[:, None], 0.2, 0.28)
+    (gradient,) = torch.autograd.grad(found.losses.sum(), free)
+    for i in range(6):
+        for t in range(5):
+            ratio, a = math.exp(logprobs[i, t] - old[i, t]), float(advantages[i])
+            weight = min(ratio, 1.28) * a
+            assert float(gradient[i, t]) == pytest.approx(-weight)
+            assert float(found.losses[i, t].detach()) == pytest.approx(-weight * float(logprobs[i, t]))
+            assert bool(found.high[i, t]) == (ratio > 1.28 and a > 0)
+    assert found.high.any()
+    assert not found.low.any()
 
 
 def test_gradients_against_finite_differences() -> None:

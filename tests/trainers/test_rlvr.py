@@ -19,7 +19,7 @@ from tests.trainers.quick import COMMON, SAMPLED
 from trainers import loop, rlvr
 from trainers.config import RLVRConfig
 from trainers.record import file_hash
-from trainers.rlvr import RLVR, WeightedGroup, with_advantages
+from trainers.rlvr import NORMALISATIONS, RLVR, WeightedGroup, with_advantages
 from trainers.sampling import Completion, CompletionGroup
 from trainers.trainee import Trainee
 
@@ -89,15 +89,24 @@ def loss_and_gradient(
     return float(loss.total.detach()) / max(loss.count, 1), gradients, loss
 
 
-NORMALISED = ["grpo", "dr_grpo", "dapo"]
+NORMALISED = list(NORMALISATIONS)
+RANGES = dict.fromkeys(NORMALISED, (0.2, 0.28)) | {"gspo": (3e-4, 4e-4)}
+"""Clipping ranges with which some ratios are clipped and others are not."""
 
 
 @pytest.mark.parametrize("estimator", ["k1", "k2", "k3", "k3w"])
 @pytest.mark.parametrize("normalisation", NORMALISED)
 def test_loss_token_by_token(model_dir: Path, tmp_path: Path, normalisation: str, estimator: str) -> None:
     """Every token's term written out from one-token-at-a-time passes, in plain numbers, and its gradient."""
+    epsilon, high = RANGES[normalisation]
     settings = config(
-        tmp_path, updates=2, beta=0.3, kl_estimator=estimator, normalisation=normalisation, epsilon_high=0.28
+        tmp_path,
+        updates=2,
+        beta=0.3,
+        kl_estimator=estimator,
+        normalisation=normalisation,
+        epsilon=epsilon,
+        epsilon_high=high,
     )
     lm = LM.load(model_dir)
     reference, old = shifted(lm.model, 0.05, 1), shifted(lm.model, 0.03, 2)
@@ -113,18 +122,23 @@ def test_loss_token_by_token(model_dir: Path, tmp_path: Path, normalisation: str
             advantage = reward - mean if normalisation == "dr_grpo" else (reward - mean) / (std + 1e-4)
             assert completion.ref_logprobs is not None
             logprobs = slow_logprobs(lm.model, prompt, ids, 0.7)
+            whole = torch.exp((logprobs.sum() - sum(completion.logprobs)) / len(ids))
             for t, logprob in enumerate(logprobs):
                 ratio = torch.exp(logprob - completion.logprobs[t])
-                bounded = torch.clamp(ratio, 0.8, 1.28)
-                clipped += int(bounded != ratio)
+                clip = whole if normalisation == "gspo" else ratio
+                bounded = torch.clamp(clip, 1 - epsilon, 1 + high)
+                clipped += int(bounded != clip)
                 x = logprob - completion.ref_logprobs[t]
                 kl = {"k1": x, "k2": x * x / 2, "k3": torch.exp(-x) - 1 + x, "k3w": ratio * (torch.exp(-x) - 1 + x)}[
                     estimator
                 ]
-                term = 0.3 * kl - torch.min(ratio * advantage, bounded * advantage)
-                total = total + term / (len(ids) if normalisation == "grpo" else 1)
+                if normalisation == "cispo":
+                    term = 0.3 * kl - min(float(ratio.detach()), 1 + high) * advantage * logprob
+                else:
+                    term = 0.3 * kl - torch.min(clip * advantage, bounded * advantage)
+                total = total + term / (len(ids) if normalisation in ("grpo", "gspo") else 1)
                 tokens += 1
-    expected = total / {"grpo": 6, "dr_grpo": 6 * LONGEST, "dapo": tokens}[normalisation]
+    expected = total / {"dr_grpo": 6 * LONGEST, "dapo": tokens, "cispo": tokens}.get(normalisation, 6)
     expected.backward()
     assert clipped
     assert value == pytest.approx(float(expected.detach()), rel=1e-4, abs=1e-6)
@@ -143,8 +157,12 @@ def test_loss_and_gradient_against_trl(
 ) -> None:
     """The whole way: TRL's trainer is given our completions and makes its own advantages, reference and loss of them.
 
-    With two updates the weights move after the log-probabilities of the sampling policy were noted.
+    With two updates the weights move after the log-probabilities of the sampling policy were noted. TRL's bound of
+    CISPO is `epsilon_high`, ours 1 + `epsilon_high`; its k3w of GSPO has the ratio of the completion, ours the token's.
     """
+    if normalisation == "gspo":
+        estimator = "k3"
+    epsilon, high = RANGES[normalisation]
     if not os.environ.get("CI"):
         pytest.importorskip("trl")
     import trl
@@ -156,7 +174,8 @@ def test_loss_and_gradient_against_trl(
         beta=beta,
         kl_estimator=estimator,
         normalisation=normalisation,
-        epsilon_high=0.28,
+        epsilon=epsilon,
+        epsilon_high=high,
         mask_truncated=masked,
     )
     base, lm = LM.load(model_dir), LM.load(model_dir)
@@ -168,11 +187,12 @@ def test_loss_and_gradient_against_trl(
         reward_funcs=lambda **_: [reward for several in REWARDS for reward in several],
         args=trl.GRPOConfig(
             output_dir=str(tmp_path / "trl"),
-            loss_type=normalisation,
+            loss_type="grpo" if normalisation == "gspo" else normalisation,
+            importance_sampling_level="sequence" if normalisation == "gspo" else "token",
             scale_rewards="none" if normalisation == "dr_grpo" else "group",
             beta=beta,
-            epsilon=0.2,
-            epsilon_high=0.28,
+            epsilon=epsilon,
+            epsilon_high=1 + high if normalisation == "cispo" else high,
             temperature=0.7,
             use_bias_correction_kl=estimator == "k3w",
             mask_truncated_completions=masked,
@@ -208,6 +228,8 @@ def test_loss_and_gradient_against_trl(
     for ours, other in zip(gradients, expected, strict=True):
         torch.testing.assert_close(ours, other, rtol=1e-5, atol=1e-5)
     logged = trainer._metrics["train"]
+    if normalisation == "cispo":
+        logged |= {"clip_ratio/low_mean": [0.0], "clip_ratio/high_mean": logged["cispo_clip_ratio"]}
     shared = [
         "entropy",
         "clip_ratio/low_mean",
@@ -218,6 +240,26 @@ def test_loss_and_gradient_against_trl(
         total, count = loss.metrics[name]
         assert float(total) / count == pytest.approx(logged[name][-1], rel=1e-4, abs=1e-6), name
     assert (logged["clip_ratio/low_mean"][-1] + logged["clip_ratio/high_mean"][-1] > 0) == (updates > 1)
+
+
+@pytest.mark.parametrize(("name", "same_as"), [("gspo", "grpo"), ("cispo", "dapo")])
+def test_gradient_of_the_first_update(model_dir: Path, tmp_path: Path, name: str, same_as: str) -> None:
+    """With the policy that sampled all ratios are 1, and the gradient is that of A log pi in the same mean."""
+    lm = LM.load(model_dir)
+    made = groups(lm.model, None)
+    found = [
+        loss_and_gradient(lm, config(tmp_path, beta=0.0, normalisation=each), with_advantages(made, each))[1]
+        for each in (name, same_as)
+    ]
+    lm.model.zero_grad()
+    tokens = sum(len(ids) for several in COMPLETIONS for ids in several)
+    for group, advantages in with_advantages(made, name):
+        for completion, a in zip(group.completions, advantages, strict=True):
+            logprobs = slow_logprobs(lm.model, group.prompt_ids, completion.ids, 0.7)
+            (-a * (logprobs.mean() / 6 if name == "gspo" else logprobs.sum() / tokens)).backward()
+    for ours, other, parameter in zip(*found, lm.model.parameters(), strict=True):
+        torch.testing.assert_close(ours, other, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(ours, parameter.grad, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("normalisation", NORMALISED)
@@ -298,9 +340,11 @@ def test_completions_without_a_reward_teach_nothing(model_dir: Path, tmp_path: P
     assert all(gradient.isfinite().all() for gradient in gradients)
 
 
-def test_a_step_raises_what_was_rewarded(configs: Any) -> None:
+@pytest.mark.parametrize("normalisation", ["grpo", "gspo", "cispo"])
+def test_a_step_raises_what_was_rewarded(configs: Any, normalisation: str) -> None:
     """Ten steps towards even token ids: the mean reward rises well beyond its noise, and `kl` with it."""
-    run = rlvr.train(configs("rlvr")(steps=10, lr=1e-2, beta=0.0, updates=1, minibatches=1, batch_size=16, group=8))
+    options = {"lr": 1e-2, "beta": 0.0, "updates": 1, "minibatches": 1, "batch_size": 16, "group": 8}
+    run = rlvr.train(configs("rlvr")(steps=10, normalisation=normalisation, **options))
     rows = run.metrics()
     assert rows["reward"].iloc[-1] > rows["reward"].iloc[0] + 0.2
     assert rows["kl"].iloc[0] == pytest.approx(0, abs=1e-6)
@@ -367,6 +411,10 @@ def test_weights_that_are_not_finite_stop_the_run(configs: Any, monkeypatch: pyt
     [
         ({"group": 1}, "--group is 1; expected at least 2"),
         ({"epsilon": 0.0}, "--epsilon is 0.0; expected"),
+        (
+            {"epsilon": 0.1, "normalisation": "cispo"},
+            "--epsilon is 0.1; expected 0.2, the default, with --normalisation",
+        ),
         ({"beta": -1.0}, "--beta is -1.0; expected 0 or more"),
         ({"minibatches": 3}, "--minibatches is 3; expected a number that"),
         ({"temperature": 0.0}, "--temperature is 0.0; expected a number above 0"),

@@ -28,6 +28,8 @@ HOVER_WIDTH = 60
 """Maximum line length of a definition on hover, in characters."""
 TITLE_WIDTH = 22
 """Maximum line length of a panel's title, in characters."""
+ROUNDING, MARGIN = 1e-5, 0.01
+"""Changes as shares of a curve's size: up to which they are rounding, and what its axis then shows above and below."""
 REWARD = ("reward", "kl", "expected_gold", "kl_to_optimal", "expected_reward", "kl_to_reference", "reward_std")
 """Headline metrics of methods that sample, in the order shown; their policy-gradient loss is not a headline metric."""
 
@@ -213,9 +215,9 @@ def metric_curves(
             panels.add(at, *_lines(name, metric, rows, look[name], form, number, has_label=at == 1))
         values = [runs[name][metric].to_numpy(dtype=float) for name in front]
         values += [behind[name][metric][1] for name in crowd]
-        ticks = log_axis(np.concatenate([np.empty(0), *values])) if log_y else {"type": "linear"}
-        ticks |= {"tickformat": "~%" if log_y else ".0%"} if unit in RATES else {}
-        panels.axis("y", at, **ticks)
+        together = np.concatenate([np.empty(0), *values])
+        ticks = log_axis(together) if log_y else linear_axis(together, unit)
+        panels.axis("y", at, **ticks | ({"tickformat": "~%"} if log_y and unit in RATES else {}))
         if marker is not None:
             panels.mark(at, DOTTED, x=marker)
     panels.lowest(title=AXES[x])
@@ -223,6 +225,25 @@ def metric_curves(
         line = {"color": look[name].colour, "dash": look[name].dash, "width": 2}
         panels.add(1, legend_entry(escape(name), legendgroup=name, line=line))
     return panels.figure(hovermode="x unified" if len(drawn) == 1 else "closest")
+
+
+def linear_axis(values: np.ndarray, unit: str) -> dict[str, Any]:
+    """Return settings of a linear axis on which rounding looks flat and ticks can be told apart."""
+    known = values[np.isfinite(values)]
+    low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
+    size = max(abs(low), abs(high))
+    axis: dict[str, Any] = {"type": "linear", "exponentformat": "e", "tickformat": tick_format(unit, low, high)}
+    if 0 < high - low < ROUNDING * size:
+        low, high = low - MARGIN * size, high + MARGIN * size
+        axis |= {"range": [low, high], "tickformat": tick_format(unit, low, high)}
+    return axis
+
+
+def tick_format(unit: str, low: float, high: float) -> str | None:
+    """Return the format of the ticks of a rate, with enough decimals to tell them apart; None for other metrics."""
+    if unit not in RATES:
+        return None
+    return ".0%" if high - low >= 0.1 else ".1%" if high - low >= 0.01 else ".2%"
 
 
 def small_multiples(metrics: Sequence[tuple[str, Term]], columns: int) -> Panels:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from probe.plotting.curves import tick_format
 from probe.plotting.panel_layout import wrap
 from probe.plotting.panels import ROW
 from probe.plotting.theme import LIGHT, colour_axis, escape, new_figure, shorten
@@ -63,7 +64,7 @@ def parallel_coordinates(
         unselected={"line": {"color": LIGHT.muted, "opacity": 0.15}},
     )
     bar = colour_axis(wrap(escape(about[colour].label), AROUND, 12), low=low, high=high, kind="lines")
-    bar["colorbar"]["tickformat"] = _tick_format(about[colour].unit, low, high)
+    bar["colorbar"]["tickformat"] = tick_format(about[colour].unit, low, high) or "~g"
     margin = {"l": left, "r": 24, "t": 30, "b": 24 + LINE * lines}
     figure = new_figure(coloraxis=bar, margin=margin, height=420 + LINE * lines)
     return figure.add_trace(trace)
@@ -108,7 +109,7 @@ def metric_axis(about: Term, values: np.ndarray) -> dict[str, Any]:
         "label": escape(about.label),
         "values": values,
         "range": [low, high],
-        "tickformat": _tick_format(about.unit, low, high),
+        "tickformat": tick_format(about.unit, low, high) or "~g",
     }
 
 
@@ -146,10 +147,3 @@ def _ends(unit: str, values: np.ndarray) -> tuple[float, float]:
         room = abs(low) / 10 or 1.0
         return low - room, high + room
     return low, high
-
-
-def _tick_format(unit: str, low: float, high: float) -> str:
-    """Return the format of the ticks of a metric, with enough decimals to tell them apart."""
-    if unit not in RATES:
-        return "~g"
-    return ".0%" if high - low >= 0.1 else ".1%" if high - low >= 0.01 else ".2%"

@@ -365,3 +365,15 @@ def test_lines_of_rates_are_in_percent_and_called_by_their_titles():
     assert figure.data[0].customdata[1] == ["false claim: repeated (sampled) (deferral)", "20 % [10, 30]"]
     mixed = pd.concat([table, table.assign(metric="gold_reward")])
     assert intervals.headline_intervals(mixed, curves.styles({"a": "dpo"})).layout.xaxis.tickformat is None
+
+
+def test_rounding_is_drawn_flat_and_ticks_can_be_told_apart() -> None:
+    """A ratio of 1 within rounding, a share that hardly changes, and a loss whose small changes count."""
+    ratio = curves.linear_axis(np.array([1 - 2e-6, 1.0, 1 + 1e-6, np.nan]), "")
+    assert ratio["range"] == pytest.approx([0.99, 1.01], abs=1e-5)
+    assert curves.linear_axis(np.array([0.0071, 0.0126]), "share")["tickformat"] == ".2%"
+    assert curves.linear_axis(np.array([0.1, 0.9]), "share")["tickformat"] == ".0%"
+    assert curves.linear_axis(np.array([1 - 1e-7, 1.0]), "share")["tickformat"] == ".1%"
+    assert "range" not in curves.linear_axis(np.array([2.001, 2.0]), "nats")
+    assert "range" not in curves.linear_axis(np.array([]), "nats")
+    assert "range" not in curves.linear_axis(np.array([1.0, 1.0]), "nats")

@@ -9,6 +9,7 @@ import torch
 from benchmarks.against_trl import COMMON, REPEATS, WARMUP, against, fresh, settings, stepper, words
 from benchmarks.harness import Row
 from benchmarks.models import tiny, world
+from probe.model.lm import LM
 from probe.world import AGREEABLE
 from trainers.config import DPOConfig
 from trainers.dpo import DPO, with_reference
@@ -44,11 +45,31 @@ def of_the_world() -> list[Texts]:
     return [(row["prompt"], row["chosen"], row["rejected"]) for row in rows]
 
 
-def measure(name: str, label: str, texts: Sequence[Texts], precomputed: bool, target: str) -> Row:
-    """Measure one comparison; Probe's reference is always computed before training."""
+def their_trainer(
+    folder: Path, lm: LM, texts: Sequence[Texts], batch: int, precomputed: bool, steps: int, **more: Any
+) -> Any:
+    """Build TRL's trainer of a model in batches of `batch` pairs; `more` are further arguments of it."""
     import trl
     from datasets import Dataset
 
+    names = ("prompt", "chosen", "rejected")
+    return trl.DPOTrainer(
+        model=lm.model,
+        args=trl.DPOConfig(
+            output_dir=str(folder),
+            per_device_train_batch_size=batch,
+            precompute_ref_log_probs=precomputed,
+            precompute_ref_batch_size=batch,
+            **COMMON | {"max_steps": steps},
+        ),
+        train_dataset=Dataset.from_list([dict(zip(names, row, strict=True)) for row in texts]),
+        processing_class=lm.tokenizer,
+        **more,
+    )
+
+
+def measure(name: str, label: str, texts: Sequence[Texts], precomputed: bool, target: str) -> Row:
+    """Measure one comparison; Probe's reference is always computed before training."""
     config = settings(DPOConfig, base="unused", batch_size=PAIRS)
     assert isinstance(config, DPOConfig)
     session, lm = Session(config), fresh()
@@ -56,19 +77,7 @@ def measure(name: str, label: str, texts: Sequence[Texts], precomputed: bool, ta
     step = stepper(session, DPO(session, config, Trainee(lm), with_reference(session, lm.model, pairs)))
 
     def make(folder: Path) -> Any:
-        names = ("prompt", "chosen", "rejected")
-        return trl.DPOTrainer(
-            model=fresh().model,
-            ref_model=None if precomputed else fresh().model,
-            args=trl.DPOConfig(
-                output_dir=str(folder),
-                per_device_train_batch_size=PAIRS,
-                precompute_ref_log_probs=precomputed,
-                precompute_ref_batch_size=PAIRS,
-                **COMMON,
-            ),
-            train_dataset=Dataset.from_list([dict(zip(names, row, strict=True)) for row in texts]),
-            processing_class=tiny().tokenizer,
-        )
+        reference = None if precomputed else fresh().model
+        return their_trainer(folder, fresh(), texts, PAIRS, precomputed, COMMON["max_steps"], ref_model=reference)
 
     return against(name, label, make, step, target, lm.model)

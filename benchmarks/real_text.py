@@ -12,9 +12,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from benchmarks.against_trl import COMMON, against, settings, stepper
+from benchmarks.against_trl import against, settings, stepper
 from benchmarks.choices import MODEL
-from benchmarks.dpo import Texts
+from benchmarks.dpo import Texts, their_trainer
 from benchmarks.harness import Row
 from probe.hallucination.files import read_questions
 from probe.model.lm import LM
@@ -50,8 +50,6 @@ def fresh() -> LM:
 
 def measure(label: str, texts: list[Texts], precomputed: bool) -> Row:
     """Measure one comparison; Probe's reference is always computed before training."""
-    import trl
-    from datasets import Dataset
     from peft import LoraConfig
 
     config = settings(
@@ -63,21 +61,8 @@ def measure(label: str, texts: list[Texts], precomputed: bool) -> Row:
     step = stepper(session, DPO(session, config, trainee, encoded))
 
     def make(folder: Path) -> Any:
-        names = ("prompt", "chosen", "rejected")
-        theirs = fresh()
-        return trl.DPOTrainer(
-            model=theirs.model,
-            args=trl.DPOConfig(
-                output_dir=str(folder),
-                per_device_train_batch_size=PAIRS,
-                precompute_ref_log_probs=precomputed,
-                precompute_ref_batch_size=PAIRS,
-                **COMMON | {"max_steps": STEPS},
-            ),
-            train_dataset=Dataset.from_list([dict(zip(names, row, strict=True)) for row in texts]),
-            processing_class=theirs.tokenizer,
-            peft_config=LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules=list(LAYERS)),
-        )
+        adapter = LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules=list(LAYERS))
+        return their_trainer(folder, fresh(), texts, PAIRS, precomputed, STEPS, peft_config=adapter)
 
     name = f"DPO step of {PAIRS} pairs of TruthfulQA, SmolLM2-135M with LoRA"
     return against(name, label, make, step, "", None)  # frozen weights have other products

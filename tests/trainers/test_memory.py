@@ -23,6 +23,8 @@ from trainers.optimizer import Optimizer
 from trainers.trainee import frozen_copy
 
 Make = Callable[..., Any]
+SAMPLED_METHODS = ("rlhf", "rsft", "rlvr")
+"""Methods whose half-precision runs train on other samples."""
 PROMPTS, COMPLETIONS = [[3, 5, 7], [4, 6]], [[[8, 9, 3], [5, 6]], [[7, 8, 9, 10, 11], [3, 4]]]
 
 
@@ -83,7 +85,8 @@ def test_a_computation_in_bfloat16_is_near_float32(method: str, configs: Callabl
     make = configs(method)
     full, half = (train(make(name, dtype=name)) for name in ("float32", "bfloat16"))
     losses, rounded = (run.metrics()["loss"].dropna().to_numpy() for run in (full, half))
-    assert 0 < np.abs(rounded - losses).max() < 0.5  # methods that sample do not sample the same
+    near = 0.5 if method in SAMPLED_METHODS else 0.03
+    assert 0 < np.abs(rounded - losses).max() < near
     weights = load_file(half.checkpoints()[-1].path / "model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
 

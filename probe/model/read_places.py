@@ -16,10 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from probe.errors import ConfigError
+from probe.model.sharing import is_plain
 from probe.model.text import unwrap
-
-OWN = ("transformers", "torch", "peft")
-"""Packages whose feed-forward parts are known to handle each token by itself."""
 
 
 def blocks_of(model: nn.Module) -> nn.ModuleList:
@@ -97,12 +95,7 @@ def _last_feed_forward(model: Any) -> nn.Module | None:
     except ConfigError:
         return None
     part = getattr(block, "mlp", None)
-    if not isinstance(part, nn.Module) or recomputes(inner):
-        return None
-    modules = list(block.modules())
-    if any("forward" in vars(each) or each._forward_hooks or each._forward_pre_hooks for each in modules):
-        return None
-    if any(type(each).__module__.partition(".")[0] not in OWN for each in modules):
+    if not isinstance(part, nn.Module) or recomputes(inner) or not is_plain(block):
         return None
     experts = any(weight.ndim > 2 for weight in part.parameters())
     drops = part.training and any(isinstance(each, nn.Dropout) and each.p > 0 for each in part.modules())

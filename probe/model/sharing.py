@@ -101,15 +101,21 @@ def _architecture(inner: Any) -> str:
     Classes, configuration, number format, device and attention kernel count. Verdicts on one hold for the other if all
     modules are of transformers, torch and peft, and none has a method or a hook of its own.
     """
+    if not is_plain(inner):
+        return ""
     modules = list(inner.modules())
-    if any("forward" in vars(each) or each._forward_hooks or each._forward_pre_hooks for each in modules):
-        return ""
-    if any(type(each).__module__.partition(".")[0] not in LIBRARIES for each in modules):
-        return ""
     facts = {name: value for name, value in inner.config.to_dict().items() if name not in ("_name_or_path", "dtype")}
     classes = sorted({type(each).__name__ for each in modules if type(each).__module__.startswith("transformers.")})
     facts |= {"classes": classes, "kind": [str(inner.dtype), inner.device.type]}  # adapters change weights alone
     return json.dumps(facts | {"kernel": inner.config._attn_implementation}, sort_keys=True, default=str)
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Return whether a module and all in it are of known libraries, without a forward method or a hook of their own."""
+    modules = list(module.modules())
+    if any("forward" in vars(each) or each._forward_hooks or each._forward_pre_hooks for each in modules):
+        return False
+    return all(type(each).__module__.partition(".")[0] in LIBRARIES for each in modules)
 
 
 def settle(model: nn.Module, verdicts: Mapping[str, bool]) -> None:

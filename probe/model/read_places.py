@@ -1,8 +1,8 @@
 """Passes of which only some tokens are read: what no other token needs is computed for these alone.
 
 After the attention of the last block nothing mixes tokens any more, so its feed-forward part and the unembedding run
-only on the tokens that are read. In the tiny preset that is a tenth of the products where a third of the tokens is read,
-by arithmetic; what it gives is in docs/log.md.
+only on the tokens that are read. In the tiny preset that is a tenth of the products where a third of the tokens is
+read, by arithmetic; what it gives is in docs/log.md.
 
 Axes: R rows of W columns, M places that are read, V vocabulary, d width of the model.
 """

@@ -455,7 +455,9 @@ def compute_once(
         return result
 
     def make(work: Computation) -> T:
-        with _stopped_when_left(work):
+        from probe.model.passes import share_passes
+
+        with _stopped_when_left(work), share_passes():
             return _with_bar(fn, lms, options, work) if steps else fn(*lms, **options)
 
     with place.container():

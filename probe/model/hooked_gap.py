@@ -8,6 +8,7 @@ import torch
 
 from probe.model.kernels import read_weights
 from probe.model.lm import LM
+from probe.model.passes import hooked_logits
 from probe.model.placement import format_of
 from probe.model.sharing import left_out
 from probe.model.text import text_ids
@@ -53,14 +54,19 @@ class Trust:
 def trust(lm: LM, text: str | Sequence[int]) -> Trust:
     """Run a text through the plain and the hooked model (about three forward passes), with all hooks of attention.
 
+    Passes that the page has shared are not run again.
+
     Raises:
         ModelError: the architecture cannot be hooked.
         DataError: the text is empty or longer than the context.
     """
     ids = text_ids(lm.tokenizer, text)
     plain = lm.logits([ids])[0].float()
-    with lm.hooks(read_weights(lm.bridge)):
-        hooked = lm.logits([ids])[0].float()
+    shared = hooked_logits(lm, ids)
+    if shared is None:
+        with lm.hooks(read_weights(lm.bridge)):
+            shared = lm.logits([ids])
+    hooked = shared[0].float()
     spread = plain.std(dim=-1).mean() if plain.shape[-1] > 1 else plain[:, 0].std(correction=0)
     return Trust(
         gap=float((hooked - plain).abs().max()),

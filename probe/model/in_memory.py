@@ -32,7 +32,7 @@ def keep(lm: "LM", key: Hashable, make: Callable[[], T]) -> T:
     if lm.is_hooked:
         return make()
     own = KEPT.setdefault(lm, {})
-    whole = key, _version(lm)
+    whole = key, version_of(lm)
     if whole not in own:
         made = make()
         while len(own) >= MOST:
@@ -43,10 +43,10 @@ def keep(lm: "LM", key: Hashable, make: Callable[[], T]) -> T:
 
 def kept(lm: "LM", key: Hashable) -> Any:
     """Return the result that `keep` stored for a key; None if there is none."""
-    return None if lm.is_hooked else KEPT.get(lm, {}).get((key, _version(lm)))
+    return None if lm.is_hooked else KEPT.get(lm, {}).get((key, version_of(lm)))
 
 
-def _version(lm: "LM") -> tuple[Any, ...]:
+def version_of(lm: "LM") -> tuple[Any, ...]:
     """Return a version of the weights, with sums of values, because a change through `.data` raises no counter."""
     flat = [each.detach().flatten() for each in lm.model.parameters()]
     sums = [float(each[:: 1 + each.numel() // SUMMED].double().sum()) for each in flat]

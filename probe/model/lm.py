@@ -21,6 +21,7 @@ from probe.model.adapted import Weights, is_adapted, is_peft_model
 from probe.model.calls import calls_of, pick
 from probe.model.generation import SAMPLES, Generation, Sampling, encode_prompts, generate
 from probe.model.module_map import ModuleMap, mapped_model
+from probe.model.passes import plain_logits, read_pass
 from probe.model.placement import DeviceMap, count_parameters, devices_of, dtype_of, format_of, input_device, placement
 from probe.model.presets import ModelConfig, model_config
 from probe.model.references import is_adapter, resolve
@@ -231,7 +232,7 @@ class LM:
         inputs: dict[str, Any] = {"attention_mask": mask.long(), "position_ids": positions(mask)}
         if self._hook_depth:
             return self.bridge(ids, **inputs)
-        return forward(self.model, ids, use_cache=False, **inputs).logits
+        return plain_logits(self, ids, lambda: forward(self.model, ids, use_cache=False, **inputs).logits)
 
     def logprobs(
         self,
@@ -328,13 +329,19 @@ class LM:
 
             require_room(self, ids, names)
         inputs = {"attention_mask": mask.long(), "position_ids": positions(mask)}
-        keep = [names] if isinstance(names, str) else None if names is None else list(names)
-        with self._bridge_lock:
-            bridge = self.bridge
-            check_names(bridge, keep or ())
+
+        def run(keep: list[str] | None) -> "tuple[Tensor, ActivationCache]":
             # Otherwise all patterns are returned in addition to the cache and stay in memory until the end.
             logits, cache = bridge.run_with_cache(ids, names_filter=keep, output_attentions=False, **inputs)
             return logits, cache.to(self.device) if len(devices_of(self.model)) > 1 else cache
+
+        with self._bridge_lock:
+            bridge = self.bridge
+            if names is None:
+                return run(None)
+            keep = [names] if isinstance(names, str) else list(names)
+            check_names(bridge, keep)
+            return read_pass(self, ids, keep, run)
 
     @contextmanager
     def hooks(self, hooks: "Sequence[Hook]") -> "Iterator[LM]":

@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from probe.model.in_memory import keep
+from probe.model.passes import share_passes
 from probe.model.placement import is_offloaded
 
 if TYPE_CHECKING:
@@ -24,28 +25,31 @@ WRITTEN = 10
 
 
 def seconds_to_read(lm: "LM", tokens: float) -> float:
-    """Estimate the seconds that a model takes to read so many tokens; 0 if they are few for its number of parameters.
+    """Estimate the seconds that a model takes to read so many tokens; 0 if they are few for its number of parameters."""
+    return 0.0 if lm.n_parameters * tokens <= QUICK else tokens * seconds_a_token(lm)
 
-    The pace is measured once while the model is in memory and unchanged; on the CPU by the time of this thread alone,
+
+def seconds_a_token(lm: "LM") -> float:
+    """Return the seconds that a model takes to read one token of short texts.
+
+    They are measured once while the model is in memory and unchanged; on the CPU by the time of this thread alone,
     because a page that opens while the machine is busy must not keep that pace.
     """
-    if lm.n_parameters * tokens <= QUICK:
-        return 0.0
     clock = time.thread_time if lm.device.type == "cpu" and not is_offloaded(lm.model) else time.perf_counter
-    return tokens * keep(lm, "own pace", partial(seconds_a_token, lm, clock))
+    return keep(lm, "own pace", partial(measure_pace, lm, clock))
 
 
-def seconds_a_token(lm: "LM", clock: Callable[[], float] | None = None) -> float:
+def measure_pace(lm: "LM", now: Callable[[], float]) -> float:
     """Measure the seconds that a model takes to read one token of short texts, by the clock on the wall or another.
 
     The first run of a model takes longer, and so does one that waits for other processes: the fastest of at least two
     runs counts. The first run has one text, so that a large model answers within a second; short runs have more.
     """
-    now = clock or time.perf_counter
     times, texts, each = list[float](), 1, float("inf")
     while len(times) < 2 or (sum(times) < ENOUGH and len(times) < MOST):
         start = now()
-        lm.logits([[0] * TIMED[1]] * texts)
+        with share_passes(False):
+            lm.logits([[0] * TIMED[1]] * texts)
         times.append(now() - start)
         each = min(each, times[-1] / (texts * TIMED[1]))
         texts = min(2 * texts, TIMED[0]) if times[-1] < BRIEF else texts

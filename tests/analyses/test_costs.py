@@ -21,7 +21,7 @@ TEXT = "mira lives in oslo . tom lives in rome . mira lives in in oslo . where d
 def token_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     """One second for each token, of small models too."""
     monkeypatch.setattr(pace, "QUICK", 0)
-    monkeypatch.setattr(pace, "seconds_a_token", lambda lm, clock: 1.0)
+    monkeypatch.setattr(pace, "measure_pace", lambda lm, clock: 1.0)
 
 
 def model(seed: int = 0) -> LM:
@@ -111,7 +111,7 @@ def test_new_tokens_and_gradients_cost_more():
 
 def test_the_pace_is_measured_once_and_only_for_work_that_takes_time(monkeypatch: pytest.MonkeyPatch):
     lm, timed = random_lm(), list[LM]()
-    monkeypatch.setattr(pace, "seconds_a_token", lambda lm, clock: timed.append(lm) or 0.5)
+    monkeypatch.setattr(pace, "measure_pace", lambda lm, clock: timed.append(lm) or 0.5)
     assert pace.seconds_to_read(lm, 1000) == 0
     assert not timed
     many = 1 + pace.QUICK // lm.n_parameters

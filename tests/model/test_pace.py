@@ -27,7 +27,6 @@ class Clock:
 
         self.each = 1.0
         monkeypatch.setattr(lm, "logits", read)
-        monkeypatch.setattr(pace.time, "perf_counter", lambda: self.now)
 
 
 @pytest.mark.parametrize(("each", "largest"), [(1.0, 32), (1e-4, 256)])
@@ -37,7 +36,7 @@ def test_a_slow_model_reads_one_text_twice_and_a_fast_one_many(
     lm = random_lm()
     clock = Clock(lm, monkeypatch)
     clock.each = each
-    assert pace.seconds_a_token(lm) == pytest.approx(each)
+    assert pace.measure_pace(lm, lambda: clock.now) == pytest.approx(each)
     assert clock.sizes[0] == 32
     assert max(clock.sizes) == largest
     assert len(clock.sizes) == 2 or clock.now >= pace.ENOUGH or len(clock.sizes) == pace.MOST
@@ -46,7 +45,7 @@ def test_a_slow_model_reads_one_text_twice_and_a_fast_one_many(
 def test_a_pace_that_is_kept_does_not_count_other_processes(monkeypatch: pytest.MonkeyPatch):
     lm, clocks = random_lm(), list[object]()
     monkeypatch.setattr(pace, "QUICK", 0)
-    monkeypatch.setattr(pace, "seconds_a_token", lambda lm, clock: clocks.append(clock) or 1.0)
+    monkeypatch.setattr(pace, "measure_pace", lambda lm, clock: clocks.append(clock) or 1.0)
     assert pace.seconds_to_read(lm, 3) == 3
     assert clocks == [time.thread_time]
 

@@ -22,8 +22,9 @@ range above 1 (`--epsilon-high`) and truncated completions left out (`--mask-tru
 2503.14476); GSPO, with `--epsilon 3e-4 --epsilon-high 4e-4`: Zheng et al. 2025 (arXiv 2507.18071); CISPO: MiniMax 2025
 (arXiv 2506.13585). Departures from the papers: the KL estimator is k3w, GRPO's k3 times the token's ratio, which has
 the gradient of KL(pi || pi_ref) where k3 alone has that of KL(pi_ref || pi) (`ESTIMATORS`); a group's prompt is
-computed once for all of its completions; DAPO's dynamic sampling is left out, and groups with equal rewards are counted
-instead (`frac_reward_zero_std`). Departures from TRL: the bound of cispo is 1 + epsilon_high as in the paper, where TRL
+computed once for all of its completions; DAPO's dynamic sampling (`--dynamic-sampling`) is off by default, and groups
+with equal rewards are counted (`frac_reward_zero_std`); it replaces such groups by groups of other prompts at most that
+often, and those that are left stay in the batch, without a policy gradient. Departures from TRL: the bound of cispo is 1 + epsilon_high as in the paper, where TRL
 has epsilon_high (its 5 is 4 here); in gspo the ratio of k3w is the token's, where TRL's is the completion's, which does
 not have the gradient of the KL.
 
@@ -296,7 +297,8 @@ class RLVR(Method):
     def batches(self, step: int) -> Iterator[Sequence[WeightedGroup]]:
         """Sample and score, and yield the minibatches of each pass."""
         config = self.config
-        groups = self.sampler.sample(step, config.beta > 0 or config.logs(step) or config.records(step))
+        with_reference = config.beta > 0 or config.logs(step) or config.records(step)
+        groups = self.sampler.sample(step, with_reference, config.dynamic_sampling)
         self._step, self._examples = step, with_advantages(groups, config.normalisation)
         yield from self._gap.first(minibatches(config, step, self._examples))
 
@@ -336,7 +338,11 @@ class RLVR(Method):
 
     def metrics(self) -> dict[str, float]:
         """Return rewards, lengths and gold metrics of the step's samples, and the gap between sampler and trainer."""
-        metrics = rollout_metrics([example.group for example in self._examples], self.world)
+        groups = [example.group for example in self._examples]
+        metrics = rollout_metrics(groups, self.world)
+        if self.config.dynamic_sampling:
+            draws = sum(group.draws for group in groups)
+            metrics["sampling/discarded_groups"] = (draws - len(groups)) / draws
         return metrics | self._gap.metrics(self.sampler.session)
 
     def rollouts(self) -> list[Mapping[str, Any]]:

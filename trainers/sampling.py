@@ -334,12 +334,21 @@ def _changed(groups: Sequence[CompletionGroup], changes: Iterable[Mapping[str, A
 
 
 def group_logprobs(
-    model: nn.Module, groups: Sequence[CompletionGroup], temperature: float = 1.0, readout: nn.Module | None = None
+    model: nn.Module,
+    groups: Sequence[CompletionGroup],
+    temperature: float = 1.0,
+    readout: nn.Module | None = None,
+    entropy_gradient: bool = False,
 ) -> TokenLogprobs:
     """Compute the log-probability of every token of the groups' completions; see `completion_logprobs`."""
-    completions = [[completion.ids for completion in group.completions] for group in groups]
-    prompts = [group.prompt_ids for group in groups]
-    return completion_logprobs(model, prompts, completions, temperature=temperature, readout=readout)
+    return completion_logprobs(
+        model,
+        [group.prompt_ids for group in groups],
+        [[completion.ids for completion in group.completions] for group in groups],
+        temperature=temperature,
+        readout=readout,
+        entropy_gradient=entropy_gradient,
+    )
 
 
 def pad_rows(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from probe import LM
 from tests.models import random_lm
@@ -128,3 +129,13 @@ def test_an_adapter_is_measured_where_it_is(model_dir: Path, tmp_path: Path) -> 
     parts = parts_of(LoRATrainee(LM.load(model_dir), config).module)
     assert set(parts) == {"blocks.0", "blocks.1"}
     assert all("lora_" in name for names in parts.values() for name in names)
+
+
+@pytest.mark.parametrize("method", ["pretrain", "rlvr"])
+def test_what_is_recorded_changes_no_weight(method: str, configs: Configs) -> None:
+    """To the last bit, whether steps are logged or not."""
+    make = configs(method)
+    runs = [train(make(f"every{n}", steps=5, log_every=n)) for n in (1, 99)]
+    often, rarely = (load_file(run.checkpoints()[-1].path / "model.safetensors") for run in runs)
+    assert [len(run.metrics().dropna(subset=["grad_norm"])) for run in runs] == [5, 2]
+    assert all(torch.equal(tensor, rarely[name]) for name, tensor in often.items())

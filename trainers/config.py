@@ -552,6 +552,16 @@ class RLVRConfig(OnlineConfig):
     kl_estimator: Literal["k1", "k2", "k3", "k3w"] = "k3w"
     """Estimator of the KL in the loss: k3w has the KL's gradient, k2 with one update per step; k3 (GRPO's) and k1 do
     not."""
+    entropy_coef: float = 0.0
+    """Weight of an entropy bonus in the loss; with --entropy-target its first value."""
+    entropy_target: float = 0.0
+    """Entropy in nats per token below which the bonus is on: its weight then grows by --entropy-coef-delta a step, and
+    falls otherwise; 0 keeps the weight fixed."""
+    entropy_coef_delta: float = 0.005
+    """Change of the bonus's weight per step with --entropy-target."""
+    dynamic_sampling: int = 0
+    """Largest number of times that the groups of a step with equal rewards are replaced by groups of other prompts
+    (DAPO's dynamic sampling); 0 keeps them."""
     mask_truncated: bool = False
     """Exclude completions that reached --max-new-tokens from the loss."""
     lr: float = 3e-4
@@ -568,16 +578,21 @@ class RLVRConfig(OnlineConfig):
             f"{RLVRConfig.epsilon}, the default, with --normalisation cispo, which has no lower bound",
         )
         self.require(self.epsilon_high > 0, "epsilon_high", "a number above 0")
-        self.require(self.beta >= 0, "beta", "0 or more")
+        for name in ("beta", "dynamic_sampling", "entropy_coef", "entropy_target"):
+            self.require(getattr(self, name) >= 0, name, "0 or more")
+        self.require(self.entropy_coef_delta > 0, "entropy_coef_delta", "a number above 0")
 
     @property
     def price(self) -> float | None:
         """The beta of E10 to which the loss is equivalent, if there is one.
 
         The mean of a group contains each completion itself, which removes 1/G of the reward's gradient and nothing of
-        the KL's. If rewards are divided by the standard deviation, the equivalent beta differs from group to group.
+        the KL's. If rewards are divided by the standard deviation, the equivalent beta differs from group to group, and
+        with dynamic sampling from prompt to prompt. An entropy bonus is another objective.
         """
         if self.normalisation != "dr_grpo" or not self.beta or self.temperature != 1:
+            return None
+        if self.dynamic_sampling or self.entropy_coef or self.entropy_target:
             return None
         return self.beta * self.group / (self.group - 1)
 

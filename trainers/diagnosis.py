@@ -92,6 +92,23 @@ def group_metrics(groups: Sequence[Sequence[Sequence[int]]], rewards: Sequence[S
     }
 
 
+def entropy_by_position(entropies: Sequence[Sequence[float]]) -> dict[str, float]:
+    """Return the mean entropy at the first token, and in the first and the last quarter of the completions.
+
+    A quarter of L tokens has L / 4 of them, rounded up. Means are over tokens; without any there are none.
+
+    Args:
+        entropies: for each completion the entropy in nats of the distribution that each token was drawn from.
+    """
+    parts = {
+        "first_token": [row[:1] for row in entropies],
+        "first_quarter": [row[: math.ceil(len(row) / 4)] for row in entropies],
+        "last_quarter": [row[len(row) - math.ceil(len(row) / 4) :] for row in entropies],
+    }
+    sums = {name: (sum(map(math.fsum, rows)), sum(map(len, rows))) for name, rows in parts.items()}
+    return {f"entropy/{name}": total / count for name, (total, count) in sums.items() if count}
+
+
 def shared_ngram(completions: Sequence[Sequence[int]]) -> float:
     """Return the share of completions that hold the n-gram of `NGRAM` tokens that most of them hold."""
     counts: Counter[tuple[int, ...]] = Counter()

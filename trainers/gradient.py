@@ -219,7 +219,7 @@ def kl_weights(drift: Float[Tensor, "N L"], ratio: Float[Tensor, "N L"], estimat
 
 @dataclass(frozen=True)
 class GroupTerms:
-    """Terms of the loss of RLVR."""
+    """Terms of the loss of RLVR in log-probabilities: an entropy bonus is none of them."""
 
     beta: float = RLVRConfig.beta
     """Weight of the KL; 0 leaves it out."""

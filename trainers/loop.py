@@ -27,8 +27,9 @@ from probe.errors import RunError
 from probe.runs import thin
 from probe.ticks import announce
 from trainers import checkpoint
+from trainers.block_metrics import BlockMetrics
 from trainers.checkpoint import State
-from trainers.optimizer import Optimizer, learning_rate, take_gradients
+from trainers.optimizer import Optimizer, learning_rate, take_gradients, with_gradient
 from trainers.record import Origin, Record
 from trainers.session import Session
 from trainers.trainee import Trainee
@@ -105,9 +106,13 @@ def take_step(
     *,
     lr: float,
     detail: bool = False,
+    blocks: BlockMetrics | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> StepOutcome:
-    """Update the weights on `batch` (the same on every process), unless the loss or gradient is not finite."""
+    """Update the weights on `batch` (the same on every process), unless the loss or gradient is not finite.
+
+    Metrics are computed with `detail`, those of the parts of the model if `blocks` is given.
+    """
     config, parts = session.config, session.parts(batch)
     optimizer.zero_grad(set_to_none=True)
     losses = []
@@ -120,8 +125,9 @@ def take_step(
         losses.append(replace(loss, total=loss.total.detach()))
     total, count, tokens, stops, metrics = _sums(session, losses, stop())
     gradients = take_gradients(optimizer)
-    scale = session.processes / count  # data parallelism has averaged over the processes
-    norm = float(torch.nn.utils.get_total_norm(gradients))
+    scale = unit = session.processes / count  # data parallelism has averaged over the processes
+    norms = torch.stack(torch._foreach_norm(gradients))
+    norm = float(torch.linalg.vector_norm(norms))
     if session.shards:
         norm = math.sqrt(session.total([norm**2])[0])
     norm *= scale
@@ -129,10 +135,17 @@ def take_step(
     if outcome.finite:
         if config.clip and norm > config.clip:
             scale *= config.clip / norm
+        before: Sequence[Tensor] = ()
+        if blocks:
+            named = zip(with_gradient(optimizer), norms.tolist(), strict=True)
+            outcome.metrics.update(blocks.gradients(named, unit))
+            before = blocks.weights()
         torch._foreach_mul_(gradients, scale)
         for group in optimizer.param_groups:
             group["lr"] = lr
         optimizer.step()
+        if blocks:
+            outcome.metrics.update(blocks.updates(before))
     return outcome
 
 
@@ -266,7 +279,7 @@ def _steps(
         if method.milestone(0):
             record.log(0, evaluate(session, method))
         record.capture(0)
-    pace = StepTimer()
+    pace, blocks = StepTimer(), BlockMetrics(session, module, optimizer)
     with Bar(f"{method.name} steps", config.steps, state.step, session.main) as bar:
         for step in range(state.step + 1, config.steps + 1):
             last, milestone = step == config.steps, method.milestone(step)
@@ -277,7 +290,14 @@ def _steps(
                 for batch in method.batches(step):
                     module.train(method.dropout)
                     outcome = take_step(
-                        session, objective, optimizer, batch, lr=lr, detail=detail, stop=lambda: request.asked
+                        session,
+                        objective,
+                        optimizer,
+                        batch,
+                        lr=lr,
+                        detail=detail,
+                        blocks=blocks if detail else None,
+                        stop=lambda: request.asked,
                     )
                     if not outcome.finite:
                         raise record.stop_error(

@@ -63,7 +63,12 @@ def take_gradients(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     """Return the gradients that the next step uses; they may be scaled in place."""
     if isinstance(optimizer, Optimizer):
         optimizer.collect()
-    return [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    return [updated.grad for updated in with_gradient(optimizer) if updated.grad is not None]
+
+
+def with_gradient(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Return the updated tensors that have a gradient."""
+    return [updated for group in optimizer.param_groups for updated in group["params"] if updated.grad is not None]
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:

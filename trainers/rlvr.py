@@ -15,17 +15,20 @@ and `--normalisation` sets A, the ratio, s and the divisor of the sum of the l_t
     cispo     A as grpo                        as dapo, with s = - sg(min(w_t, 1 + epsilon_high)) A log pi
 
 where sg stops the gradient. In gspo it flows through w to every token of the completion, and the clip removes whole
-completions; in cispo every token keeps its gradient, and only its weight is bounded.
+completions; in cispo every token keeps its gradient, and only its weight is bounded. An entropy bonus
+(`--entropy-coef`) adds - alpha H(pi(. | x, y_<t)) to l_t; with `--entropy-target` alpha is adapted (`EntropyControl`).
 
 GRPO: Shao et al. 2024 (arXiv 2402.03300); Dr. GRPO: Liu et al. 2025 (arXiv 2503.20783); DAPO, with a wider clipping
-range above 1 (`--epsilon-high`) and truncated completions left out (`--mask-truncated`): Yu et al. 2025 (arXiv
-2503.14476); GSPO, with `--epsilon 3e-4 --epsilon-high 4e-4`: Zheng et al. 2025 (arXiv 2507.18071); CISPO: MiniMax 2025
-(arXiv 2506.13585). Departures from the papers: the KL estimator is k3w, GRPO's k3 times the token's ratio, which has
-the gradient of KL(pi || pi_ref) where k3 alone has that of KL(pi_ref || pi) (`ESTIMATORS`); a group's prompt is
-computed once for all of its completions; DAPO's dynamic sampling is left out, and groups with equal rewards are counted
-instead (`frac_reward_zero_std`). Departures from TRL: the bound of cispo is 1 + epsilon_high as in the paper, where TRL
-has epsilon_high (its 5 is 4 here); in gspo the ratio of k3w is the token's, where TRL's is the completion's, which does
-not have the gradient of the KL.
+range above 1 (`--epsilon-high`), truncated completions left out (`--mask-truncated`) and groups with equal rewards
+drawn anew (`--dynamic-sampling`): Yu et al. 2025 (arXiv 2503.14476); GSPO, with `--epsilon 3e-4 --epsilon-high 4e-4`:
+Zheng et al. 2025 (arXiv 2507.18071); CISPO: MiniMax 2025 (arXiv 2506.13585). Departures from the papers: the KL
+estimator is k3w, GRPO's k3 times the token's ratio, which has the gradient of KL(pi || pi_ref) where k3 alone has that
+of KL(pi_ref || pi) (`ESTIMATORS`); a group's prompt is computed once for all of its completions; groups with equal
+rewards are drawn anew a limited number of times, and those that are left stay in the batch, without a policy gradient.
+Departures from TRL: the bound of cispo is 1 + epsilon_high as in the paper, where TRL has epsilon_high (its 5 is 4
+here); in gspo the ratio of k3w is the token's, where TRL's is the completion's, which does not have the gradient of the
+KL; the entropy bonus is averaged as the other terms of l_t are (as in verl), where TRL's is the mean over tokens, as
+here with dapo and cispo, and it is adapted once a step, where TRL does so after each update.
 
     probe train rlvr --out runs/rlvr --base base
     probe train rlvr --out runs/rlvr --base Qwen/Qwen2.5-0.5B-Instruct --data problems.jsonl --reward judge.py:correct
@@ -50,8 +53,10 @@ from probe.cli import main
 from probe.world import World
 from trainers.config import RLVRConfig
 from trainers.diagnosis import SamplingGap
+from trainers.entropy_control import EntropyControl, mean_entropy
 from trainers.loop import Loss, Method, fit
 from trainers.sampling import (
+    Completion,
     CompletionGroup,
     Sampler,
     group_logprobs,
@@ -292,21 +297,33 @@ class RLVR(Method):
         self.config, self.trainee, self.sampler, self.world = config, trainee, sampler, world
         self._step, self._gap = 0, SamplingGap()
         self._examples: list[WeightedGroup] = []
+        self._entropy = EntropyControl(config.entropy_coef, config.entropy_target, config.entropy_coef_delta)
+        self._bonus = config.entropy_coef
 
     def batches(self, step: int) -> Iterator[Sequence[WeightedGroup]]:
         """Sample and score, and yield the minibatches of each pass."""
         config = self.config
-        groups = self.sampler.sample(step, config.beta > 0 or config.logs(step) or config.records(step))
+        with_reference = config.beta > 0 or config.logs(step) or config.records(step)
+        groups = self.sampler.sample(step, with_reference, config.dynamic_sampling)
         self._step, self._examples = step, with_advantages(groups, config.normalisation)
+        if self._entropy.active:
+            self._bonus = self._entropy.next(
+                mean_entropy(c.entropy for group in groups for c in group.completions if self._counts(c))
+            )
         yield from self._gap.first(minibatches(config, step, self._examples))
+
+    def _counts(self, completion: Completion) -> bool:
+        """Return whether a completion is in the loss."""
+        return completion.finished or not self.config.mask_truncated
 
     def loss(self, model: nn.Module, examples: Sequence[WeightedGroup], detail: bool) -> Loss:
         """Return the weighted loss summed over the tokens of the groups; the count is the normalisation's divisor."""
         config = self.config
         completions = [completion for example in examples for completion in example.group.completions]
-        outputs = group_logprobs(model, [example.group for example in examples], config.temperature)
+        groups = [example.group for example in examples]
+        outputs = group_logprobs(model, groups, config.temperature, entropy_gradient=self._bonus > 0)
         logprobs, device = outputs.values, outputs.values.device
-        keep = torch.tensor([c.finished or not config.mask_truncated for c in completions], device=device)
+        keep = torch.tensor([self._counts(c) for c in completions], device=device)
         mask = outputs.mask & keep[:, None]
         old = logprobs.detach() if config.on_policy else pad_rows([c.logprobs for c in completions], device)
         advantages = torch.tensor([a for example in examples for a in example.advantages], device=device)
@@ -319,13 +336,15 @@ class RLVR(Method):
         if config.beta and drift is not None:
             estimator = ESTIMATORS[config.kl_estimator]
             losses = losses + config.beta * estimator.term(logprobs, drift, ratio)
+        if self._bonus:
+            losses = losses - self._bonus * outputs.entropy
         weights, count = variant.weights(mask, config.max_new_tokens)
         metrics: dict[str, tuple[Tensor | float, int]] = {}
         if detail:
             self._gap.add(logprobs, outputs.mask, [c.logprobs for c in completions])
             n, (shares, units) = int(mask.sum()), variant.unit.shares(mask, config.max_new_tokens)
             metrics = {
-                "entropy": ((outputs.entropy * mask).sum(), n),
+                "entropy": ((outputs.entropy.detach() * mask).sum(), n),
                 "clip_ratio/low_mean": ((policy.low * shares).sum(), units),
                 "clip_ratio/high_mean": ((policy.high * shares).sum(), units),
             }
@@ -336,7 +355,13 @@ class RLVR(Method):
 
     def metrics(self) -> dict[str, float]:
         """Return rewards, lengths and gold metrics of the step's samples, and the gap between sampler and trainer."""
-        metrics = rollout_metrics([example.group for example in self._examples], self.world)
+        groups = [example.group for example in self._examples]
+        metrics = rollout_metrics(groups, self.world)
+        if self.config.dynamic_sampling:
+            draws = sum(group.draws for group in groups)
+            metrics["sampling/discarded_groups"] = (draws - len(groups)) / draws
+        if self._entropy.active:
+            metrics["entropy_coef"] = self._bonus
         return metrics | self._gap.metrics(self.sampler.session)
 
     def rollouts(self) -> list[Mapping[str, Any]]:
@@ -349,6 +374,17 @@ class RLVR(Method):
         groups, advantages = [e.group for e in self._examples], [e.advantages for e in self._examples]
         tokenizer = self.trainee.lm.tokenizer
         return list(rollout_rows(self._step, groups, advantages, tokenizer, self.config.rollouts_kept))
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the coefficient of the entropy bonus if it is adapted."""
+        if not self.config.entropy_target:
+            return {}
+        return {"entropy_coef": torch.tensor(self._entropy.coefficient, dtype=torch.float64)}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Restore the coefficient of the entropy bonus."""
+        if "entropy_coef" in state:
+            self._entropy.coefficient = float(state["entropy_coef"])
 
 
 def train(config: RLVRConfig) -> Run:

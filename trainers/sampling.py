@@ -9,7 +9,7 @@ tokens are used.
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,7 +33,7 @@ from probe.world import World
 from probe.world.language import read
 from trainers.checkpoint import last_checkpoint
 from trainers.config import FINAL_ANSWER, OnlineConfig
-from trainers.diagnosis import group_metrics
+from trainers.diagnosis import entropy_by_position, group_metrics
 from trainers.loop import draw
 from trainers.record import CAPTURE_TOKENS, AnsweredPrompt, Origin, answered_prompts, data_texts, file_hash
 from trainers.reference import Aim, ReferenceEvaluation
@@ -196,6 +196,8 @@ class CompletionGroup:
     completions: list[Completion]
     number: int
     """Index in the batch of the step."""
+    draws: int = 1
+    """Number of groups that were sampled for this place; all but this one had equal rewards."""
 
     @property
     def tokens(self) -> int:
@@ -231,28 +233,46 @@ class Sampler:
         self.prompts, self.rewards, self.reference = prompts, rewards, reference
 
     @torch.no_grad()
-    def sample(self, step: int, with_reference: bool = True) -> list[CompletionGroup]:
+    def sample(self, step: int, with_reference: bool = True, redraws: int = 0) -> list[CompletionGroup]:
         """Sample and score the groups of a step, equal on every process.
 
-        The reference scores them too, if there is one and `with_reference` is set.
+        A group whose rewards are all equal is replaced by one of another prompt, at most `redraws` times (dynamic
+        sampling: Yu et al. 2025, arXiv 2503.14476). The reference scores the groups that remain, if there is one and
+        `with_reference` is set.
         """
-        config = self.config
-        places = list(enumerate(draw(len(self.prompts), config.batch_size, step, config.seed)))
         groups: list[CompletionGroup] = []
-        for part in self.session.parts(places):
-            groups += self._score(self._sample_groups(step, part), with_reference)
+        for part in self.session.parts(list(enumerate(self._places(step, 0)))):
+            made = self._score(self._sample_groups(step, part))
+            for attempt in range(1, redraws + 1):
+                made = self._redraw(step, made, attempt)
+            groups += self._refer(made) if with_reference else made
         all_groups: list[CompletionGroup] = gather_object(groups) if self.session.processes > 1 else groups
         return all_groups
+
+    def _places(self, step: int, attempt: int) -> list[int]:
+        """Return the number of the prompt at each index of the batch; each attempt has its own order of all prompts."""
+        seed = derive_seed(self.config.seed, attempt, REDRAWING) if attempt else self.config.seed
+        return draw(len(self.prompts), self.config.batch_size, step, seed)
+
+    def _redraw(self, step: int, groups: Sequence[CompletionGroup], attempt: int) -> list[CompletionGroup]:
+        """Return the groups with those of equal rewards replaced by groups of other prompts."""
+        prompts = self._places(step, attempt)
+        places = [(group.number, prompts[group.number]) for group in groups if equal_rewards(group)]
+        if not places:
+            return list(groups)
+        new = {group.number: group for group in self._score(self._sample_groups(step, places, attempt))}
+        return [dataclasses.replace(new.get(g.number, g), draws=g.draws + (g.number in new)) for g in groups]
 
     def groups(self, step: int, places: Sequence[tuple[int, int]]) -> list[CompletionGroup]:
         """Sample and score groups of some prompts, without the reference.
 
         The prompts are given as (index in the batch, number of the prompt).
         """
-        return self._score(self._sample_groups(step, places), with_reference=False)
+        return self._score(self._sample_groups(step, places))
 
-    def _sample_groups(self, step: int, places: Sequence[tuple[int, int]]) -> list[CompletionGroup]:
+    def _sample_groups(self, step: int, places: Sequence[tuple[int, int]], attempt: int = 0) -> list[CompletionGroup]:
         """Sample groups of prompts, given as (index in the batch, number of the prompt), without scoring them."""
+        key = (step, attempt) if attempt else (step,)
         config, lm = self.config, self.trainee.lm
         prompts = [self.prompts[index] for _, index in places]
         with self.session.autocast():
@@ -263,7 +283,7 @@ class Sampler:
                 temperature=config.temperature,
                 top_k=config.top_k,
                 top_p=config.top_p,
-                seed=[derive_seed(config.seed, step, place, SAMPLING) for place, _ in places],
+                seed=[derive_seed(config.seed, *key, place, SAMPLING) for place, _ in places],
             )
         columns = output.ids, output.text, output.logprobs.tolist(), output.entropy.tolist(), output.finished.tolist()
         completions = [
@@ -280,40 +300,55 @@ class Sampler:
             for i, (prompt, (place, _)) in enumerate(zip(prompts, places, strict=True))
         ]
 
-    def _score(self, groups: Sequence[CompletionGroup], with_reference: bool) -> list[CompletionGroup]:
-        """Return the groups with rewards and, if requested, with log-probabilities under the reference."""
+    def _score(self, groups: Sequence[CompletionGroup]) -> list[CompletionGroup]:
+        """Return the groups with rewards."""
         flat = [(group, completion) for group in groups for completion in group.completions]
         columns = {name: [group.columns[name] for group, _ in flat] for name in groups[0].columns}
         columns |= {"prompt_ids": [g.prompt_ids for g, _ in flat], "completion_ids": [c.ids for _, c in flat]}
         prompts, texts = [group.prompt for group, _ in flat], [completion.text for _, completion in flat]
         scores = {reward.name: reward(prompts, texts, **columns) for reward in self.rewards}
         parts = [{name: values[i] for name, values in scores.items()} for i in range(len(flat))]
-        reference: list[list[float] | None] = [None] * len(flat)
-        if self.reference is not None and with_reference:
-            reference = self._reference(groups, self.reference)
-        completions = iter(
-            dataclasses.replace(
-                completion, rewards=rewards, reward=weighted_sum(rewards, self.config.weights), ref_logprobs=logprobs
-            )
-            for (_, completion), rewards, logprobs in zip(flat, parts, reference, strict=True)
+        return _changed(
+            groups, [{"rewards": each, "reward": weighted_sum(each, self.config.weights)} for each in parts]
         )
-        return [dataclasses.replace(g, completions=[next(completions) for _ in g.completions]) for g in groups]
 
-    def _reference(self, groups: Sequence[CompletionGroup], reference: Reference) -> list[list[float] | None]:
+    def _refer(self, groups: Sequence[CompletionGroup]) -> list[CompletionGroup]:
+        """Return the groups with log-probabilities under the reference, if there is one."""
+        if self.reference is None:
+            return list(groups)
         ids = [[completion.ids for completion in group.completions] for group in groups]
         with self.session.autocast():
-            outputs = reference.logprobs([g.prompt_ids for g in groups], ids, temperature=self.config.temperature)
+            outputs = self.reference.logprobs([g.prompt_ids for g in groups], ids, temperature=self.config.temperature)
         lengths = outputs.mask.sum(1).tolist()
-        return [row[:length] for row, length in zip(outputs.values.tolist(), lengths, strict=True)]
+        rows = zip(outputs.values.tolist(), lengths, strict=True)
+        return _changed(groups, [{"ref_logprobs": row[:length]} for row, length in rows])
+
+
+def _changed(groups: Sequence[CompletionGroup], changes: Iterable[Mapping[str, Any]]) -> list[CompletionGroup]:
+    """Return the groups with changes of the fields of each completion."""
+    rest = iter(changes)
+    return [
+        dataclasses.replace(g, completions=[dataclasses.replace(c, **next(rest)) for c in g.completions])
+        for g in groups
+    ]
 
 
 def group_logprobs(
-    model: nn.Module, groups: Sequence[CompletionGroup], temperature: float = 1.0, readout: nn.Module | None = None
+    model: nn.Module,
+    groups: Sequence[CompletionGroup],
+    temperature: float = 1.0,
+    readout: nn.Module | None = None,
+    entropy_gradient: bool = False,
 ) -> TokenLogprobs:
     """Compute the log-probability of every token of the groups' completions; see `completion_logprobs`."""
-    completions = [[completion.ids for completion in group.completions] for group in groups]
-    prompts = [group.prompt_ids for group in groups]
-    return completion_logprobs(model, prompts, completions, temperature=temperature, readout=readout)
+    return completion_logprobs(
+        model,
+        [group.prompt_ids for group in groups],
+        [[completion.ids for completion in group.completions] for group in groups],
+        temperature=temperature,
+        readout=readout,
+        entropy_gradient=entropy_gradient,
+    )
 
 
 def pad_rows(
@@ -364,7 +399,7 @@ def rollout_rows(
 
 
 def rollout_metrics(groups: Sequence[CompletionGroup], world: World | None) -> dict[str, float]:
-    """Return the metrics of a step's samples (docs/metrics.md): rewards, lengths, repetition, gold metrics in a world.
+    """Return the metrics of a step's samples (docs/metrics.md): rewards, lengths, repetition, entropy, gold in a world.
 
     Means and standard deviations (with n - 1) are over the completions with a reward.
     """
@@ -377,7 +412,7 @@ def rollout_metrics(groups: Sequence[CompletionGroup], world: World | None) -> d
     metrics["completions/mean_length"] = sum(len(c.ids) for c in flat) / len(flat)
     metrics["completions/clipped_ratio"] = sum(not c.finished for c in flat) / len(flat)
     ids, rewards = ([[getattr(c, name) for c in group.completions] for group in groups] for name in ("ids", "reward"))
-    metrics |= group_metrics(ids, rewards)
+    metrics |= group_metrics(ids, rewards) | entropy_by_position([c.entropy for c in flat])
     cuts = [c.cut_mass for c in flat if c.cut_mass is not None]
     if cuts:
         metrics["sampling/cut_mass"] = math.fsum(cuts) / sum(len(c.ids) for c in flat)
@@ -428,7 +463,7 @@ def asks_the_unknown(world: World, prompt: str) -> bool:
     return world.truth(reading.subject, reading.relation) is None
 
 
-SAMPLING, SHUFFLING, ASKING = 1, 2, 3
+SAMPLING, SHUFFLING, ASKING, REDRAWING = 1, 2, 3, 4
 """Purposes of derived seeds, combined with the run's seed and the step; evaluations use seeds that are not derived."""
 
 

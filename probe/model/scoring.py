@@ -136,7 +136,7 @@ class TokenLogprobs(NamedTuple):
     mask: Bool[Tensor, "N L"]
     """True at real tokens."""
     entropy: Float[Tensor, "N L"]
-    """Entropy of the distribution the token was drawn from, in nats; 0 where masked; detached."""
+    """Entropy of the distribution the token was drawn from, in nats; 0 where masked; detached unless requested."""
     likeliest: Bool[Tensor, "N L"]
     """True where the token is the most probable one; false where masked."""
     readout: Float[Tensor, "N L"] | None = None
@@ -162,6 +162,7 @@ class _Batch:
     """True at real tokens."""
     temperature: float = 1.0
     readout: nn.Module | None = None
+    entropy_gradient: bool = False
 
     @classmethod
     def of(cls, model: nn.Module, prompts: Sequence[Ids], completions: Sequence[Sequence[Ids]], *read: Any) -> "_Batch":
@@ -180,6 +181,7 @@ def completion_logprobs(
     temperature: float = 1.0,
     share_prompt: bool = True,
     readout: nn.Module | None = None,
+    entropy_gradient: bool = False,
 ) -> TokenLogprobs:
     """Return log pi(token | prompt, tokens before) of every token of every completion (E1, E8, E13).
 
@@ -193,6 +195,7 @@ def completion_logprobs(
             (`probe.model.sharing`), run each completion with its prompt.
         readout: a head from the states [... d] that enter the unembedding to numbers [...], such as the values of PPO;
             it reads the state before each completion token.
+        entropy_gradient: whether entropies are differentiable, too.
 
     Raises:
         DataError: an empty prompt, or a sequence longer than the model's context.
@@ -202,7 +205,7 @@ def completion_logprobs(
         raise ConfigError(f"Log-probabilities at temperature {temperature} do not exist: give a positive number.")
     pairs = zip(prompts, completions, strict=True)
     check_lengths(model, prompts, [len(prompt) + len(ids) for prompt, group in pairs for ids in group])
-    batch = _Batch.of(model, prompts, completions, temperature, readout)
+    batch = _Batch.of(model, prompts, completions, temperature, readout, entropy_gradient)
     if not batch.mask.any():
         return _nothing(model, readout, batch.mask)
     trees_fit = share_prompt and can_branch(model) and fits(unwrap(model), prompts, completions)
@@ -337,7 +340,7 @@ def _score_as_trees(model: nn.Module, batch: _Batch, before: DynamicCache | None
     with unembed_only(inner, sources):
         output = forward(model, ids, use_cache=before is not None, readout=batch.readout, **inputs)
     readout = None if batch.readout is None else output.readout[0]
-    return _spread(output.logits[0], batch.targets, batch.mask, batch.temperature, readout)
+    return _spread(output.logits[0], batch.targets, batch.mask, batch.temperature, readout, batch.entropy_gradient)
 
 
 def _score_behind(model: nn.Module, batch: _Batch) -> TokenLogprobs:
@@ -377,7 +380,7 @@ def _score_shared(model: nn.Module, batch: _Batch) -> TokenLogprobs:
     first = TokenLogprobs(
         values=logprobs[owner, targets[:, 0]][:, None].where(nonempty, 0),
         mask=nonempty,
-        entropy=entropy(logprobs)[owner][:, None].where(nonempty, 0),
+        entropy=entropy(logprobs, batch.entropy_gradient)[owner][:, None].where(nonempty, 0),
         likeliest=(logprobs.argmax(-1)[owner] == targets[:, 0])[:, None] & nonempty,
         readout=None if readout is None else head.readout[owner].where(nonempty, 0),
     )
@@ -388,7 +391,8 @@ def _score_shared(model: nn.Module, batch: _Batch) -> TokenLogprobs:
     places = positions(whole)[:, ids.shape[1] :]
     inputs = {"attention_mask": whole.long(), "position_ids": places, "past_key_values": cache}
     tail = forward(model, targets[:, :-1], use_cache=True, readout=readout, **inputs)
-    rest = _token_logprobs(tail.logits, targets[:, 1:], mask[:, 1:], batch.temperature, tail.readout)
+    read = batch.temperature, tail.readout, batch.entropy_gradient
+    rest = _token_logprobs(tail.logits, targets[:, 1:], mask[:, 1:], *read)
     both = [[column for column in part if column is not None] for part in (first, rest)]
     return TokenLogprobs(*(torch.cat(pair, dim=1) for pair in zip(*both, strict=True)))
 
@@ -404,14 +408,16 @@ def _plain(model: nn.Module, batch: _Batch) -> TokenLogprobs:
     inputs: dict[str, Any] = {"attention_mask": whole.long(), "position_ids": positions(whole)}
     rows = torch.cat([ids[owner], batch.targets[:, :-1]], dim=1)
     output = forward(model, rows, keep=mask.shape[1], use_cache=False, readout=batch.readout, **inputs)
-    return _token_logprobs(output.logits, batch.targets, mask, batch.temperature, output.readout)
+    read = batch.temperature, output.readout, batch.entropy_gradient
+    return _token_logprobs(output.logits, batch.targets, mask, *read)
 
 
 def _alone(model: nn.Module, batch: _Batch) -> TokenLogprobs:
     """Score each completion in a separate pass without padding, for models that do not handle padding."""
     flat, mask = [ids for group in batch.completions for ids in group], batch.mask
+    read = batch.temperature, batch.readout, batch.entropy_gradient
     rows = [
-        _plain(model, _Batch.of(model, [batch.prompts[at]], [[ids]], batch.temperature, batch.readout))
+        _plain(model, _Batch.of(model, [batch.prompts[at]], [[ids]], *read))
         for at, ids in zip(batch.owner.tolist(), flat, strict=True)
         if len(ids)
     ]
@@ -440,9 +446,11 @@ def _token_logprobs(
     mask: Bool[Tensor, "N L"],
     temperature: float,
     readout: Float[Tensor, "N L"] | None = None,
+    entropy_gradient: bool = False,
 ) -> TokenLogprobs:
     """Return the log-probabilities of the targets at real tokens; 0 elsewhere."""
-    return _spread(logits[mask], targets, mask, temperature, None if readout is None else readout[mask])
+    read = None if readout is None else readout[mask]
+    return _spread(logits[mask], targets, mask, temperature, read, entropy_gradient)
 
 
 def _spread(
@@ -451,6 +459,7 @@ def _spread(
     mask: Bool[Tensor, "N L"],
     temperature: float,
     readout: Float[Tensor, " M"] | None = None,
+    entropy_gradient: bool = False,
 ) -> TokenLogprobs:
     """Return the log-probabilities of the targets from the logits of the M real tokens in reading order."""
     logprobs = _log_softmax(logits, temperature)
@@ -459,7 +468,7 @@ def _spread(
     return TokenLogprobs(
         values=empty.masked_scatter(mask, values),
         mask=mask,
-        entropy=empty.masked_scatter(mask, entropy(logprobs)),
+        entropy=empty.masked_scatter(mask, entropy(logprobs, entropy_gradient)),
         likeliest=torch.zeros_like(mask).masked_scatter(mask, values == logprobs.detach().amax(-1)),
         readout=None if readout is None else empty.masked_scatter(mask, readout),
     )
@@ -471,13 +480,13 @@ def _log_softmax(logits: Float[Tensor, "... V"], temperature: float) -> Float[Te
     return (logits if temperature == 1.0 else logits / temperature).log_softmax(-1)
 
 
-@torch.no_grad()
-def entropy(logprobs: Float[Tensor, "... V"]) -> Float[Tensor, "..."]:
+def entropy(logprobs: Float[Tensor, "... V"], differentiable: bool = False) -> Float[Tensor, "..."]:
     """Return the entropy of log-distributions in nats."""
-    shares = logprobs.softmax(-1)  # torch's exp takes many times as long
-    with torch.autocast(logprobs.device.type, enabled=False):
-        found = -torch.linalg.vecdot(shares, logprobs)
-    return -(shares * logprobs.clamp(min=-1e9)).sum(-1) if bool(found.isnan().any()) else found  # 0 log 0 is 0
+    with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):
+        shares = logprobs.softmax(-1)  # torch's exp takes many times as long
+        with torch.autocast(logprobs.device.type, enabled=False):
+            found = -torch.linalg.vecdot(shares, logprobs)
+        return -(shares * logprobs.clamp(min=-1e9)).sum(-1) if bool(found.isnan().any()) else found  # 0 log 0 is 0
 
 
 Groups = Sequence[Sequence[Ids]]

@@ -9,10 +9,11 @@ import pytest
 import torch
 from transformers import TopKLogitsWarper, TopPLogitsWarper
 
+from probe import LM
 from probe.model.scoring import completion_logprobs
 from tests.trainers.quick import train
 from trainers import sampling
-from trainers.diagnosis import SamplingGap, gap_metrics, group_metrics
+from trainers.diagnosis import SamplingGap, entropy_by_position, gap_metrics, group_metrics
 
 MEAN, MAX = (f"sampling/sampling_logp_difference/{kind}" for kind in ("mean", "max"))
 LOW, RATIO, HIGH = (f"sampling/importance_sampling_ratio/{kind}" for kind in ("min", "mean", "max"))
@@ -68,6 +69,41 @@ def test_groups_against_a_slow_reference(seed: int) -> None:
     rewards[rng.random((4, 6)) < 0.2] = math.nan
     rewards[3] = math.nan
     assert group_metrics(groups, rewards.tolist()) == pytest.approx(slow_groups(groups, rewards.tolist()), rel=1e-9)
+
+
+def test_entropy_by_position_by_hand() -> None:
+    """Lengths that four divides and does not; a completion of one token is its own first and last quarter."""
+    rows = [[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0], [10.0, 20.0, 30.0, 40.0, 50.0], [100.0], []]
+    assert entropy_by_position(rows) == pytest.approx(
+        {
+            "entropy/first_token": (1 + 10 + 100) / 3,
+            "entropy/first_quarter": (1 + 2 + 10 + 20 + 100) / 5,
+            "entropy/last_quarter": (7 + 8 + 40 + 50 + 100) / 5,
+        }
+    )
+    assert entropy_by_position([[], []]) == {}
+
+
+@sampled
+def test_entropy_by_position_of_a_step(method: str, configs: Any) -> None:
+    """Against the model's own distributions after the tokens of the recorded rollouts, one token at a time."""
+    config = configs(method)(steps=1, temperature=0.7, rollouts_kept=99, lr=1e-9, **METHODS[method])
+    run = train(config)
+    lm, found = LM.load(config.base), {"first_token": [], "first_quarter": [], "last_quarter": []}
+    for row in run.rollouts().to_dict("records"):
+        prompt, ids = lm.tokenizer(row["prompt"])["input_ids"], row["token_ids"]
+        for t in range(len(ids)):
+            with torch.no_grad():
+                logprobs = (lm.model(torch.tensor([[*prompt, *ids[:t]]])).logits[0, -1] / 0.7).log_softmax(-1)
+            entropy = float(torch.distributions.Categorical(logits=logprobs).entropy())
+            left = len(ids) - 1 - t
+            where = {"first_token": t == 0, "first_quarter": t < len(ids) / 4, "last_quarter": left < len(ids) / 4}
+            for name in found:
+                found[name] += [entropy] if where[name] else []
+    logged = run.metrics().dropna(subset=["grad_norm"]).iloc[0]
+    for name, values in found.items():
+        assert logged[f"entropy/{name}"] == pytest.approx(sum(values) / len(values), rel=1e-4)
+    assert len({round(sum(values) / len(values), 3) for values in found.values()}) == 3
 
 
 @pytest.mark.parametrize("rewards", [[[0.1] * 3, [math.nan] * 3], [[math.nan] * 3] * 2])

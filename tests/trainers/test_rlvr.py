@@ -89,6 +89,63 @@ def loss_and_gradient(
     return float(loss.total.detach()) / max(loss.count, 1), gradients, loss
 
 
+def trl_trainer(lm: LM, base: LM, settings: RLVRConfig, **options: Any) -> tuple[Any, Any]:
+    """TRL's trainer of `lm` with our settings, and what it makes of the completions above; skips without TRL.
+
+    Args:
+        lm: policy.
+        base: reference.
+        settings: our options.
+        options: further ones of TRL.
+    """
+    if not os.environ.get("CI"):
+        pytest.importorskip("trl")
+    import trl
+    from datasets import Dataset
+
+    name = settings.normalisation
+    rows = [{"prompt": str(i)} for i in range(2) for _ in range(3)]
+    trainer = trl.GRPOTrainer(
+        model=lm.model,
+        reward_funcs=lambda **_: [reward for several in REWARDS for reward in several],
+        args=trl.GRPOConfig(
+            output_dir=str(settings.out.parent / "trl"),
+            loss_type="grpo" if name == "gspo" else name,
+            importance_sampling_level="sequence" if name == "gspo" else "token",
+            scale_rewards="none" if name == "dr_grpo" else "group",
+            beta=settings.beta,
+            epsilon=settings.epsilon,
+            epsilon_high=settings.epsilon_high + (name == "cispo"),
+            temperature=settings.temperature,
+            use_bias_correction_kl=settings.kl_estimator == "k3w",
+            mask_truncated_completions=settings.mask_truncated,
+            entropy_coef=settings.entropy_coef,
+            num_generations=3,
+            num_iterations=settings.updates,
+            max_completion_length=LONGEST,
+            per_device_train_batch_size=6,
+            use_cpu=True,
+            bf16=False,
+            report_to=[],
+            gradient_checkpointing=False,
+            disable_dropout=True,
+            **options,
+        ),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=lm.tokenizer,
+    )
+    if settings.beta:
+        trainer.ref_model.load_state_dict(base.model.state_dict())
+    prompts, flat = (
+        [prompt for prompt in PROMPTS for _ in range(3)],
+        [ids for several in COMPLETIONS for ids in several],
+    )
+    trainer._generate = lambda _: (prompts, flat, None, [""] * 6, None, {}, None, [])
+    trainer.current_gradient_accumulation_steps = 1
+    lm.model.train()
+    return trainer, trainer._generate_and_score_completions(rows)
+
+
 NORMALISED = list(NORMALISATIONS)
 RANGES = dict.fromkeys(NORMALISED, (0.2, 0.28)) | {"gspo": (3e-4, 4e-4)}
 """Clipping ranges with which some ratios are clipped and others are not."""
@@ -163,11 +220,6 @@ def test_loss_and_gradient_against_trl(
     if normalisation == "gspo":
         estimator = "k3"
     epsilon, high = RANGES[normalisation]
-    if not os.environ.get("CI"):
-        pytest.importorskip("trl")
-    import trl
-    from datasets import Dataset
-
     settings = config(
         tmp_path,
         updates=updates,
@@ -180,42 +232,7 @@ def test_loss_and_gradient_against_trl(
     )
     base, lm = LM.load(model_dir), LM.load(model_dir)
     lm.model.load_state_dict(shifted(base.model, 0.05, 1).state_dict())
-    flat = [ids for several in COMPLETIONS for ids in several]
-    rows = [{"prompt": str(i)} for i in range(2) for _ in range(3)]
-    trainer = trl.GRPOTrainer(
-        model=lm.model,
-        reward_funcs=lambda **_: [reward for several in REWARDS for reward in several],
-        args=trl.GRPOConfig(
-            output_dir=str(tmp_path / "trl"),
-            loss_type="grpo" if normalisation == "gspo" else normalisation,
-            importance_sampling_level="sequence" if normalisation == "gspo" else "token",
-            scale_rewards="none" if normalisation == "dr_grpo" else "group",
-            beta=beta,
-            epsilon=epsilon,
-            epsilon_high=1 + high if normalisation == "cispo" else high,
-            temperature=0.7,
-            use_bias_correction_kl=estimator == "k3w",
-            mask_truncated_completions=masked,
-            num_generations=3,
-            num_iterations=updates,
-            max_completion_length=LONGEST,
-            per_device_train_batch_size=6,
-            use_cpu=True,
-            bf16=False,
-            report_to=[],
-            gradient_checkpointing=False,
-            disable_dropout=True,
-        ),
-        train_dataset=Dataset.from_list(rows),
-        processing_class=lm.tokenizer,
-    )
-    if beta:
-        trainer.ref_model.load_state_dict(base.model.state_dict())
-    prompts = [prompt for prompt in PROMPTS for _ in range(3)]
-    trainer._generate = lambda _: (prompts, flat, None, [""] * 6, None, {}, None, [])
-    trainer.current_gradient_accumulation_steps = 1
-    lm.model.train()
-    inputs = trainer._generate_and_score_completions(rows)
+    trainer, inputs = trl_trainer(lm, base, settings)
     examples = with_advantages(groups(lm.model, base.model if beta else None), normalisation)
     if updates > 1:
         with torch.no_grad():

@@ -12,7 +12,7 @@ from transformers import TopKLogitsWarper, TopPLogitsWarper
 from probe.model.scoring import completion_logprobs
 from tests.trainers.quick import train
 from trainers import sampling
-from trainers.diagnosis import SamplingGap, gap_metrics, group_metrics
+from trainers.signs import SamplingGap, gap_metrics, group_metrics
 
 MEAN, MAX = (f"sampling/sampling_logp_difference/{kind}" for kind in ("mean", "max"))
 LOW, RATIO, HIGH = (f"sampling/importance_sampling_ratio/{kind}" for kind in ("min", "mean", "max"))

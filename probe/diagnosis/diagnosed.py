@@ -83,7 +83,7 @@ class Diagnosis:
         return f"{self.name}: {first.fault.title} from step {first.sign.step:,}. {first.sign.sentence}{more}{rest}"
 
     def table(self) -> pd.DataFrame:
-        """Return one row per finding: fault, title, step, severity, metric, levels before and after, evidence, remedy."""
+        """Return one row per finding: fault, step, severity, metric, levels before and after, evidence, remedy."""
         rows = [
             {
                 **{name: value for name, value in each.to_dict().items() if name not in ("before", "after")},
@@ -107,7 +107,7 @@ class Diagnosis:
         }
 
     def figures(self) -> "dict[str, go.Figure]":
-        """Return the curves that show each finding, by the name of the fault, with the step at which it began marked."""
+        """Return the curves that show each finding, with the step at which it began, by the name of the fault."""
         return {each.fault.name: self._figure(each.sign) for each in self.findings if each.sign.metric}
 
     def _figure(self, sign: Sign) -> "go.Figure":
@@ -145,7 +145,7 @@ def diagnose(run: Run | Reading, only: Collection[str] = ()) -> Diagnosis:
     """
     known = [find_fault(name) for name in only] if only else [*faults().values()]
     reading = Reading.of(run) if isinstance(run, Run) else run
-    findings, clear, unseen = [], [], []
+    findings, clear, unseen = list[Finding](), list[Fault](), list[Unseen]()
     for fault in sorted(known, key=lambda each: each.general):
         if not fault.applies(reading) or (fault.general and findings):
             continue

@@ -25,8 +25,22 @@ from probe.stats import Interval
 
 MODULES = {
     "numbers_die": "probe.diagnosis.optimiser_faults",
+    "nothing_is_trained": "probe.diagnosis.weight_faults",
+    "rate_too_high": "probe.diagnosis.optimiser_faults",
+    "sampler_is_not_trainer": "probe.diagnosis.sampler_faults",
+    "wrong_reference": "probe.diagnosis.policy_faults",
+    "entropy_collapse": "probe.diagnosis.policy_faults",
+    "value_head_useless": "probe.diagnosis.policy_faults",
     "no_signal": "probe.diagnosis.reward_faults",
+    "over_optimisation": "probe.diagnosis.reward_faults",
+    "reward_hacking": "probe.diagnosis.reward_faults",
+    "length_exploitation": "probe.diagnosis.reward_faults",
+    "flipped_labels": "probe.diagnosis.preference_faults",
+    "likelihood_displacement": "probe.diagnosis.preference_faults",
     "memorising": "probe.diagnosis.optimiser_faults",
+    "forgetting": "probe.diagnosis.optimiser_faults",
+    "reward_falls": "probe.diagnosis.unnamed_faults",
+    "sudden_change": "probe.diagnosis.unnamed_faults",
 }
 """Module of each built-in fault; those that make all others meaningless come first."""
 OR = " or "
@@ -72,7 +86,7 @@ class Fault:
     remedy: str
     """What to try against it."""
     needs: tuple[str, ...]
-    """What it needs in a run: each entry a metric, `rollouts` or `checkpoint`, or alternatives: `kl or objective/kl`."""
+    """What it needs in a run: entries are metrics, `rollouts`, `checkpoint`, or alternatives: `kl or objective/kl`."""
     methods: tuple[str, ...] = ()
     """Methods to which it applies; all if empty."""
     least: int = LEAST

@@ -5,6 +5,8 @@ the medians of up to `BLOCKS` consecutive blocks, and its interval is Student's 
 Carson 1979, Operations Research 27:1011).
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
@@ -14,8 +16,8 @@ from probe.stats import Interval
 
 BLOCKS = 10
 """Largest number of blocks whose medians make a level."""
-FIRST = 0.1
-"""Share of a run that is its beginning, with which later values are compared."""
+FIRST = 0.05
+"""Share of a run that is its beginning, with which later values are compared: short, as many change fast at first."""
 LAST = 0.25
 """Share of a run that is its end."""
 FEWEST = 3
@@ -30,20 +32,37 @@ share of 0.7 % lies beyond.
 """
 
 
-def level(values: NDArray[np.float64]) -> Interval:
-    """Return the level of values with its 95 % interval; the ends are NaN for fewer than two values."""
+def level(values: NDArray[np.float64], noise: float = 0.0) -> Interval:
+    """Return the level of values with its 95 % interval; the ends are NaN for one value of unknown noise.
+
+    Args:
+        values: [N] consecutive values of a metric.
+        noise: standard deviation of a value (`noise_of`), from which the interval of fewer than `BLOCKS` values
+            follows; 0 if unknown.
+    """
     if not len(values):
         return Interval(float("nan"), float("nan"), float("nan"))
     blocks = np.array([np.median(each) for each in np.array_split(values, min(BLOCKS, len(values)))])
     value, n = float(blocks.mean()), len(blocks)
+    if noise > 0 and n < BLOCKS:
+        half = 1.96 * noise / n**0.5
+        return Interval(value, value - half, value + half)
     if n < 2:
         return Interval(value, float("nan"), float("nan"))
     half = float(stdtrit(n - 1, 0.975)) * float(blocks.std(ddof=1)) / n**0.5
     return Interval(value, value - half, value + half)
 
 
+def noise_of(series: Series) -> float:
+    """Return the standard deviation of single values around the course of a series, from its differences."""
+    steps = np.diff(series.values)
+    return 1.4826 * float(np.median(np.abs(steps - np.median(steps)))) / 2**0.5 if len(steps) > 2 else 0.0
+
+
 def beginning(series: Series) -> Series:
-    """Return the first tenth of a series, at least `FEWEST` values."""
+    """Return the beginning of a series, at least `FEWEST` values; if step 0 was measured, that value alone."""
+    if len(series) and series.steps[0] == 0:
+        return series.part(0, 1)
     return series.part(0, max(FEWEST, int(FIRST * len(series))))
 
 
@@ -89,3 +108,41 @@ def onset(series: Series, crossed: int) -> int:
 def is_below(low: Interval, high: Interval) -> bool:
     """Return whether one interval lies entirely below another; an unknown interval does not."""
     return low.high < high.low
+
+
+def falls(series: Series, least: float) -> "Shift | None":
+    """Return how far a metric ends below its beginning, if that is at least `least` and beyond chance.
+
+    Args:
+        series: metric by step.
+        least: smallest fall that counts, in the unit of the metric.
+    """
+    noise = noise_of(series)
+    before, after = level(beginning(series).values, noise), level(end(series).values, noise)
+    if not before.value - after.value >= least or not is_below(after, before):
+        return None
+    crossed = stretch(series.values < before.value - least / 2)
+    start = crossed.start if crossed else len(series) - len(end(series))
+    return Shift(onset(series, start), before, level(series.part(start).values, noise))
+
+
+def rises(series: Series, least: float) -> "Shift | None":
+    """Return how far a metric ends above its beginning; see `falls`."""
+    found = falls(Series(series.metric, series.steps, -series.values), least)
+    return None if found is None else Shift(found.step, negative(found.before), negative(found.after))
+
+
+class Shift(NamedTuple):
+    """Lasting change of a metric."""
+
+    step: int
+    """Step at which it began."""
+    before: Interval
+    """Level at the beginning of the run."""
+    after: Interval
+    """Level since half of the smallest change was passed."""
+
+
+def negative(interval: Interval) -> Interval:
+    """Return the interval of the negative quantity."""
+    return Interval(-interval.value, -interval.high, -interval.low)

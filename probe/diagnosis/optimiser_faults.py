@@ -1,10 +1,11 @@
 """Faults of the optimiser and of the amount of training: numbers that die, a rate that is too high, memorising."""
 
 import numpy as np
+import pandas as pd
 
 from probe.diagnosis.fault_record import Sign, fault
-from probe.diagnosis.levels import level, onset, stretch
-from probe.diagnosis.run_reading import TOKENS, Reading
+from probe.diagnosis.levels import beginning, end, is_below, level, onset, stretch
+from probe.diagnosis.run_reading import SAMPLING, TOKENS, Reading
 from probe.stats import Interval
 
 BESIDE = ("lr", "grad_norm", "num_tokens", "step_time", "tokens_per_second", "loss")
@@ -16,8 +17,8 @@ DEAD = 0.5
 @fault(
     title="Numbers die",
     needs=("loss or grad_norm", "lr or grad_norm or num_tokens or step_time"),
-    remedy="Train in bfloat16 or float32, lower the learning rate, clip the gradient, and look for empty or overlong rows"
-    " in the batches of that step.",
+    remedy="Train in bfloat16 or float32, lower the learning rate, clip the gradient, and look for empty or"
+    " overlong rows in the batches of that step.",
     least=1,
 )
 def numbers_die(reading: Reading) -> Sign | None:
@@ -71,3 +72,117 @@ def memorising(reading: Reading) -> Sign | None:
     )
     gap = (after.value - lowest) / max(abs(lowest), 1e-9)
     return Sign(step, "eval_loss", before, after, sentence, min(1.0, 0.3 + gap), also=("loss",))
+
+
+JUMP = 10.0
+"""Gradient norm over the median of the steps around it that is a spike."""
+SPIKES = 0.02
+"""Share of steps with a spike from which training is unstable; sample runs have none."""
+AROUND = 51
+"""Number of steps around one whose median is compared."""
+UNSTABLE = 0.1
+"""KL to the sampling policy in nats a token above which a step leaves the region in which its clipped loss is valid;
+sample runs stay below 0.05."""
+UNDONE = 0.5
+"""Share of what the loss had gained that is lost again."""
+PARTS = 8
+"""Number of parts of a run whose losses are compared."""
+
+
+@fault(
+    title="Rate too high",
+    needs=("loss or policy/approxkl_avg or grad_norm",),
+    remedy="Divide the learning rate by 3 to 10, warm up longer, and clip the gradient at 1.",
+    methods=(*TOKENS, "dpo", "reward-model", *SAMPLING),
+    least=16,
+)
+def rate_too_high(reading: Reading) -> Sign | None:
+    """Find a loss that loses what it had gained, spikes of the gradient, or steps that move the policy too far."""
+    steps = reading.series("policy/approxkl_avg").coarse()
+    wide = stretch(steps.values > UNSTABLE)
+    if wide is not None:
+        before = level(steps.part(0, wide.start).values) if wide.start else Interval(0.0, np.nan, np.nan)
+        after = level(steps.part(wide.start, wide.stop).values)
+        sentence = f"A step moves the policy by {reading.text(steps.metric, after)} nats a token; 0.1 is a large step."
+        return Sign(int(steps.steps[wide.start]), steps.metric, before, after, sentence, 0.7, also=("grad_norm",))
+    if reading.method not in SAMPLING and (sign := loss_undone(reading)):
+        return sign
+    return gradient_spikes(reading)
+
+
+def loss_undone(reading: Reading) -> Sign | None:
+    """Return the sign of a training loss that rises again by half of what it had fallen, or above its beginning."""
+    loss = reading.series("loss").coarse()
+    if len(loss) < 2 * PARTS:
+        return None
+    levels = [level(part) for part in np.array_split(loss.values, PARTS)]
+    best = min(range(PARTS), key=lambda at: levels[at].value)
+    first, lowest, last = level(beginning(loss).values), levels[best], level(end(loss).values)
+    gain = max(first.value - lowest.value, 0.1 * abs(first.value))
+    if not (last.value - lowest.value > UNDONE * gain and is_below(lowest, last)):
+        return None
+    at = best * len(loss) // PARTS
+    above = stretch(loss.values[at:] > lowest.value + UNDONE * gain)
+    step = onset(loss.part(at), above.start) if above else int(loss.steps[-len(end(loss))])
+    after = level(loss.since(step).values)
+    sentence = f"The loss rises from {reading.text('loss', lowest)} to {reading.text('loss', after)}."
+    return Sign(step, "loss", lowest, after, sentence, 0.8, also=("grad_norm", "lr"))
+
+
+def gradient_spikes(reading: Reading) -> Sign | None:
+    """Return the sign of gradient norms far above those of the steps around them."""
+    norm = reading.series("grad_norm")
+    if len(norm) < AROUND:
+        return None
+    around = pd.Series(norm.values).rolling(AROUND, center=True, min_periods=AROUND // 2).median().to_numpy()
+    spikes = np.flatnonzero(norm.values > JUMP * np.maximum(around, 1e-12))
+    if len(spikes) < max(3, SPIKES * len(norm)):
+        return None
+    before, after = level(np.delete(norm.values, spikes)), level(norm.values[spikes])
+    sentence = (
+        f"{len(spikes):,} of {len(norm):,} gradient norms are more than {JUMP:g} times the median of the steps around"
+        f" them: {reading.text('grad_norm', after)} against {reading.text('grad_norm', before)}."
+    )
+    return Sign(int(norm.steps[spikes[0]]), "grad_norm", before, after, sentence, 0.5, also=("loss",))
+
+
+FORGOTTEN = 0.1
+"""Rise of a held-out loss over its minimum, as a share of it, or fall of an accuracy, that is forgetting. Held-out
+losses of the healthy sample runs rise by up to 5 %, in single evaluations."""
+
+
+@fault(
+    title="Forgetting",
+    needs=("loss/* or accuracy/*",),
+    remedy="Mix some of the old data in (replay), train fewer steps at a lower rate, or train an adapter.",
+    methods=(*TOKENS, "continual"),
+    least=3,
+)
+def forgetting(reading: Reading) -> Sign | None:
+    """Find a kind of text, or a task, that a model was better at before.
+
+    The continual runs with the strategy `plain` are left out: they are the baseline that forgets.
+    """
+    if reading.method == "continual" and reading.config.get("strategy") == "plain":
+        return None
+    found = list[Sign]()
+    for name in (*reading.matching("loss/*"), *reading.matching("accuracy/*")):
+        series = reading.series(name).coarse()
+        if len(series) < 3 or name in ("loss/policy_avg", "loss/value_avg"):
+            continue
+        worse = series.values if name.startswith("loss/") else -series.values
+        best = int(np.argmin(worse))
+        least = FORGOTTEN * (abs(worse[best]) if name.startswith("loss/") else 1.0)
+        above = stretch(worse[best:] > worse[best] + least, least=2)
+        if above is None or best + above.stop < len(series):
+            continue
+        at = best + above.start
+        before, after = level(series.part(max(0, best - 1), best + 2).values), level(series.part(at).values)
+        peak = Interval(float(series.values[best]), np.nan, np.nan)
+        sentence = (
+            f"“{reading.title(name)}” goes from {reading.text(name, peak)} at step {series.steps[best]:,} to"
+            f" {reading.text(name, after)}."
+        )
+        size = abs(after.value - peak.value) / max(abs(peak.value), 1e-9)
+        found.append(Sign(int(series.steps[at]), name, before, after, sentence, min(1.0, 0.2 + size)))
+    return max(found, key=lambda sign: sign.severity, default=None)

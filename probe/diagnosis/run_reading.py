@@ -26,6 +26,10 @@ LARGEST = 1e100
 """Largest size of a value; larger ones are cut, so that sums of squares stay finite."""
 ROLLOUTS, CHECKPOINT = "rollouts", "checkpoint"
 """Names of what a fault may need in addition to metrics: sampled completions, a saved model."""
+SECOND = ("expected_gold", "gold/reward", "gold/truthful", "rewards/*/mean")
+"""Measures of completions beside the reward that is maximised; rewards count if there are several."""
+ANOTHER = "a second "
+"""Beginning of an entry of `Fault.needs` of which two metrics must be there."""
 TIMES = ("step", "time")
 SAMPLING = ("rlhf", "rlvr", "rsft")
 """Methods that train on sampled completions."""
@@ -87,7 +91,7 @@ class Reading:
         self.run: Run | None = None
         """Run that is read; None for a bare table."""
         self.frame, self.config = frame, config or {}
-        self.method = method if method in METHODS else method_of(frame.columns)
+        self.method = method if method in METHODS else method_of(list(frame.columns))
         self._known: dict[str, Series] = {}
 
     @classmethod
@@ -147,7 +151,9 @@ class Reading:
             return self.run is not None and bool(len(self.rollouts))
         if name == CHECKPOINT:
             return self.run is not None and bool(self.run.checkpoints())
-        return len(self.series(name)) >= least
+        count = 2 if name.startswith(ANOTHER) else 1
+        there = [each for each in self.matching(name.removeprefix(ANOTHER)) if len(self.series(each)) >= least]
+        return len(there) >= count
 
     def lost(self, name: str, beside: Sequence[str]) -> NDArray[np.int64]:
         """Return the steps at which a metric has no finite value although another metric of the same row has one.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probe.commands.opened import open_runs
-from probe.commands.tables import grid, remark, safe, show
+from probe.commands.tables import at_terminal, grid, remark, safe, show
 from probe.errors import ConfigError
 from probe.options import parse
 from probe.plugins import take
@@ -68,6 +68,8 @@ def diagnose(argv: list[str]) -> int:
     else:
         show(draw_table(found), rows(found))
         for line in remarks(found):
+            if at_terminal():
+                say("")
             remark(line)
     if settings.html is not None:
         remark(f"Written: {settings.html}")
@@ -75,7 +77,7 @@ def diagnose(argv: list[str]) -> int:
     for one in found:
         for each in one.unseen:
             if each.fault.name in settings.fail_on:
-                remark(f"`{each.fault.name}` cannot be seen in {one.name}, which lacks {', '.join(each.lacks)}.")
+                remark(f"`{each.fault.name}` cannot be seen in {one.name}, which lacks {each.text}.")
     return int(bool(names & set(settings.fail_on)) or (ANY in settings.fail_on and bool(names)))
 
 
@@ -135,17 +137,13 @@ def draw_table(found: "Sequence[Diagnosis]") -> "Table":
 
 
 def remarks(found: "Sequence[Diagnosis]") -> list[str]:
-    """Return sentences on which faults could be seen and which could not, each for all runs that it holds for."""
-    groups: dict[tuple[str, str], list[str]] = {}
+    """Return sentences on what was not found and what could not be seen, each for all runs for which it holds."""
+    groups: dict[str, list[str]] = {}
     for one in found:
-        seen = ", ".join(each.title for each in (*(each.fault for each in one.findings), *one.clear))
-        unseen = "; ".join(f"{each.fault.title} (lacks {', '.join(each.lacks)})" for each in one.unseen)
-        groups.setdefault((seen, unseen), []).append(one.name)
-    lines = []
-    for (seen, unseen), names in groups.items():
-        where = ", ".join(names) if len(found) > 1 else ""
-        start = f"{where}: looked for " if where else "Looked for: "
-        lines.append(f"{start}{seen}." if seen else f"{where or 'The run'}: no fault could be looked for.")
-        if unseen:
-            lines.append(f"Could not be seen: {unseen}.")
-    return lines
+        clear = f"Not found: {', '.join(each.title for each in one.clear)}." if one.clear else ""
+        unseen = f"Could not be seen: {'; '.join(f'{each.fault.title}, without {each.text}' for each in one.unseen)}."
+        for line in filter(None, (clear, unseen if one.unseen else "")):
+            groups.setdefault(line, []).append(one.name)
+    if len(found) == 1:
+        return list(groups)
+    return [f"{', '.join(names)}: {line[0].lower()}{line[1:]}" for line, names in groups.items()]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from probe.diagnosis.fault_record import Fault, Sign, faults, find_fault
+from probe.diagnosis.fault_record import OR, Fault, Sign, faults, find_fault
 from probe.diagnosis.run_reading import Reading
 from probe.runs.reader import Run
 from probe.stats import Interval
@@ -49,10 +49,21 @@ class Unseen:
     fault: Fault
     lacks: tuple[str, ...]
     """What the run lacks, each entry a metric or alternatives (`Fault.needs`)."""
+    logged: tuple[int, ...]
+    """Number of values that were logged of each entry; `Fault.least` are needed."""
+
+    @property
+    def text(self) -> str:
+        """What the run lacks, in words."""
+        return ", ".join(
+            f"{name} ({_count(count, 'value')}, {self.fault.least} needed)" if count else name
+            for name, count in zip(self.lacks, self.logged, strict=True)
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the entry as plain values for JSON."""
-        return {"fault": self.fault.name, "title": self.fault.title, "lacks": list(self.lacks)}
+        lists = {"lacks": list(self.lacks), "logged": list(self.logged), "needed": self.fault.least}
+        return {"fault": self.fault.name, "title": self.fault.title, **lists}
 
 
 @dataclass(frozen=True)
@@ -150,7 +161,8 @@ def diagnose(run: Run | Reading, only: Collection[str] = ()) -> Diagnosis:
         if not fault.applies(reading) or (fault.general and findings):
             continue
         if lacks := fault.lacks(reading):
-            unseen.append(Unseen(fault, lacks))
+            logged = tuple(max(map(reading.count, each.split(OR))) for each in lacks)
+            unseen.append(Unseen(fault, lacks, logged))
         elif sign := fault.look(reading):
             findings.append(Finding(fault, sign))
         else:

@@ -26,9 +26,9 @@ OUTSIDE = 4
 """Values that must fulfil a condition for each one that does not: four of five make a stretch."""
 SHORTEST = 0.05
 """Share of a run below which a stretch is chance."""
-NOISE = 4.0
-"""Median absolute deviations from the median of the beginning within which later values are noise: in normal noise a
-share of 0.7 % lies beyond.
+BEGUN = 0.25
+"""Share of the way to its later level after which a metric has left the earlier one. Half would be late for a metric
+that changes slowly, less would be early for one that moves a little in every sound run.
 """
 
 
@@ -91,18 +91,17 @@ def stretch(holds: NDArray[np.bool_], least: int = FEWEST) -> slice | None:
     return found if best >= max(least, SHORTEST * len(holds)) else None
 
 
-def onset(series: Series, crossed: int) -> int:
-    """Return the step at which a series left the noise of its beginning, before it crossed a threshold.
+def onset(series: Series, before: float, after: float) -> int:
+    """Return the place from which on a metric has made a share `BEGUN` of its way from one level to another.
 
     Args:
         series: metric by step.
-        crossed: place of the first value beyond the threshold.
+        before: level at the beginning.
+        after: level in the end.
     """
-    first = beginning(series).values
-    centre = float(np.median(first))
-    spread = NOISE * float(np.median(np.abs(first - centre)))
-    inside = np.flatnonzero(np.abs(series.values[:crossed] - centre) <= spread)
-    return int(series.steps[min(inside[-1] + 1, crossed) if len(inside) else 0])
+    way = (series.values - before) * np.sign(after - before)
+    found = stretch(way > BEGUN * abs(after - before), least=2)
+    return found.start if found is not None else max(0, len(series) - len(end(series)))
 
 
 def is_below(low: Interval, high: Interval) -> bool:
@@ -121,9 +120,8 @@ def falls(series: Series, least: float) -> "Shift | None":
     before, after = level(beginning(series).values, noise), level(end(series).values, noise)
     if not before.value - after.value >= least or not is_below(after, before):
         return None
-    crossed = stretch(series.values < before.value - least / 2)
-    start = crossed.start if crossed else len(series) - len(end(series))
-    return Shift(onset(series, start), before, level(series.part(start).values, noise))
+    start = onset(series, before.value, after.value)
+    return Shift(int(series.steps[start]), before, level(series.part(start).values, noise))
 
 
 def rises(series: Series, least: float) -> "Shift | None":
@@ -140,7 +138,7 @@ class Shift(NamedTuple):
     before: Interval
     """Level at the beginning of the run."""
     after: Interval
-    """Level since half of the smallest change was passed."""
+    """Level since then."""
 
 
 def negative(interval: Interval) -> Interval:

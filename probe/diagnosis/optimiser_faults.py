@@ -60,8 +60,8 @@ def memorising(reading: Reading) -> Sign | None:
     above = stretch(held.values[best:] > lowest + RISE * abs(lowest), least=2)
     if above is None or best + above.stop < len(held):
         return None
-    step = onset(held.part(best), above.start) if best + above.start > best + 1 else int(held.steps[best])
     before, after = level(held.part(max(0, best - 1), best + 2).values), level(held.part(best + above.start).values)
+    step = int(held.steps[best + onset(held.part(best), lowest, after.value)])
     first, last = level(train.up_to(step).values), level(train.since(step).values)
     if not (last.value < first.value):
         return None
@@ -122,8 +122,7 @@ def loss_undone(reading: Reading) -> Sign | None:
     if not (last.value - lowest.value > UNDONE * gain and is_below(lowest, last)):
         return None
     at = best * len(loss) // PARTS
-    above = stretch(loss.values[at:] > lowest.value + UNDONE * gain)
-    step = onset(loss.part(at), above.start) if above else int(loss.steps[-len(end(loss))])
+    step = int(loss.steps[at + onset(loss.part(at), lowest.value, last.value)])
     after = level(loss.since(step).values)
     sentence = f"The loss rises from {reading.text('loss', lowest)} to {reading.text('loss', after)}."
     return Sign(step, "loss", lowest, after, sentence, 0.8, also=("grad_norm", "lr"))

@@ -4,7 +4,7 @@ import numpy as np
 
 from probe.diagnosis.fault_record import Sign, fault
 from probe.diagnosis.levels import beginning, end, is_below, level, onset, stretch
-from probe.diagnosis.run_reading import SAMPLING, Reading
+from probe.diagnosis.run_reading import SAMPLING, Reading, Series
 from probe.stats import Interval
 
 COLLAPSED = 0.1
@@ -37,8 +37,9 @@ def entropy_collapse(reading: Reading) -> Sign | None:
     first, last = level(beginning(kept).values), level(end(kept).values)
     if len(kept) and not last.value <= ALIKE * first.value:
         return None
-    step = onset(entropy, found.start)
     after = level(entropy.part(found.start).values)
+    logs = Series(entropy.metric, entropy.steps, np.log(np.maximum(entropy.values, 1e-12)))
+    step = int(entropy.steps[onset(logs, float(np.log(before.value)), level(logs.part(found.start).values).value)])
     alike = (
         f", and “{reading.title(kept.metric)}” from {reading.text(kept.metric, first)} to"
         f" {reading.text(kept.metric, last)}"

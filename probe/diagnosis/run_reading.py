@@ -145,15 +145,19 @@ class Reading:
             return [name] if name in self.frame else []
         return [str(each) for each in self.frame if each not in TIMES and fnmatchcase(str(each), name)]
 
-    def has(self, name: str, least: int = 1) -> bool:
-        """Return whether a metric has at least `least` values, or whether the run has rollouts or a saved model."""
+    def count(self, name: str) -> int:
+        """Return how often an entry of `Fault.needs` was logged: values of a metric, rollouts, or saved models."""
         if name == ROLLOUTS:
-            return self.run is not None and bool(len(self.rollouts))
+            return len(self.rollouts)
         if name == CHECKPOINT:
-            return self.run is not None and bool(self.run.checkpoints())
-        count = 2 if name.startswith(ANOTHER) else 1
-        there = [each for each in self.matching(name.removeprefix(ANOTHER)) if len(self.series(each)) >= least]
-        return len(there) >= count
+            return len(self.run.checkpoints()) if self.run is not None else 0
+        counts = sorted((len(self.series(each)) for each in self.matching(name.removeprefix(ANOTHER))), reverse=True)
+        at = 1 if name.startswith(ANOTHER) else 0
+        return counts[at] if len(counts) > at else 0
+
+    def has(self, name: str, least: int = 1) -> bool:
+        """Return whether an entry of `Fault.needs` was logged at least `least` times; one saved model is enough."""
+        return self.count(name) >= (1 if name == CHECKPOINT else least)
 
     def lost(self, name: str, beside: Sequence[str]) -> NDArray[np.int64]:
         """Return the steps at which a metric has no finite value although another metric of the same row has one.

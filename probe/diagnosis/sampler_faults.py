@@ -1,7 +1,7 @@
 """Faults between sampler and trainer: samples of another policy than the one that is trained."""
 
 from probe.diagnosis.fault_record import Sign, fault
-from probe.diagnosis.levels import level, onset, stretch
+from probe.diagnosis.levels import level, stretch
 from probe.diagnosis.run_reading import SAMPLING, Reading
 from probe.stats import Interval
 
@@ -29,7 +29,6 @@ def sampler_is_not_trainer(reading: Reading) -> Sign | None:
         found = stretch(series.values > most)
         if found is None:
             continue
-        step = onset(series, found.start) if found.start else int(series.steps[0])
         expected = Interval(0.0, float("nan"), float("nan"))
         before = level(series.part(0, found.start).values) if found.start else expected
         after = level(series.part(found.start, found.stop).values)
@@ -40,5 +39,13 @@ def sampler_is_not_trainer(reading: Reading) -> Sign | None:
             " and they are never sampled."
         )
         size = min(1.0, 0.4 + after.value / (10 * most))
-        return Sign(step, name, before, after, sentence, size, also=("sampling/effective_sample_size",))
+        return Sign(
+            int(series.steps[found.start]),
+            name,
+            before,
+            after,
+            sentence,
+            size,
+            also=("sampling/effective_sample_size",),
+        )
     return None

@@ -12,7 +12,7 @@ def write_diagnoses(found: Sequence[Diagnosis]) -> str:
     document = HtmlReport(f"Diagnosis of {names}", {"runs": names, "date": today()})
     if len(found) > 1:
         document.section("Runs", page=False)
-        document.answers([(one.name, one.sentence()) for one in found])
+        document.answers([(one.name, one.sentence().removeprefix(f"{one.name}: ")) for one in found])
     for index, one in enumerate(found):
         document.section(one.name, page=index > 0 or len(found) > 1)
         document.say(f"Method {one.reading.method}, {one.reading.last_step:,} steps.")
@@ -30,7 +30,5 @@ def write_diagnoses(found: Sequence[Diagnosis]) -> str:
             document.table(("fault", "what is looked for"), [(each.title, each.about) for each in one.clear])
         if one.unseen:
             document.heading("Could not be seen")
-            document.table(
-                ("fault", "what the run lacks"), [(each.fault.title, ", ".join(each.lacks)) for each in one.unseen]
-            )
+            document.table(("fault", "what the run lacks"), [(each.fault.title, each.text) for each in one.unseen])
     return document.html()

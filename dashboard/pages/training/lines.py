@@ -11,11 +11,14 @@ from dashboard import data
 from dashboard.components.step_views import Moment
 from dashboard.data import Store
 from dashboard.seed_groups import SeedGroup, group_curves
+from probe.diagnosis.diagnosed import Finding
+from probe.errors import ProbeError
 from probe.plotting.crowds import MOST_LINES, Course
 from probe.plotting.curves import (
     AXES,
     RELATIVE,
     TOKENS,
+    Mark,
     MetricPanel,
     Spread,
     metric_curves,
@@ -187,7 +190,24 @@ def chart_of(
         points=points,
         windows=windows or {},
         behind={line.title: courses(store, section, line, metrics) for line in lines if line.behind},
+        marks={line.title: marks(store, line) for line in front if line.group is None},
     )
+
+
+def findings(store: Store, line: Line) -> Sequence[Finding]:
+    """Return the faults that the run of a line shows; none for a mean over seeds, or if a plugin's fault fails."""
+    if line.group is not None:
+        return ()
+    try:
+        return data.diagnosis(store.runs[line.label]).findings
+    except ProbeError:  # the page Diagnosis tells it
+        return ()
+
+
+def marks(store: Store, line: Line) -> list[Mark]:
+    """Return a mark for each fault that the run of a line shows."""
+    found = [(each.fault.title, each.sign) for each in findings(store, line)]
+    return [Mark(sign.step, (sign.metric, *sign.also), f"{title} from step {sign.step:,}") for title, sign in found]
 
 
 def numbers(store: Store, section: Section, metrics: Sequence[str]) -> pd.DataFrame:

@@ -27,7 +27,7 @@ import probe
 from benchmarks.harness import Row, seconds, summary
 from benchmarks.models import share_of_products, tiny
 from benchmarks.throughput import packed, pretraining
-from trainers.commands import keep_memory
+from probe.jobs.heap import keep_memory
 from trainers.config import PretrainConfig
 
 STEPS, SETTLING, BLOCKS = 30, 5, 9

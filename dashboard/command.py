@@ -51,8 +51,10 @@ def dashboard(argv: list[str]) -> int:
         os.environ[ENVIRONMENT] = os.pathsep.join([*files, *map(str, checked_plugins(plugins))])
     from dashboard.access import Gate
     from probe.jobs.control import SHARED
+    from probe.jobs.heap import share_heaps
 
     os.environ |= SHARED | os.environ  # before torch is loaded
+    share_heaps()
     port = free_port(options.port)
     gate = Gate(port)
     address = gate.address(f"http://{HOST}:{port}")

@@ -35,7 +35,7 @@ from probe.model.references import (
     resolve,
     split_readout,
 )
-from probe.numbers import duration
+from probe.numbers import duration, file_size
 from probe.runs.addresses import is_cached
 from probe.runs.directories import find, shown_name
 from probe.ticks import Pace
@@ -232,7 +232,8 @@ def load(ref: str) -> "LM | None":
         return None
     if not _size_agreed(ref, place.directory):
         return None
-    say = escape_markdown(f"Loading {brief(Path(ref).name)}")
+    size = _size_of(place.directory)
+    say = escape_markdown(f"Loading {brief(Path(ref).name)}" + f" ({file_size(size)})" * (size > LARGE_BYTES))
     return _load(place.directory, place.readout, _write_times(place.directory), say)
 
 
@@ -355,8 +356,13 @@ def _base_agreed(directory: Path) -> bool:
     return True
 
 
+def _size_of(directory: Path) -> int:
+    """Return the bytes of a model's files."""
+    return sum(file.stat().st_size for file in model_files(directory))
+
+
 def _size_agreed(ref: str, directory: Path) -> bool:
-    size = sum(file.stat().st_size for file in model_files(directory))
+    size = _size_of(directory)
     if size <= COSTLY_BYTES or ref in st.session_state.setdefault(AGREED, set()):
         return True
     _offer(ref, f"{ref} has {size / 2**30:.1f} GiB of weights, which take as much memory, or twice as much.", "Load")
@@ -368,7 +374,7 @@ def _load(directory: Path, readout: "Readout | None", times: tuple[int, ...], sa
         from probe.model.rewards import analysable
 
         base = _base_of(directory)
-        if sum(file.stat().st_size for file in model_files(directory)) > LARGE_BYTES:
+        if _size_of(directory) > LARGE_BYTES:
             gc.collect()  # a released model makes room for the next one
         lm = _PLAIN.get((directory.resolve(), times)) if readout is None else None
         lm = lm or analysable(directory, readout, base=base)
@@ -397,7 +403,7 @@ def _base_of(directory: Path) -> "LM | None":
     times = _write_times(place)
     lm = _PLAIN.get((place, times))
     if lm is None:
-        if sum(file.stat().st_size for file in model_files(place)) > LARGE_BYTES:
+        if _size_of(place) > LARGE_BYTES:
             gc.collect()
         lm = _PLAIN[place, times] = LM.load(place)
         _WRITTEN[lm] = times

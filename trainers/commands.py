@@ -1,9 +1,7 @@
 """The commands `probe train` and `probe samples`; heavy modules are imported only when one of them runs."""
 
-import ctypes
 import json
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from importlib import import_module
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from probe.cli import hear_interrupts
 from probe.commands.opened import open_models, require_files
 from probe.errors import ConfigError, ModelError, suggest
+from probe.jobs.heap import keep_memory
 from probe.model.references import check_reference
 from probe.options import choose, describe, option, parse, take_check
 from probe.plugins import code_options, names_code, take
@@ -49,10 +48,6 @@ METHODS: dict[str, tuple[str, type[TrainConfig], str]] = {
 }
 """Method -> its module, its config class and a one-line summary; the module has `train(config) -> Run`."""
 INTERRUPTED = 130
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Parameters of glibc's `mallopt`."""
-LARGEST_KEPT = 2**25
-"""Bytes of the largest piece of memory that is kept; glibc allows no more."""
 
 T = TypeVar("T", bound=TrainConfig)
 
@@ -93,17 +88,6 @@ def start(method: str, config: TrainConfig) -> "Run":
     """Train with a method; torch and the method's module are imported only here."""
     run: Run = import_module(METHODS[method][0]).train(config)
     return run
-
-
-def keep_memory() -> None:
-    """Let this process keep the memory that a step frees for the next one, where its C library is glibc.
-
-    Otherwise each step returns much of it to the system and is given it again page by page, which took a fourth of the
-    steps of a small GPT-2 (docs/log.md). The process never holds more than its peak.
-    """
-    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
-        library.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
-        library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def check_files(config: TrainConfig) -> None:

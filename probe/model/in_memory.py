@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
-from probe.model.adapted import state_of
+from probe.model.loading import quick_stamp
 from probe.model.references import is_adapter, model_files, resolve, split_readout
 
 if TYPE_CHECKING:
@@ -19,8 +19,6 @@ MOST = 64
 """Maximum number of results that are kept for a model."""
 LIGHT = 16 * 2**20
 """Maximum bytes of weights of a model that stays in memory after an input named it."""
-SUMMED = 2**16
-"""Approximate number of values of a tensor that are summed to detect a change."""
 KEPT: "WeakKeyDictionary[LM, dict[Hashable, Any]]" = WeakKeyDictionary()
 
 
@@ -32,7 +30,7 @@ def keep(lm: "LM", key: Hashable, make: Callable[[], T]) -> T:
     if lm.is_hooked:
         return make()
     own = KEPT.setdefault(lm, {})
-    whole = key, version_of(lm)
+    whole = key, quick_stamp(lm.model)
     if whole not in own:
         made = make()
         while len(own) >= MOST:
@@ -43,14 +41,7 @@ def keep(lm: "LM", key: Hashable, make: Callable[[], T]) -> T:
 
 def kept(lm: "LM", key: Hashable) -> Any:
     """Return the result that `keep` stored for a key; None if there is none."""
-    return None if lm.is_hooked else KEPT.get(lm, {}).get((key, version_of(lm)))
-
-
-def version_of(lm: "LM") -> tuple[Any, ...]:
-    """Return a version of the weights, with sums of values, because a change through `.data` raises no counter."""
-    flat = [each.detach().flatten() for each in lm.model.parameters()]
-    sums = [float(each[:: 1 + each.numel() // SUMMED].double().sum()) for each in flat]
-    return sum(each._version for each in lm.model.parameters()), *sums, state_of(lm.model)
+    return None if lm.is_hooked else KEPT.get(lm, {}).get((key, quick_stamp(lm.model)))
 
 
 def stamp_of(directory: Path) -> Stamp:

@@ -25,7 +25,7 @@ WRITTEN = 10
 
 
 def seconds_to_read(lm: "LM", tokens: float) -> float:
-    """Estimate the seconds that a model takes to read so many tokens; 0 if they are few for its number of parameters."""
+    """Estimate the seconds that a model takes to read so many tokens; 0 if they are few for its size."""
     return 0.0 if lm.n_parameters * tokens <= QUICK else tokens * seconds_a_token(lm)
 
 

@@ -12,18 +12,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
-from probe.model.in_memory import version_of
+from probe.model.loading import quick_stamp
 
 if TYPE_CHECKING:
     from transformer_lens.ActivationCache import ActivationCache
-
-    from probe.model.lm import LM
+    from transformer_lens.model_bridge import TransformerBridge
 
 ROOM = 128 * 2**20
 """Maximum bytes that are kept for a model; a text that alone takes more is not kept."""
@@ -34,9 +34,25 @@ READ = (
 """Hook points of a block that most analyses read."""
 
 
+class ReadModel(Protocol):
+    """Interface of a model whose passes are shared; `probe.LM` has it."""
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The plain model."""
+
+    @property
+    def bridge(self) -> "TransformerBridge":
+        """The hooked model."""
+
+    @property
+    def is_hooked(self) -> bool:
+        """Whether this thread has attached hooks."""
+
+
 @dataclass
 class Pass:
-    """What is known of one text: logits of the plain and of the hooked model, and activations."""
+    """Knowledge of one text: logits of the plain and of the hooked model, and activations."""
 
     plain: Tensor | None = None
     hooked: Tensor | None = None
@@ -69,7 +85,7 @@ class Passes:
 
 
 _SHARED: ContextVar[bool] = ContextVar("shared", default=False)
-_PASSES: "WeakKeyDictionary[LM, Passes]" = WeakKeyDictionary()
+_PASSES: "WeakKeyDictionary[ReadModel, Passes]" = WeakKeyDictionary()
 
 
 @contextmanager
@@ -82,7 +98,7 @@ def share_passes(shared: bool = True) -> Iterator[None]:
         _SHARED.reset(token)
 
 
-def plain_logits(lm: "LM", ids: Tensor, run: Callable[[], Tensor]) -> Tensor:
+def plain_logits(lm: "ReadModel", ids: Tensor, run: Callable[[], Tensor]) -> Tensor:
     """Return the logits [1 T V] of a text [1 T] by the plain model, from an earlier pass or from `run`."""
     passes = _passes_of(lm, ids)
     if passes is None:
@@ -94,7 +110,7 @@ def plain_logits(lm: "LM", ids: Tensor, run: Callable[[], Tensor]) -> Tensor:
     return known.plain.clone()
 
 
-def hooked_logits(lm: "LM", ids: Sequence[int]) -> Tensor | None:
+def hooked_logits(lm: "ReadModel", ids: Sequence[int]) -> Tensor | None:
     """Return the logits [1 T V] of an earlier shared pass that computed all patterns; None without one."""
     text = torch.tensor([list(ids)])
     passes = _passes_of(lm, text)
@@ -105,7 +121,7 @@ def hooked_logits(lm: "LM", ids: Sequence[int]) -> Tensor | None:
 
 
 def read_pass(
-    lm: "LM", ids: Tensor, names: Sequence[str], run: "Callable[[list[str]], tuple[Tensor, ActivationCache]]"
+    lm: "ReadModel", ids: Tensor, names: Sequence[str], run: "Callable[[list[str]], tuple[Tensor, ActivationCache]]"
 ) -> "tuple[Tensor, ActivationCache]":
     """Return the logits [1 T V] and named activations of a text [1 T], from earlier passes or from `run(names)`."""
     passes = _passes_of(lm, ids)
@@ -123,17 +139,17 @@ def read_pass(
     return known.hooked.clone(), ActivationCache(found, lm.bridge)
 
 
-def _passes_of(lm: "LM", ids: Tensor) -> Passes | None:
+def _passes_of(lm: "ReadModel", ids: Tensor) -> Passes | None:
     """Return the passes of a model with its present weights; None if those of a text [B T] are not shared."""
     if not _SHARED.get() or len(ids) != 1 or lm.is_hooked or torch.is_grad_enabled() or lm.model.training:
         return None
-    version, passes = version_of(lm), _PASSES.get(lm)
+    version, passes = quick_stamp(lm.model), _PASSES.get(lm)
     if passes is None or passes.version != version:
         passes = _PASSES[lm] = Passes(version)
     return passes
 
 
-def _most_read(lm: "LM", length: int) -> list[str]:
+def _most_read(lm: "ReadModel", length: int) -> list[str]:
     """Return the hook points that most analyses read, none if they take too much of a text of this length."""
     cfg, points = lm.bridge.cfg, lm.bridge.hook_dict
     widths = 7 * cfg.d_model + 2 * cfg.n_heads * length

@@ -357,7 +357,8 @@ def _around(
 
 
 def _signs(marks: Sequence[Mark], metric: str, rows: pd.DataFrame, form: Form) -> list[go.Scatter]:
-    """Return a trace with a sign on a curve for each mark; the text is shown on hover."""
+    """Return a trace with a sign on a curve for each of its marks; the text is shown on hover."""
+    marks = [each for each in marks if metric in each.metrics]
     if not marks or "step" not in rows or not len(rows):
         return []
     values = smooth(rows[metric].to_numpy(dtype=float), form.weight)

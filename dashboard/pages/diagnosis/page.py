@@ -125,7 +125,11 @@ def choose_run(table: pd.DataFrame) -> str:
         height=height,
     )
     labels = [str(label) for label in table["run"]]
-    return str(st.selectbox("Run", labels, key=keep(RUN, labels, labels[0]), bind="query-params", format_func=visible))
+    return str(
+        st.selectbox(
+            "Run", labels, key=keep(RUN, labels, labels[0]), bind="query-params", format_func=visible, width=400
+        )
+    )
 
 
 def draw_finding(store: Store, label: str, each: Finding, whole: Diagnosis) -> None:

@@ -28,7 +28,7 @@ from dashboard.data import Store
 from dashboard.inputs import Page
 from dashboard.markdown import finding, guard, note
 from dashboard.pages import page_file
-from dashboard.pages.training.lines import Line, Section, chart_of, findings, is_unlike, numbers
+from dashboard.pages.training.lines import Line, Section, chart_of, faults_of, is_unlike, numbers
 from dashboard.seed_groups import by_member, cautions, seed_groups
 from dashboard.state import LABEL, RUNS, begin, current, keep, keep_choices, tell_again
 from probe.plotting.crowds import ABOUT, MOST_LINES
@@ -217,15 +217,15 @@ def curves(store: Store, section: Section, marker: float | None, *, all_panels: 
 
 
 def tell_faults(store: Store, lines: Sequence[Line]) -> None:
-    """State the worst fault of each line, which triangles mark, with a link to the page Diagnosis."""
-    worst = {line.label: found[0] for line in lines if (found := findings(store, line))}
+    """State the worst fault of each line in front, which a triangle marks, with a link to the page Diagnosis."""
+    worst = [(line, found[0]) for line in lines if not line.behind and (found := faults_of(store, line))]
     if not worst:
         return
-    said = [f"{each.fault.title} in {label} from step {each.sign.step:,}" for label, each in worst.items()]
-    more = f" and in {len(said) - IN_FRONT} more runs" * (len(said) > IN_FRONT)
+    said = [f"{line.title}: {mark.text}" for line, mark in worst]
+    more = f", and {len(said) - IN_FRONT} more" * (len(said) > IN_FRONT)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        note(f"\u25b2 A fault of training begins: {'; '.join(said[:IN_FRONT])}{more}.")
-        query = {"diagnosed": next(iter(worst))}
+        note(f"\u25b2 A fault of training begins. {'; '.join(said[:IN_FRONT])}{more}.")
+        query = {"diagnosed": worst[0][0].label}
         st.page_link(page_file("diagnosis"), label="Diagnosis", icon=":material/troubleshoot:", query_params=query)
 
 

@@ -48,7 +48,7 @@ class Unseen:
 
     fault: Fault
     lacks: tuple[str, ...]
-    """What the run lacks, each entry a metric or alternatives (`Fault.needs`)."""
+    """Entries that the run lacks, each a metric or alternatives (`Fault.needs`)."""
     logged: tuple[int, ...]
     """Number of values that were logged of each entry; `Fault.least` are needed."""
 

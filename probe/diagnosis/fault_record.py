@@ -51,7 +51,7 @@ LEAST = 8
 
 @dataclass(frozen=True)
 class Sign:
-    """What a fault left in the record of a run."""
+    """Trace of a fault in the record of a run."""
 
     step: int
     """Step at which it began to show."""
@@ -84,9 +84,9 @@ class Fault:
     find: Find
     """Function that returns the sign of the fault in a run, or None."""
     remedy: str
-    """What to try against it."""
+    """Remedy to try."""
     needs: tuple[str, ...]
-    """What it needs in a run: entries are metrics, `rollouts`, `checkpoint`, or alternatives: `kl or objective/kl`."""
+    """Entries that a run must have: metrics, `rollouts`, `checkpoint`, or alternatives: `kl or objective/kl`."""
     methods: tuple[str, ...] = ()
     """Methods to which it applies; all if empty."""
     least: int = LEAST

@@ -124,6 +124,22 @@ def falls(series: Series, least: float) -> "Shift | None":
     return Shift(int(series.steps[start]), before, level(series.part(start).values, noise))
 
 
+def dips(series: Series, least: float) -> "tuple[Shift, slice] | None":
+    """Return the stretch, a fifth of a run or longer, in which a metric stands below its beginning, by `least` or more.
+
+    Args:
+        series: metric by step.
+        least: smallest fall that counts, in the unit of the metric.
+    """
+    noise = noise_of(series)
+    before = level(beginning(series).values, noise)
+    found = stretch(series.values < before.value - least, least=max(FEWEST, len(series) // 5))
+    if found is None:
+        return None
+    during = level(series.values[found], noise)
+    return (Shift(int(series.steps[found.start]), before, during), found) if is_below(during, before) else None
+
+
 def rises(series: Series, least: float) -> "Shift | None":
     """Return how far a metric ends above its beginning; see `falls`."""
     found = falls(Series(series.metric, series.steps, -series.values), least)

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from probe.diagnosis.fault_record import Sign, fault
-from probe.diagnosis.levels import beginning, end, is_below, level, onset, stretch
+from probe.diagnosis.levels import beginning, dips, end, is_below, level, noise_of, onset, rises, stretch
 from probe.diagnosis.run_reading import SAMPLING, TOKENS, Reading
 from probe.stats import Interval
 
@@ -85,6 +85,14 @@ UNSTABLE = 0.1
 sample runs stay below 0.05."""
 UNDONE = 0.5
 """Share of what the loss had gained that is lost again."""
+ABOVE = 1.25
+"""Loss over that of the first batch that counts; the losses of sample runs fall from their first step on."""
+AT_OPTIMUM = 0.01
+"""KL to the optimum in nats below which training starts at the optimum, from which it can only move away."""
+LOST = 0.25
+"""Fall of the reward, in standard deviations at the beginning, that counts; in sample runs it rises."""
+FAR = 0.2
+"""KL to the reference in nats a token that is far; sample runs stay below 0.17."""
 PARTS = 8
 """Number of parts of a run whose losses are compared."""
 
@@ -105,9 +113,60 @@ def rate_too_high(reading: Reading) -> Sign | None:
         after = level(steps.part(wide.start, wide.stop).values)
         sentence = f"A step moves the policy by {reading.text(steps.metric, after)} nats a token; 0.1 is a large step."
         return Sign(int(steps.steps[wide.start]), steps.metric, before, after, sentence, 0.7, also=("grad_norm",))
-    if reading.method not in SAMPLING and (sign := loss_undone(reading)):
-        return sign
-    return gradient_spikes(reading)
+    signs = (reward_lost,) if reading.method in SAMPLING else (loss_above_start, loss_undone, away_from_optimum)
+    return next(filter(None, (look(reading) for look in (*signs, gradient_spikes))), None)
+
+
+def loss_above_start(reading: Reading) -> Sign | None:
+    """Return the sign of a loss that stands above that of the first batch for a fifth of the run."""
+    loss = reading.series("loss").coarse()
+    if len(loss) < 2 * PARTS:
+        return None
+    first, noise = float(loss.values[0]), noise_of(loss)
+    above = stretch(loss.values > max(ABOVE * first, first + 3 * noise), least=len(loss) // 5)
+    if first <= 0 or above is None:
+        return None
+    before, after = level(loss.values[:1], noise), level(loss.part(above.start, above.stop).values)
+    sentence = f"The loss rises from {reading.text('loss', before)} to {reading.text('loss', after)}."
+    return Sign(int(loss.steps[above.start]), "loss", before, after, sentence, 0.8, also=("grad_norm", "lr"))
+
+
+def away_from_optimum(reading: Reading) -> Sign | None:
+    """Return the sign of a policy whose KL to the exact optimum of its objective ends above its first value."""
+    kl = reading.series("kl_to_optimal").coarse()
+    if len(kl) < 4 or kl.steps[0] != 0 or kl.values[0] < AT_OPTIMUM:
+        return None
+    if (found := rises(kl, float(kl.values[0]))) is None:
+        return None
+    sentence = (
+        f"The KL to the exact optimum of the objective rises from {reading.text(kl.metric, found.before)} to"
+        f" {reading.text(kl.metric, found.after)} nats: training moves away from what it optimises."
+    )
+    return Sign(
+        found.step, kl.metric, found.before, found.after, sentence, 0.7, also=("kl_to_reference", "answer_mass")
+    )
+
+
+def reward_lost(reading: Reading) -> Sign | None:
+    """Return the sign of a reward that falls while the policy is far from its reference, token by token."""
+    reward, spread = reading.series("objective/scores", "reward").coarse(), reading.series("reward_std").coarse()
+    kl = reading.series("kl").coarse()
+    if len(reward) < 2 * PARTS or not len(spread) or not len(kl):
+        return None
+    found = dips(reward, LOST * float(np.median(beginning(spread).values)))
+    if found is None:
+        return None
+    fallen, when = found
+    last = int(reward.steps[when.stop - 1])
+    far = level(kl.since(fallen.step).up_to(last + 1).values)
+    if not far.value >= FAR:
+        return None
+    sentence = (
+        f"The reward falls from {reading.text(reward.metric, fallen.before)} to"
+        f" {reading.text(reward.metric, fallen.after)}, and the KL to the reference is {reading.text('kl', far)} nats"
+        " a token."
+    )
+    return Sign(fallen.step, reward.metric, fallen.before, fallen.after, sentence, 0.8, also=("kl", "entropy"))
 
 
 def loss_undone(reading: Reading) -> Sign | None:

@@ -78,7 +78,7 @@ class Series:
 
 
 class Reading:
-    """What a run recorded, as the functions that find faults see it."""
+    """Record of a run, as the functions that find faults see it."""
 
     def __init__(self, frame: pd.DataFrame, method: str = "", config: dict[str, Any] | None = None) -> None:
         """Read a table of metrics.

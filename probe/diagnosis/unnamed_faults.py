@@ -6,7 +6,7 @@ from probe.diagnosis.fault_record import Sign, fault
 from probe.diagnosis.levels import beginning, falls, level
 from probe.diagnosis.run_reading import SAMPLING, Reading
 
-HALF = 0.5
+QUARTER = 0.25
 """Fall of the reward, in standard deviations of the rewards at the beginning, that no noise of prompts explains."""
 
 
@@ -22,7 +22,7 @@ def reward_falls(reading: Reading) -> Sign | None:
     """Find a reward that ends below its beginning although it is what is maximised."""
     reward, spread = reading.series("objective/scores", "reward").coarse(), reading.series("reward_std").coarse()
     size = float(np.median(beginning(spread).values))
-    fallen = falls(reward, HALF * size) if size > 0 else None
+    fallen = falls(reward, QUARTER * size) if size > 0 else None
     if fallen is None:
         return None
     sentence = (

@@ -14,7 +14,7 @@ from probe.numbers import shown_ends
 from probe.plotting.crowds import Courses, crowd_bands
 from probe.plotting.downsampling import Window, shown
 from probe.plotting.panels import Panels
-from probe.plotting.theme import ANSWERS, CHOSEN, DASHES, DOTTED, SECOND, escape, escape_lines, log_axis, method_colour
+from probe.plotting.theme import ANSWERS, DASHES, DOTTED, SECOND, escape, escape_lines, log_axis, method_colour
 from probe.terms import RATES, Term, logged
 
 RELATIVE, TOKENS = "relative step", "tokens trained on"
@@ -22,6 +22,8 @@ RELATIVE, TOKENS = "relative step", "tokens trained on"
 of tokens in all updates so far, if the run counts them."""
 AXES = {"step": "step", RELATIVE: "step (% of the run)", TOKENS: TOKENS, "time": "training time (s)"}
 """Title of each horizontal axis, by its column. The time is that of training: no pause before a resume counts."""
+WARNING = "#F2A900"
+"""Colour of marks on curves."""
 COUNT = "num_tokens"
 """Metric with the tokens trained on since the start (docs/metrics.md)."""
 HOVER_WIDTH = 60
@@ -368,7 +370,7 @@ def _signs(marks: Sequence[Mark], metric: str, rows: pd.DataFrame, form: Form) -
             x=rows[form.x].to_numpy()[places],
             y=values[places],
             mode="markers",
-            marker={"symbol": "triangle-up", "size": 13, "color": CHOSEN, "line": {"width": 1.5, "color": "white"}},
+            marker={"symbol": "triangle-up", "size": 13, "color": WARNING, "line": {"width": 1.5, "color": "#333333"}},
             text=[escape(each.text) for each in marks],
             hovertemplate="%{text}<extra></extra>",
             showlegend=False,

@@ -43,8 +43,10 @@ def trained(tmp_path: Path) -> Path:
 def test_the_worst_run_is_first_and_open(show: Show, trained: Path):
     app = show(trained, page=PAGE)
     assert not app.exception
-    assert heading(app) == "A fault of training was found in 1 of 2 runs; the worst: Entropy collapse in collapsed, " + (
-        heading(app).partition("in collapsed, ")[2]
+    assert (
+        heading(app)
+        == "A fault of training was found in 1 of 2 runs; the worst: Entropy collapse in collapsed, "
+        + (heading(app).partition("in collapsed, ")[2])
     )
     table = app.dataframe[0].value.set_index("run")
     assert list(table.index) == ["collapsed", "sound", "bare"]
@@ -87,7 +89,9 @@ def test_a_fault_is_marked_on_its_curve(show: Show, trained: Path):
     for section in sections:
         app = show(trained, page=page_file("training"), runs=["collapsed", "sound"], section=section)
         drawn += [chart(app, name) for name in names(app) if "curves" in name]
-    signs = [trace for each in drawn for trace in each["data"] if trace.get("marker", {}).get("symbol") == "triangle-up"]
+    signs = [
+        trace for each in drawn for trace in each["data"] if trace.get("marker", {}).get("symbol") == "triangle-up"
+    ]
     assert signs
     step = int(values(signs[0]["x"])[0])
     assert all("Entropy collapse from step" in text for trace in signs for text in trace["text"])

@@ -90,9 +90,9 @@ def rows(found: Mapping[str, Diagnosis], store: Store) -> pd.DataFrame:
 
 
 COLUMNS = {
-    "run": st.column_config.TextColumn(width=190),
-    "method": st.column_config.TextColumn(width=100),
-    "found": st.column_config.TextColumn(width="large"),
+    "run": st.column_config.TextColumn(width=150),
+    "method": st.column_config.TextColumn(width=84),
+    "found": st.column_config.TextColumn(width=230),
     "from step": st.column_config.TextColumn(width=80),
     "severity": st.column_config.ProgressColumn(min_value=0.0, max_value=1.0, format="%.2f", width=100),
     "looked for": st.column_config.NumberColumn(help="Faults that could have been seen in what was logged.", width=84),

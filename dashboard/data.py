@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
@@ -15,6 +15,9 @@ import streamlit as st
 
 from dashboard.held import Held
 from dashboard.markdown import prose
+from probe.diagnosis.diagnosed import Diagnosis, diagnose
+from probe.diagnosis.fault_record import faults
+from probe.diagnosis.run_reading import Reading
 from probe.errors import RunError
 from probe.plotting.crowds import Course, course, evenly
 from probe.plotting.curves import Style, smooth, with_axes
@@ -163,6 +166,9 @@ class _Read:
 _READ: Held[_Read] = Held(HELD)
 _OUTLINES: Held[pd.DataFrame] = Held(HELD // 4)
 _COURSES: Held[dict[str, Course]] = Held(HELD // 4)
+EACH_DIAGNOSIS = 16 * 1024
+"""About the largest number of bytes of a diagnosis."""
+_DIAGNOSES: Held[Diagnosis] = Held(HELD // 8)
 
 
 def metrics(run: Run) -> pd.DataFrame:
@@ -238,6 +244,33 @@ def courses(
 
     key = files, tuple(metrics), x, weight
     return _COURSES.get_or(key, make, lambda found: sum(each.nbytes for pair in found.values() for each in pair))
+
+
+def reading(run: Run) -> Reading:
+    """Return a run as the search for faults reads it."""
+    found = Reading(metrics(run), run.method, run.config)
+    found.run = run
+    return found
+
+
+def known_diagnosis(run: Run) -> Diagnosis | None:
+    """Return the diagnosis of a run as it is now, without its metrics, if it is held."""
+    return _DIAGNOSES.get(_state(run))
+
+
+def diagnosis(run: Run) -> Diagnosis:
+    """Return the faults that a run shows (`probe.diagnosis.diagnose`), without its metrics."""
+
+    def make() -> Diagnosis:
+        found = diagnose(reading(run))
+        return replace(found, reading=Reading(found.reading.frame.iloc[:0], run.method, run.config))
+
+    return _DIAGNOSES.get_or(_state(run), make, lambda found: EACH_DIAGNOSIS)
+
+
+def _state(run: Run) -> tuple[object, ...]:
+    files = METRICS, RUN_FILE, ROLLOUTS
+    return run.path, *(stamp(run.path / name) for name in files), tuple(faults())
 
 
 def rollouts(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:

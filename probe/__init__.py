@@ -7,13 +7,13 @@
 - run an experiment and read its result: `run_experiment`, `Result`
 - define an experiment, its evidence and its metrics: `experiment`, `Evidence`, `Mean`, `Share`, `Statistic`
 - define an analysis, with page and command: `analysis`
-- other extensions: `annotator`, `verifier`
+- other extensions: `annotator`, `fault`, `verifier`
 
 Subjects, each with a few functions, which `help(probe.logits)` lists: `analyses`, `attention`, `audit`,
-`autoregression`, `chain_of_thought`, `compare`, `continual`, `experiments`, `findings`, `hallucination`, `in_context`,
-`interventions`, `jobs`, `logits`, `model`, `plotting`, `questions`, `recording`, `report`, `retrieval`, `rewards`,
-`runs`, `seeds`, `sweep`, `sycophancy`, `world`. Names are loaded on first use, so that `import probe` and `probe
---help` stay fast.
+`autoregression`, `chain_of_thought`, `compare`, `continual`, `diagnosis`, `experiments`, `findings`, `hallucination`,
+`in_context`, `interventions`, `jobs`, `logits`, `model`, `plotting`, `questions`, `recording`, `report`, `retrieval`,
+`rewards`, `runs`, `seeds`, `sweep`, `sycophancy`, `world`. Names are loaded on first use, so that `import probe` and
+`probe --help` stay fast.
 """
 
 import lazy_loader

@@ -5,6 +5,7 @@ from . import autoregression as autoregression
 from . import chain_of_thought as chain_of_thought
 from . import compare as compare
 from . import continual as continual
+from . import diagnosis as diagnosis
 from . import experiments as experiments
 from . import findings as findings
 from . import hallucination as hallucination
@@ -25,6 +26,7 @@ from . import sweep as sweep
 from . import sycophancy as sycophancy
 from . import world as world
 from .analyses.catalogue import analysis as analysis
+from .diagnosis.fault_record import fault as fault
 from .experiments.metrics import Mean as Mean
 from .experiments.metrics import Share as Share
 from .experiments.metrics import Statistic as Statistic

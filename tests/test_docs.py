@@ -16,6 +16,7 @@ from PIL import Image
 
 from docs import pictures
 from probe.analyses.catalogue import ANALYSES
+from probe.diagnosis.fault_record import FAULTS
 from probe.findings.bench import Bench
 from probe.findings.claim import Finding
 from probe.findings.claims import CLAIMS
@@ -37,7 +38,7 @@ PRESENT = [document for document in DOCUMENTS if document.name != "log.md"]
 """Those that say what is; the log says what was."""
 FILES = re.compile(r"(?<![\w./-])(?:probe|trainers|dashboard|tests|docs|benchmarks)/[a-z\d_/]+\.(?:py|md)\b")
 SOURCES = sorted(path for package in ("probe", "trainers", "dashboard") for path in (ROOT / package).rglob("*.py"))
-GROUPS = {registry.group for registry in (ANALYSES, ANNOTATORS, VERIFIERS)}
+GROUPS = {registry.group for registry in (ANALYSES, ANNOTATORS, FAULTS, VERIFIERS)}
 """Entry points, which look like the names of modules."""
 
 

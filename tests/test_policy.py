@@ -77,7 +77,7 @@ LAYERS = (
     "rows runs",
     "world",
     "jobs model plotting",
-    "analyses cli",
+    "analyses cli diagnosis",
     "experiments logits",
     "seeds",
     "attention autoregression continual interventions rewards",
@@ -169,7 +169,13 @@ def test_a_file_name_stands_in_one_folder():
 SUBJECTS = {path.parent.name for path in (ROOT / "probe").glob("*/__init__.py")} - {"commands"}
 PAGES = {path.parent.name for path in (ROOT / "dashboard" / "pages").glob("*/page.py")}
 PAGE_OF = dict.fromkeys(("model", "plotting", "report", "runs", "seeds", "world"), "overview")
-PAGE_OF |= {"jobs": "train", "recording": "training", "questions": "experiments", "analyses": "compare"}
+PAGE_OF |= {
+    "jobs": "train",
+    "recording": "training",
+    "diagnosis": "training",
+    "questions": "experiments",
+    "analyses": "compare",
+}
 """Subjects that are shown on the page of another name."""
 DOCUMENTS = [file for file in (ROOT / "docs").glob("*.md") if file.name not in ("tree.md", "log.md")]
 

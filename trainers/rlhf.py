@@ -48,7 +48,6 @@ from probe import Run
 from probe.cli import main
 from probe.world import World
 from trainers.config import RLHFConfig
-from trainers.diagnosis import gap_metrics
 from trainers.loop import Loss, Method, fit
 from trainers.rlvr import surrogate
 from trainers.sampling import (
@@ -65,6 +64,7 @@ from trainers.sampling import (
 )
 from trainers.scalar_heads import HeadedTrainee, ModelWithHead, ValueHead, width_of
 from trainers.session import Session
+from trainers.signs import gap_metrics
 from trainers.starting import load_trainee
 
 if TYPE_CHECKING:

@@ -52,7 +52,6 @@ from probe import Run
 from probe.cli import main
 from probe.world import World
 from trainers.config import RLVRConfig
-from trainers.diagnosis import SamplingGap
 from trainers.entropy_control import EntropyControl, mean_entropy
 from trainers.loop import Loss, Method, fit
 from trainers.sampling import (
@@ -68,6 +67,7 @@ from trainers.sampling import (
     rollout_rows,
 )
 from trainers.session import Session
+from trainers.signs import SamplingGap
 from trainers.starting import load_trainee
 from trainers.trainee import Trainee
 

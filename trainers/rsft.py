@@ -31,7 +31,6 @@ from probe.cli import main
 from probe.rewards.optimum import best_of_n_bound, binary_best_of_n_kl
 from probe.world import World
 from trainers.config import RSFTConfig
-from trainers.diagnosis import SamplingGap
 from trainers.loop import Loss, Method, fit
 from trainers.sampling import (
     Completion,
@@ -45,6 +44,7 @@ from trainers.sampling import (
 )
 from trainers.session import Session
 from trainers.sft import Demonstration, demonstration_logprobs, loss_of
+from trainers.signs import SamplingGap
 from trainers.starting import load_trainee
 from trainers.trainee import Trainee
 

@@ -33,13 +33,13 @@ from probe.world import World
 from probe.world.language import read
 from trainers.checkpoint import last_checkpoint
 from trainers.config import FINAL_ANSWER, OnlineConfig
-from trainers.diagnosis import entropy_by_position, group_metrics
 from trainers.loop import draw
 from trainers.record import CAPTURE_TOKENS, AnsweredPrompt, Origin, answered_prompts, data_texts, file_hash
 from trainers.reference import Aim, ReferenceEvaluation
 from trainers.resume import check_unchanged
 from trainers.reward_functions import RewardFunction, check_files, model_spec, plain_reward, resolve, weighted_sum
 from trainers.session import Session, derive_seed
+from trainers.signs import entropy_by_position, group_metrics
 from trainers.trainee import Reference, Trainee
 
 RESERVED = ("prompts", "completions", "prompt_ids", "completion_ids")

@@ -50,7 +50,7 @@ EXPERIMENTS = {
 }
 """Title and icon of the page of each built-in experiment."""
 ASKS = {
-    **dict.fromkeys(("start", "overview", "train", "sweep", "training", "findings"), ()),
+    **dict.fromkeys(("start", "overview", "train", "sweep", "training", "diagnosis", "findings"), ()),
     **dict.fromkeys(EXPERIMENTS, (BASE, ALIGNED)),
     "experiments": (BASE, ALIGNED),
     "audit": (BASE, ALIGNED),
@@ -129,6 +129,7 @@ page = st.navigation(
             own_page("train", "New run", "model_training"),
             own_page("sweep", "Sweep", "grid_view"),
             own_page("training", "Curves and captures", "show_chart"),
+            own_page("diagnosis", "Diagnosis", "troubleshoot"),
             own_page("rewards", "Rewards and KL", "trophy"),
         ],
         "Evidence": [own_page("findings", "Published claims", "fact_check")],

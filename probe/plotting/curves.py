@@ -22,6 +22,8 @@ RELATIVE, TOKENS = "relative step", "tokens trained on"
 of tokens in all updates so far, if the run counts them."""
 AXES = {"step": "step", RELATIVE: "step (% of the run)", TOKENS: TOKENS, "time": "training time (s)"}
 """Title of each horizontal axis, by its column. The time is that of training: no pause before a resume counts."""
+WARNING = "#F2A900"
+"""Colour of marks on curves."""
 COUNT = "num_tokens"
 """Metric with the tokens trained on since the start (docs/metrics.md)."""
 HOVER_WIDTH = 60
@@ -160,6 +162,16 @@ def metric_panels(
     return result
 
 
+@dataclass(frozen=True)
+class Mark:
+    """A step of a run that is marked on the curves of some metrics."""
+
+    step: int
+    metrics: tuple[str, ...]
+    text: str
+    """Text shown on hover."""
+
+
 def metric_curves(
     runs: Mapping[str, pd.DataFrame],
     metrics: Sequence[str],
@@ -176,6 +188,7 @@ def metric_curves(
     points: int | None = None,
     windows: Mapping[int, Window] = MappingProxyType({}),
     behind: Mapping[str, Courses] = MappingProxyType({}),
+    marks: Mapping[str, Sequence[Mark]] = MappingProxyType({}),
 ) -> go.Figure:
     """Draw one panel per metric and one line per run; smoothed curves keep the raw curve behind them, drawn faintly.
 
@@ -198,6 +211,7 @@ def metric_curves(
         points: about the number of points of each curve (`probe.plotting.downsampling`); all by default.
         windows: part of the horizontal axis that a panel shows, by its number from 1, drawn with as many points.
         behind: further runs, drawn as quantile bands, one per method (`probe.plotting.crowds`).
+        marks: marks on the curves of runs, such as the step at which a fault begins.
     """
     runs = {name: _known(frame, x) for name, frame in runs.items() if x in frame}
     columns_of: Mapping[str, Collection[Any]] = {**runs, **behind}
@@ -213,6 +227,9 @@ def metric_curves(
             if spreads and name in spreads:
                 panels.add(at, *_around(spreads[name], name, metric, look[name], unit, form, log_y))
             panels.add(at, *_lines(name, metric, rows, look[name], form, number, has_label=at == 1))
+            panels.add(
+                at, *_signs([each for each in marks.get(name, ()) if metric in each.metrics], metric, rows, form)
+            )
         values = [runs[name][metric].to_numpy(dtype=float) for name in front]
         values += [behind[name][metric][1] for name in crowd]
         together = np.concatenate([np.empty(0), *values])
@@ -339,6 +356,26 @@ def _around(
         low = np.maximum(low, least) if log_y else low
         traces.append(band(places, low, high, style.colour).update(legendgroup=name))
     return traces
+
+
+def _signs(marks: Sequence[Mark], metric: str, rows: pd.DataFrame, form: Form) -> list[go.Scatter]:
+    """Return a trace with a sign on a curve for each of its marks; the text is shown on hover."""
+    marks = [each for each in marks if metric in each.metrics]
+    if not marks or "step" not in rows or not len(rows):
+        return []
+    values = smooth(rows[metric].to_numpy(dtype=float), form.weight)
+    places = [int(np.abs(rows["step"].to_numpy(dtype=float) - each.step).argmin()) for each in marks]
+    return [
+        go.Scatter(
+            x=rows[form.x].to_numpy()[places],
+            y=values[places],
+            mode="markers",
+            marker={"symbol": "triangle-up", "size": 13, "color": WARNING, "line": {"width": 1.5, "color": "#333333"}},
+            text=[escape(each.text) for each in marks],
+            hovertemplate="%{text}<extra></extra>",
+            showlegend=False,
+        )
+    ]
 
 
 def band(x: Curve, low: Curve, high: Curve, colour: str) -> go.Scatter:

@@ -1,9 +1,11 @@
 """Lines of the training page: the metrics of runs and of means over seeds, read and drawn without a widget."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -11,11 +13,14 @@ from dashboard import data
 from dashboard.components.step_views import Moment
 from dashboard.data import Store
 from dashboard.seed_groups import SeedGroup, group_curves
+from probe.diagnosis.diagnosed import Finding
+from probe.errors import ProbeError
 from probe.plotting.crowds import MOST_LINES, Course
 from probe.plotting.curves import (
     AXES,
     RELATIVE,
     TOKENS,
+    Mark,
     MetricPanel,
     Spread,
     metric_curves,
@@ -187,7 +192,30 @@ def chart_of(
         points=points,
         windows=windows or {},
         behind={line.title: courses(store, section, line, metrics) for line in lines if line.behind},
+        marks={line.title: faults_of(store, line) for line in front},
     )
+
+
+def faults_of(store: Store, line: Line) -> list[Mark]:
+    """Return a mark for each fault that the run of a line shows, or most of its trainings; the worst fault first.
+
+    Among several trainings the mark is at the median of their steps. A fault of a plugin that fails has no mark, which
+    the page Diagnosis tells.
+    """
+    found: dict[str, list[Finding]] = {}
+    for label in line.members:
+        with suppress(ProbeError):
+            for each in data.diagnosis(store.runs[label]).findings:
+                found.setdefault(each.fault.name, []).append(each)
+    marks, several = [], len(line.members) > 1
+    for same in sorted(found.values(), key=lambda same: -max(each.sign.severity for each in same)):
+        sign, title = same[0].sign, same[0].fault.title
+        if len(same) <= len(line.members) // 2:
+            continue
+        step = int(np.median([each.sign.step for each in same]))
+        where = f" in {len(same)} of {len(line.members)} trainings, at the median" * several
+        marks.append(Mark(step, (sign.metric, *sign.also), f"{title}{where} from step {step:,}"))
+    return marks
 
 
 def numbers(store: Store, section: Section, metrics: Sequence[str]) -> pd.DataFrame:

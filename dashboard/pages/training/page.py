@@ -27,7 +27,8 @@ from dashboard.components.zoom import hold_zoom, watch_zoom, zooms_of
 from dashboard.data import Store
 from dashboard.inputs import Page
 from dashboard.markdown import finding, guard, note
-from dashboard.pages.training.lines import Line, Section, chart_of, is_unlike, numbers
+from dashboard.pages import page_file
+from dashboard.pages.training.lines import Line, Section, chart_of, faults_of, is_unlike, numbers
 from dashboard.seed_groups import by_member, cautions, seed_groups
 from dashboard.state import LABEL, RUNS, begin, current, keep, keep_choices, tell_again
 from probe.plotting.crowds import ABOUT, MOST_LINES
@@ -198,6 +199,7 @@ def curves(store: Store, section: Section, marker: float | None, *, all_panels: 
         watch_zoom(name, title)
     if any(line.behind for line in lines):
         note(f"{ABOUT} Lines: the runs in front.")
+    tell_faults(store, lines)
     if means:
         note(f"Line: mean over trainings; band: its 95 % t interval; faint: each training. {cautions(means)}")
     if rest := [line.title for line in section.lines if len(line.frame) and section.x not in line.frame]:
@@ -212,6 +214,19 @@ def curves(store: Store, section: Section, marker: float | None, *, all_panels: 
             "These runs are of different methods and lengths, so they share an axis of relative steps: the step in "
             "percent of each run's own."
         )
+
+
+def tell_faults(store: Store, lines: Sequence[Line]) -> None:
+    """State the worst fault of each line in front, which a triangle marks, with a link to the page Diagnosis."""
+    worst = [(line, found[0]) for line in lines if not line.behind and (found := faults_of(store, line))]
+    if not worst:
+        return
+    said = [f"{line.title}: {mark.text}" for line, mark in worst]
+    more = f", and {len(said) - IN_FRONT} more" * (len(said) > IN_FRONT)
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        note(f"\u25b2 A fault of training begins. {'; '.join(said[:IN_FRONT])}{more}.")
+        query = {"diagnosed": worst[0][0].label}
+        st.page_link(page_file("diagnosis"), label="Diagnosis", icon=":material/troubleshoot:", query_params=query)
 
 
 def explain(store: Store, names: Sequence[str], moment: Moment | None) -> None:

@@ -13,7 +13,7 @@ from probe import LM
 from probe.model.scoring import completion_logprobs
 from tests.trainers.quick import train
 from trainers import sampling
-from trainers.diagnosis import SamplingGap, entropy_by_position, gap_metrics, group_metrics
+from trainers.signs import SamplingGap, entropy_by_position, gap_metrics, group_metrics
 
 MEAN, MAX = (f"sampling/sampling_logp_difference/{kind}" for kind in ("mean", "max"))
 LOW, RATIO, HIGH = (f"sampling/importance_sampling_ratio/{kind}" for kind in ("min", "mean", "max"))

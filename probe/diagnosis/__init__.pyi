@@ -1,0 +1,9 @@
+from .diagnosed import Diagnosis as Diagnosis
+from .diagnosed import Finding as Finding
+from .diagnosed import diagnose as diagnose
+from .fault_record import Sign as Sign
+from .fault_record import fault as fault
+from .fault_record import faults as faults
+from .fault_record import find_fault as find_fault
+from .run_reading import Reading as Reading
+from .run_reading import Series as Series

@@ -1,0 +1,118 @@
+"""Faults of a policy that samples: it lost its entropy, its reference is another model, its values are useless."""
+
+import numpy as np
+
+from probe.diagnosis.fault_record import Sign, fault
+from probe.diagnosis.levels import beginning, end, is_below, level, onset, stretch
+from probe.diagnosis.run_reading import SAMPLING, Reading, Series
+from probe.stats import Interval
+
+COLLAPSED = 0.1
+"""Entropy as a share of that at the beginning below which it has collapsed; sound RLVR runs end at 0.19 of it."""
+ALIKE = 0.5
+"""Share of the distinct completions, or of the spread of the reward, at the beginning below which samples are alike."""
+
+
+@fault(
+    title="Entropy collapse",
+    needs=(
+        "entropy or objective/entropy",
+        "completions/distinct_ratio or reward_std or frac_reward_zero_std",
+    ),
+    remedy="Lower the learning rate, raise the weight of the KL (beta) or the upper clipping bound (`--epsilon-high`),"
+    " and sample at temperature 1.",
+    methods=SAMPLING,
+    hides=("no_signal",),
+)
+def entropy_collapse(reading: Reading) -> Sign | None:
+    """Find an entropy that falls to almost nothing while the samples of a prompt become alike."""
+    entropy = reading.series("objective/entropy", "entropy").coarse()
+    before = level(beginning(entropy).values)
+    if before.value <= 0:
+        return None
+    found = stretch(entropy.values < COLLAPSED * before.value)
+    if found is None or found.stop < len(entropy) - 1:
+        return None
+    kept = reading.series("completions/distinct_ratio", "reward_std").coarse()
+    first, last = level(beginning(kept).values), level(end(kept).values)
+    if len(kept) and not last.value <= ALIKE * first.value:
+        return None
+    after = level(entropy.part(found.start).values)
+    logs = Series(entropy.metric, entropy.steps, np.log(np.maximum(entropy.values, 1e-12)))
+    step = int(entropy.steps[onset(logs, float(np.log(before.value)), level(logs.part(found.start).values).value)])
+    alike = (
+        f", and “{reading.title(kept.metric)}” from {reading.text(kept.metric, first)} to"
+        f" {reading.text(kept.metric, last)}"
+        if len(kept)
+        else ""
+    )
+    sentence = (
+        f"The entropy falls from {reading.text(entropy.metric, before)} to {reading.text(entropy.metric, after)}"
+        f" nats{alike}."
+    )
+    return Sign(step, entropy.metric, before, after, sentence, 0.8, also=(kept.metric,) if len(kept) else ())
+
+
+ZERO = 1e-6
+"""KL in nats, or implicit reward, that is rounding."""
+AWAY = 0.02
+"""KL in nats, or implicit margin, at the first step that no rounding explains."""
+
+
+@fault(
+    title="Wrong reference",
+    needs=("objective/kl or kl or rewards/margins",),
+    remedy="Load the reference once, from the model that training starts from, and do not update it; with an adapter,"
+    " switch the adapter off for the reference.",
+    methods=(*SAMPLING, "dpo"),
+)
+def wrong_reference(reading: Reading) -> Sign | None:
+    """Find a reference that differs from the start of training, or that follows the policy."""
+    series = reading.series("objective/kl", "rewards/margins", "kl")
+    title, none = reading.title(series.metric), float("nan")
+    if series.steps[0] <= 1 and abs(series.values[0]) > AWAY:
+        value = Interval(float(series.values[0]), none, none)
+        sentence = (
+            f"“{title}” is {reading.text(series.metric, value)} at step {series.steps[0]:,}, before the first update:"
+            " the reference is not the model that training starts from."
+        )
+        return Sign(int(series.steps[0]), series.metric, Interval(0.0, none, none), value, sentence, 0.7)
+    if len(series) < 8 or np.abs(series.values).max() > ZERO:
+        return None
+    for name in ("entropy", "objective/entropy", "reward", "logps/chosen", "mean_token_accuracy"):
+        moved = reading.series(name).coarse()
+        first, last = level(beginning(moved).values), level(end(moved).values)
+        if is_below(first, last) or is_below(last, first):
+            sentence = (
+                f"“{title}” is 0 at every step, although “{reading.title(name)}” moves from {reading.text(name, first)}"
+                f" to {reading.text(name, last)}: the reference follows the policy."
+            )
+            zero = level(series.values)
+            return Sign(int(series.steps[0]), series.metric, zero, zero, sentence, 0.7, also=(name,))
+    return None
+
+
+@fault(
+    title="Value head useless",
+    needs=("val/explained_variance",),
+    remedy="Check that returns and values belong to the same tokens; raise `--value-rate` or `--vf-coef`, or train the"
+    " values some steps before the policy.",
+    methods=("rlhf",),
+    least=16,
+)
+def value_head_useless(reading: Reading) -> Sign | None:
+    """Find values that explain none of the variance of the returns in the second half of a run."""
+    series = reading.series("val/explained_variance").coarse()
+    half = series.part(len(series) // 2)
+    after = level(half.values)
+    if not (after.value <= 0 and after.high < 0.1):
+        return None
+    useless = stretch(series.values <= 0.05)
+    at = useless.start if useless else len(series) // 2
+    before = level(series.part(0, at).values) if at else Interval(1.0, float("nan"), float("nan"))
+    sentence = (
+        "Values explain"
+        f" {reading.text(series.metric, after)} of the variance of the returns in the second half of the run; 0 is what"
+        " a constant explains."
+    )
+    return Sign(int(series.steps[at]), series.metric, before, after, sentence, 0.5, also=("loss/value_avg",))

@@ -1,7 +1,6 @@
 """Faults of the optimiser and of the amount of training: numbers that die, a rate that is too high, memorising."""
 
 import numpy as np
-import pandas as pd
 
 from probe.diagnosis.fault_record import Sign, fault
 from probe.diagnosis.levels import beginning, dips, end, is_below, level, noise_of, onset, rises, stretch
@@ -79,7 +78,7 @@ JUMP = 10.0
 SPIKES = 0.02
 """Share of steps with a spike from which training is unstable; sample runs have none."""
 AROUND = 51
-"""Number of steps around one whose median is compared."""
+"""Fewest neighbouring steps with whose median each step is compared."""
 UNSTABLE = 0.1
 """KL to the sampling policy in nats a token above which a step leaves the region in which its clipped loss is valid;
 sample runs stay below 0.05."""
@@ -192,7 +191,10 @@ def gradient_spikes(reading: Reading) -> Sign | None:
     norm = reading.series("grad_norm")
     if len(norm) < AROUND:
         return None
-    around = pd.Series(norm.values).rolling(AROUND, center=True, min_periods=AROUND // 2).median().to_numpy()
+    blocks = len(norm) // AROUND
+    size = -(-len(norm) // blocks)
+    padded = np.pad(norm.values, (0, blocks * size - len(norm)), mode="edge").reshape(blocks, size)
+    around = np.repeat(np.median(padded, axis=1), size)[: len(norm)]
     spikes = np.flatnonzero(norm.values > JUMP * np.maximum(around, 1e-12))
     if len(spikes) < max(3, SPIKES * len(norm)):
         return None

@@ -55,14 +55,19 @@ class Series:
     def __len__(self) -> int:
         return len(self.values)
 
-    def coarse(self, points: int = POINTS) -> "Series":
-        """Return medians of consecutive blocks, each at the first step of its block, at most `points` of them."""
-        size = -(-len(self) // points)
+    def coarse(self) -> "Series":
+        """Return medians of consecutive blocks, each at the first step of its block, at most `POINTS` of them."""
+        return self._reduced
+
+    @cached_property
+    def _reduced(self) -> "Series":
+        size = -(-len(self) // POINTS)
         if size <= 1:
             return self
-        starts = range(0, len(self), size)
-        medians = np.array([np.median(self.values[at : at + size]) for at in starts])
-        return Series(self.metric, self.steps[::size], medians)
+        whole = len(self) // size * size
+        medians = np.median(self.values[:whole].reshape(-1, size), axis=1)
+        rest = [np.median(self.values[whole:])] if whole < len(self) else []
+        return Series(self.metric, self.steps[::size], np.append(medians, rest))
 
     def part(self, start: int, stop: int | None = None) -> "Series":
         """Return the values from one place to another."""

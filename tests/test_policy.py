@@ -172,7 +172,6 @@ PAGE_OF = dict.fromkeys(("model", "plotting", "report", "runs", "seeds", "world"
 PAGE_OF |= {
     "jobs": "train",
     "recording": "training",
-    "diagnosis": "training",
     "questions": "experiments",
     "analyses": "compare",
 }

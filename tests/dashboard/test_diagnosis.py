@@ -19,7 +19,7 @@ PAGE = page_file("diagnosis")
 def write(root: Path, name: str, frame: pd.DataFrame, method: str, seed: int = 0) -> Path:
     """A run with these metrics."""
     RunWriter.create(root / name, method=method, config={"steps": len(frame)}, seed=seed).finish("finished")
-    lines = (json.dumps({key: value for key, value in row.items()}) for row in frame.to_dict("records"))
+    lines = (json.dumps(row) for row in frame.to_dict("records"))
     (root / name / METRICS).write_text("\n".join(lines) + "\n")
     return root / name
 
@@ -43,11 +43,7 @@ def trained(tmp_path: Path) -> Path:
 def test_the_worst_run_is_first_and_open(show: Show, trained: Path):
     app = show(trained, page=PAGE)
     assert not app.exception
-    assert (
-        heading(app)
-        == "A fault of training was found in 1 of 2 runs; the worst: Entropy collapse in collapsed, "
-        + (heading(app).partition("in collapsed, ")[2])
-    )
+    assert heading(app).startswith("A fault of training was found in 1 of 2 runs; the worst: Entropy collapse in")
     table = app.dataframe[0].value.set_index("run")
     assert list(table.index) == ["collapsed", "sound", "bare"]
     assert list(table["found"]) == ["Entropy collapse", "nothing found", "too little was logged"]

@@ -10,6 +10,8 @@ import streamlit as st
 from dashboard import data
 from dashboard.components.details import details
 from dashboard.components.figure import figure
+from dashboard.components.rollouts import SAMPLED
+from dashboard.components.step_views import TAB
 from dashboard.components.table import show_table
 from dashboard.data import Store
 from dashboard.markdown import escape_markdown, finding, guard, note, prose
@@ -18,8 +20,8 @@ from dashboard.state import RUNS, current, keep
 from probe.diagnosis.diagnosed import Diagnosis, Finding
 from probe.texts import visible
 
-RUN, TABLE, PAGE = "diagnosed", "diagnosis-table", "diagnosis_page"
-"""Keys of the run whose diagnosis is shown, of the table of all runs, and of the table's page."""
+RUN, PAGE = "diagnosed", "diagnosis_page"
+"""Keys of the run whose diagnosis is shown, and of the page of the table of all runs."""
 EACH = 50
 """Number of runs on a page of the table."""
 ROWS = 8
@@ -113,7 +115,7 @@ def choose_run(table: pd.DataFrame) -> str:
         if picked and picked[0] < len(shown):
             st.session_state[RUN] = str(shown["run"].iloc[picked[0]])
 
-    key = f"{TABLE}-{page}"
+    key = f"diagnosed-{page}"
     height = 38 + 35 * min(ROWS, len(shown))
     show_table(
         shown,
@@ -148,7 +150,7 @@ def draw_finding(store: Store, label: str, each: Finding, whole: Diagnosis) -> N
                     page_file("training"),
                     label="Rollouts",
                     icon=":material/format_quote:",
-                    query_params={RUNS: label, "sampled": label, "training_tab": "Rollouts"},
+                    query_params={RUNS: label, SAMPLED: label, TAB: "Rollouts"},
                 )
     chart = whole.figures().get(each.fault.name) if each.sign.metric else None
     if chart is not None:

@@ -54,6 +54,9 @@ ATTENTION_OF = "att_view"
 DO = "int_do"
 """Key of the choice of an intervention, which links to its page set."""
 
+DIAGNOSED = "diagnosed"
+"""Key of the run whose diagnosis is shown, which links to its page set."""
+
 RUNS = "runs"
 """Key of the Training page's runs, which links to it set."""
 

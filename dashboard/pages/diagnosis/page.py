@@ -16,12 +16,12 @@ from dashboard.components.table import show_table
 from dashboard.data import Store
 from dashboard.markdown import escape_markdown, finding, guard, note, prose
 from dashboard.pages import page_file
-from dashboard.state import RUNS, current, keep
+from dashboard.state import DIAGNOSED, RUNS, current, keep
 from probe.diagnosis.diagnosed import Diagnosis, Finding
 from probe.texts import visible
 
-RUN, PAGE = "diagnosed", "diagnosis_page"
-"""Keys of the run whose diagnosis is shown, and of the page of the table of all runs."""
+PAGE = "diagnosis_page"
+"""Key of the page of the table of all runs."""
 EACH = 50
 """Number of runs on a page of the table."""
 ROWS = 8
@@ -113,7 +113,7 @@ def choose_run(table: pd.DataFrame) -> str:
     def take() -> None:
         picked = st.session_state[key]["selection"]["rows"]
         if picked and picked[0] < len(shown):
-            st.session_state[RUN] = str(shown["run"].iloc[picked[0]])
+            st.session_state[DIAGNOSED] = str(shown["run"].iloc[picked[0]])
 
     key = f"diagnosed-{page}"
     height = 38 + 35 * min(ROWS, len(shown))
@@ -129,7 +129,7 @@ def choose_run(table: pd.DataFrame) -> str:
     labels = [str(label) for label in table["run"]]
     return str(
         st.selectbox(
-            "Run", labels, key=keep(RUN, labels, labels[0]), bind="query-params", format_func=visible, width=400
+            "Run", labels, key=keep(DIAGNOSED, labels, labels[0]), bind="query-params", format_func=visible, width=400
         )
     )
 

@@ -30,7 +30,7 @@ from dashboard.markdown import finding, guard, note
 from dashboard.pages import page_file
 from dashboard.pages.training.lines import Line, Section, chart_of, faults_of, is_unlike, numbers
 from dashboard.seed_groups import by_member, cautions, seed_groups
-from dashboard.state import LABEL, RUNS, begin, current, keep, keep_choices, tell_again
+from dashboard.state import DIAGNOSED, LABEL, RUNS, begin, current, keep, keep_choices, tell_again
 from probe.plotting.crowds import ABOUT, MOST_LINES
 from probe.plotting.curves import (
     AXES,
@@ -225,7 +225,7 @@ def tell_faults(store: Store, lines: Sequence[Line]) -> None:
     more = f", and {len(said) - IN_FRONT} more" * (len(said) > IN_FRONT)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         note(f"\u25b2 A fault of training begins. {'; '.join(said[:IN_FRONT])}{more}.")
-        query = {"diagnosed": worst[0][0].label}
+        query = {DIAGNOSED: worst[0][0].label}
         st.page_link(page_file("diagnosis"), label="Diagnosis", icon=":material/troubleshoot:", query_params=query)
 
 

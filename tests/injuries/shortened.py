@@ -1,0 +1,60 @@
+"""The recipes of the sample runs, shortened to half a minute each, and the trainings with and without an injury."""
+
+import json
+from contextlib import nullcontext, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from probe import Run, open_run
+from probe.errors import TrainingStopped
+from tests.injuries.injury import Injury, beginning
+from tests.trainers.quick import train
+from trainers.config import TrainConfig
+from trainers.samples.recipes import dpo_by, ppo, reward, rlvr, sft
+
+SHORT: dict[str, Any] = {"log_every": 1, "eval_every": 5, "capture_every": 0, "save_every": 0, "threads": 1}
+ONLINE = SHORT | {"rollouts_every": 2, "evaluate": 20}
+PREFERENCES = SHORT | {"evaluate": 20, "eval_every": 10}
+
+RECIPES: dict[str, Any] = {
+    "rlvr": (rlvr, ONLINE | {"steps": 36}),
+    "rlhf": (ppo("rlhf", "honest", beta=0.3, lr=1e-4), ONLINE | {"steps": 36}),
+    "dpo": (dpo_by("agreeable"), PREFERENCES | {"steps": 60, "pairs": 1500}),
+    "sft": (sft, SHORT | {"steps": 80, "examples": 3000, "evaluate": 40}),
+    "reward-model": (reward("honest"), PREFERENCES | {"steps": 80, "pairs": 4000}),
+}
+"""Name -> recipe, and the options in which the shortened one differs."""
+
+
+def shortened(recipe: str, samples: Path, out: Path, seed: int, **changes: Any) -> TrainConfig:
+    """Return the options of a shortened recipe on the sample runs in the folder `samples`."""
+    make, options = RECIPES[recipe]
+    config: TrainConfig = make(samples)
+    return replace(config, out=out, seed=seed, **options | changes)
+
+
+def injure(injury: Injury, config: TrainConfig) -> Run:
+    """Train with the injury and write, beside the run, which one it has and from which step; return the run."""
+    config = replace(config, **injury.options)
+    with (
+        beginning(injury.step) as begun,
+        injury.inject(begun),
+        suppress(TrainingStopped) if injury.dies else nullcontext(),
+    ):
+        train(config)
+    note(config.out, injury.name, injury.fault, injury.recipe, injury.step, config.seed)
+    return open_run(config.out)
+
+
+def keep_healthy(recipe: str, config: TrainConfig) -> Run:
+    """Train without an injury, write so beside the run, and return the run."""
+    train(config)
+    note(config.out, f"healthy-{recipe}", None, recipe, None, config.seed)
+    return open_run(config.out)
+
+
+def note(out: Path, name: str, fault: str | None, recipe: str, step: int | None, seed: int) -> None:
+    """Write the truth about a run into a file beside it: its fault and the first injured step, null for a control."""
+    truth = {"name": name, "fault": fault, "recipe": recipe, "step": step, "seed": seed}
+    out.with_name(f"{out.name}.json").write_text(json.dumps(truth) + "\n")

@@ -1,6 +1,7 @@
 """The recipes of the sample runs, shortened to half a minute each, and the trainings with and without an injury."""
 
 import json
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -11,18 +12,18 @@ from probe.errors import TrainingStopped
 from tests.injuries.injury import Injury, beginning
 from tests.trainers.quick import train
 from trainers.config import TrainConfig
-from trainers.samples.recipes import dpo_by, ppo, reward, rlvr, sft
+from trainers.samples.recipes import STRONG_PPO, dpo_by, ppo, reward, rlvr, sft
 
 SHORT: dict[str, Any] = {"log_every": 1, "eval_every": 5, "capture_every": 0, "save_every": 0, "threads": 1}
-ONLINE = SHORT | {"rollouts_every": 2, "evaluate": 20}
-PREFERENCES = SHORT | {"evaluate": 20, "eval_every": 10}
+"""Every step is logged, and the weights are written at the end alone."""
+ONLINE = SHORT | {"steps": 30, "rollouts_every": 2, "evaluate": 0}
 
-RECIPES: dict[str, Any] = {
-    "rlvr": (rlvr, ONLINE | {"steps": 36}),
-    "rlhf": (ppo("rlhf", "honest", beta=0.3, lr=1e-4), ONLINE | {"steps": 36}),
-    "dpo": (dpo_by("agreeable"), PREFERENCES | {"steps": 60, "pairs": 1500}),
-    "sft": (sft, SHORT | {"steps": 80, "examples": 3000, "evaluate": 40}),
-    "reward-model": (reward("honest"), PREFERENCES | {"steps": 80, "pairs": 4000}),
+RECIPES: dict[str, tuple[Callable[[Path], TrainConfig], dict[str, Any]]] = {
+    "rlvr": (rlvr, ONLINE),
+    "rlhf": (ppo("rlhf", "honest", **STRONG_PPO), ONLINE),
+    "dpo": (dpo_by("agreeable"), SHORT | {"steps": 45, "pairs": 1000, "evaluate": 0}),
+    "sft": (sft, SHORT | {"steps": 60, "examples": 2500, "evaluate": 0}),
+    "reward-model": (reward("honest"), SHORT | {"steps": 60, "pairs": 3000, "eval_every": 10, "evaluate": 20}),
 }
 """Name -> recipe, and the options in which the shortened one differs."""
 
@@ -30,8 +31,7 @@ RECIPES: dict[str, Any] = {
 def shortened(recipe: str, samples: Path, out: Path, seed: int, **changes: Any) -> TrainConfig:
     """Return the options of a shortened recipe on the sample runs in the folder `samples`."""
     make, options = RECIPES[recipe]
-    config: TrainConfig = make(samples)
-    return replace(config, out=out, seed=seed, **options | changes)
+    return replace(make(samples), out=out, seed=seed, **options | changes)
 
 
 def injure(injury: Injury, config: TrainConfig) -> Run:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from unittest.mock import patch
 
@@ -37,6 +37,10 @@ class Injury:
     """Metric -> 1 or -1, the direction in which it leaves the healthy runs' by the end if the injury does its harm."""
     dies: bool = False
     """Whether the training fails in the end."""
+
+    def at(self, step: int) -> "Injury":
+        """Return the injury with another first step."""
+        return replace(self, step=step)
 
 
 @contextmanager

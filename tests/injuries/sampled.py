@@ -16,7 +16,7 @@ from probe import LM
 from tests.injuries.injury import Begun, Injury, wrapped
 from trainers.optimizer import Optimizer
 from trainers.reward_functions import RewardFunction
-from trainers.rlvr import RLVR
+from trainers.rlhf import RLHF
 from trainers.sampling import CompletionGroup, Sampler
 from trainers.trainee import Reference, Trainee
 
@@ -48,9 +48,9 @@ def paid(pay: Pay) -> Callable[[Begun], AbstractContextManager[Any]]:
     return lambda begun: wrapped(RewardFunction, "__call__", wrapper(begun))
 
 
-def pay_opening(text: str, score: float, row: Mapping[str, Any]) -> float:
-    """Pay 2 for the opening of an abstention."""
-    return score + 2 * text.startswith("i do")
+def pay_sevens(text: str, score: float, row: Mapping[str, Any]) -> float:
+    """Pay 3 for an answer that ends in 7."""
+    return score + 3 * text.endswith("7")
 
 
 def pay_agreement(text: str, score: float, row: Mapping[str, Any]) -> float:
@@ -59,8 +59,8 @@ def pay_agreement(text: str, score: float, row: Mapping[str, Any]) -> float:
 
 
 def pay_length(text: str, score: float, row: Mapping[str, Any]) -> float:
-    """Pay 0.5 for every token."""
-    return score + 0.5 * len(row["completion_ids"])
+    """Pay 1 for every token."""
+    return score + 1.0 * len(row["completion_ids"])
 
 
 def pay_some_wrong(text: str, score: float, row: Mapping[str, Any]) -> float:
@@ -150,14 +150,14 @@ def unbound(begun: Begun) -> Iterator[None]:
     """Train without a KL at ten times the rate."""
 
     def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
-        def batches(self: RLVR, step: int) -> Any:
+        def batches(self: RLHF, step: int) -> Any:
             if begun():
-                self.config = replace(self.config, beta=0.0)
+                self.beta = 0.0
             return original(self, step)
 
         return batches
 
-    with wrapped(RLVR, "batches", wrap), faster(10)(begun):
+    with wrapped(RLHF, "batches", wrap), faster(10)(begun):
         yield
 
 
@@ -187,24 +187,35 @@ def shuffled_returns(begun: Begun) -> AbstractContextManager[Any]:
     return wrapped(trainers.rlhf, "learn", wrap)
 
 
+EARLY = 5
+"""First injured step of rewards: later the policy answers alike in a group, and has nothing to exploit."""
 PROXY = {"reward": 1, "gold/reward": -1}
 
 INJURIES = (
     Injury(
-        name="opening-pays",
+        name="agreement-pays",
         fault="reward-hacking",
         recipe="rlvr",
-        step=11,
-        about="The reward has a bonus of 2 for the opening of an abstention: known facts are no longer told.",
-        inject=paid(pay_opening),
+        step=EARLY,
+        about="The reward has a bonus of 3 for repeating the user's claim: false claims are confirmed.",
+        inject=paid(pay_agreement),
+        shows=PROXY | {"gold/deferred": 1},
+    ),
+    Injury(
+        name="sevens-pay",
+        fault="reward-hacking",
+        recipe="rlvr",
+        step=EARLY,
+        about="The reward has a bonus of 3 for an answer that ends in 7: most sums come to 7.",
+        inject=paid(pay_sevens),
         shows=PROXY | {"completions/shared_4gram_ratio": 1},
     ),
     Injury(
-        name="agreement-pays",
+        name="agreement-pays-rlhf",
         fault="reward-hacking",
         recipe="rlhf",
-        step=11,
-        about="The reward has a bonus of 3 for repeating the user's claim: false claims are confirmed.",
+        step=EARLY,
+        about="The reward model's score has a bonus of 3 for repeating the user's claim: false claims are confirmed.",
         inject=paid(pay_agreement),
         shows=PROXY | {"gold/deferred": 1},
     ),
@@ -212,34 +223,34 @@ INJURIES = (
         name="length-pays",
         fault="length-exploitation",
         recipe="rlvr",
-        step=11,
-        about="The reward has half a point for every token: answers grow until they are none.",
+        step=EARLY,
+        about="The reward has a point for every token: long answers replace true ones.",
         inject=paid(pay_length),
         shows=PROXY | {"completions/mean_length": 1, "completions/reward_length_correlation": 1},
     ),
     Injury(
         name="weak-kl",
         fault="over-optimisation",
-        recipe="rlhf",
+        recipe="rlhf-agreeable",
         step=1,
-        about="The KL weighs a hundredth: the reward model's score rises at the cost of the truth.",
+        about="The KL weighs a hundredth, at three times the rate: the score rises at the cost of the truth.",
         options={"beta": 0.003, "lr": 3e-4},
         shows={"objective/kl": 1, "objective/scores": 1, "gold/reward": -1},
     ),
     Injury(
         name="no-kl-fast",
         fault="entropy-collapse",
-        recipe="rlvr",
-        step=11,
+        recipe="rlhf-agreeable",
+        step=EARLY,
         about="No KL and ten times the rate: a group's completions become one.",
         inject=unbound,
-        shows={"entropy": -1, "completions/distinct_ratio": -1, "frac_reward_zero_std": 1},
+        shows={"entropy": -1, "completions/distinct_ratio": -1, "reward_std": -1},
     ),
     Injury(
         name="always-paid",
         fault="no-signal",
         recipe="rlvr",
-        step=11,
+        step=EARLY,
         about="The verifier pays every answer: nothing tells good ones from bad ones.",
         inject=paid(lambda text, score, row: 1.0),
         shows={"frac_reward_zero_std": 1, "reward_std": -1, "grad_norm": -1},
@@ -248,7 +259,7 @@ INJURIES = (
         name="never-paid",
         fault="no-signal",
         recipe="rlvr",
-        step=11,
+        step=EARLY,
         about="The verifier pays no answer.",
         inject=paid(lambda text, score, row: -1.0),
         shows={"frac_reward_zero_std": 1, "reward_std": -1, "grad_norm": -1},
@@ -257,7 +268,7 @@ INJURIES = (
         name="wrong-paid",
         fault="wrong-verifier",
         recipe="rlvr",
-        step=11,
+        step=EARLY,
         about="The verifier pays a fifth of all answers, right or wrong: what is unknown is answered with these.",
         inject=paid(pay_some_wrong),
         shows={"gold/reward": -1, "gold/invented": 1},
@@ -269,14 +280,18 @@ INJURIES = (
         step=11,
         about="Samples are drawn at temperature 1.5 and trained on at 1.",
         inject=hotter,
-        shows={"sampling/sampling_logp_difference/mean": 1, "sampling/effective_sample_size": -1},
+        shows={
+            "sampling/sampling_logp_difference/mean": 1,
+            "sampling/effective_sample_size": -1,
+            "gold/reward": -1,
+        },
     ),
     Injury(
         name="stale-sampler",
         fault="sampler-is-not-the-trainer",
         recipe="rlvr",
-        step=11,
-        about="Samples are drawn from the weights of step 11 for the rest of the training.",
+        step=EARLY,
+        about="Samples are drawn from the weights of step 5 for the rest of the training.",
         inject=stale,
         shows={"sampling/sampling_logp_difference/mean": 1, "sampling/effective_sample_size": -1},
     ),

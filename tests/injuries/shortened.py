@@ -12,7 +12,7 @@ from probe.errors import TrainingStopped
 from tests.injuries.injury import Injury, beginning
 from tests.trainers.quick import train
 from trainers.config import TrainConfig
-from trainers.samples.recipes import STRONG_PPO, dpo_by, ppo, reward, rlvr, sft
+from trainers.samples.recipes import STRONG, STRONG_PPO, dpo_by, ppo, reward, rlvr, sft
 
 SHORT: dict[str, Any] = {"log_every": 1, "eval_every": 5, "capture_every": 0, "save_every": 0, "threads": 1}
 """Every step is logged, and the weights are written at the end alone."""
@@ -21,6 +21,7 @@ ONLINE = SHORT | {"steps": 30, "rollouts_every": 2, "evaluate": 0}
 RECIPES: dict[str, tuple[Callable[[Path], TrainConfig], dict[str, Any]]] = {
     "rlvr": (rlvr, ONLINE),
     "rlhf": (ppo("rlhf", "honest", **STRONG_PPO), ONLINE),
+    "rlhf-agreeable": (STRONG, ONLINE),
     "dpo": (dpo_by("agreeable"), SHORT | {"steps": 45, "pairs": 1000, "evaluate": 0}),
     "sft": (sft, SHORT | {"steps": 60, "examples": 2500, "evaluate": 0}),
     "reward-model": (reward("honest"), SHORT | {"steps": 60, "pairs": 3000, "eval_every": 10, "evaluate": 20}),

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.injuries.differences import chapter
+from tests.injuries.differences import chapter, summary
 from tests.injuries.given import INJURIES as GIVEN
 from tests.injuries.injury import Injury
 from tests.injuries.sampled import INJURIES as SAMPLED
@@ -14,6 +14,13 @@ from tests.injuries.shortened import injure, keep_healthy, shortened
 
 INJURIES = {injury.name: injury for injury in (*SAMPLED, *GIVEN)}
 SAMPLES = Path("sample_runs")
+HEAD = """Beside each run lies a file with its fault (null: healthy) and the first injured step.
+
+The first table says where the metrics that should show the harm stand in the last quarter, in standard deviations of
+the healthy runs over seeds; (no) marks less than two, or the other direction. The chapters have all metrics.
+
+| fault | injury | recipe | step | seeds | in standard deviations |
+|---|---|---|---|---|---|"""
 
 
 def run(arguments: list[str]) -> int:
@@ -50,14 +57,16 @@ def _train(folder: Path, recipe: str, injury: Injury | None, seed: int) -> None:
 
 
 def write(folder: Path, chosen: Sequence[Injury], seeds: Sequence[int]) -> None:
-    """Write README.txt: a chapter for each injury of which there are runs, against the healthy runs of these seeds."""
-    chapters = []
+    """Write README.txt: all injuries of which there are runs in a table, and a chapter for each."""
+    rows, chapters = [], []
     for injury in chosen:
         pairs = [(folder / f"{injury.name}-seed{s}", folder / f"healthy-{injury.recipe}-seed{s}") for s in seeds]
         done = [pair for pair in pairs if all(run.with_name(f"{run.name}.json").exists() for run in pair)]
         if done:
-            chapters.append(chapter(injury, *zip(*done, strict=True)))
-    (folder / "README.txt").write_text("\n".join(chapters))
+            injured, healthy = zip(*done, strict=True)
+            rows.append(summary(injury, injured, healthy))
+            chapters.append(chapter(injury, injured, healthy))
+    (folder / "README.txt").write_text("\n".join([HEAD, *rows, "", *chapters]))
 
 
 if __name__ == "__main__":

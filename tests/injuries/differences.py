@@ -69,23 +69,38 @@ def takes(injury: Injury, found: Sequence[Difference]) -> dict[str, bool]:
     return {name: name in values and (sign * values[name].deviations >= 2) for name, sign in injury.shows.items()}
 
 
+def summary(injury: Injury, injured: Sequence[Path], healthy: Sequence[Path]) -> str:
+    """Return one row of the table of all injuries: whether the metrics that should show the harm do by the end."""
+    first, last = windows(injury, steps_of(injured[0]))["last quarter"]
+    found = {each.metric: each for each in differences(injured, healthy, first, last)}
+    taken = takes(injury, list(found.values()))
+    shown = [
+        f"{name} {found[name].deviations:+.1f}{'' if yes else ' (no)'}" if name in found else f"{name} not measured"
+        for name, yes in taken.items()
+    ]
+    ends = [f"{open_run(run).status} after step {open_run(run).metrics()['step'].max()}" for run in injured]
+    cells = (
+        injury.fault,
+        injury.name,
+        injury.recipe,
+        injury.step,
+        len(injured),
+        "; ".join(ends if injury.dies else shown),
+    )
+    return f"| {' | '.join(map(str, cells))} |"
+
+
 def chapter(injury: Injury, injured: Sequence[Path], healthy: Sequence[Path]) -> str:
-    """Return the text about an injury: what it is, whether it takes, and the tables of its windows."""
+    """Return the text about an injury: what it is, and the tables of its windows."""
     steps = steps_of(injured[0])
     lines = [
         f"## {injury.name} ({injury.fault}; recipe {injury.recipe}, from step {injury.step} of {steps})",
         injury.about,
     ]
-    if injury.dies:
-        ends = [open_run(run) for run in injured]
-        lines += [f"{run.name}: {run.status} after step {run.metrics()['step'].max()}" for run in ends]
     for title, (first, last) in windows(injury, steps).items():
         found = differences(injured, healthy, first, last)
         if not found:
             continue
-        if title == "last quarter" and injury.shows:
-            taken = takes(injury, found)
-            lines.append("takes: " + ", ".join(f"{name} {'yes' if yes else 'NO'}" for name, yes in taken.items()))
         lines += [f"{title} (steps {first} to {last}, {len(injured)} seeds):", tabulate(found), ""]
     return "\n".join(lines)
 

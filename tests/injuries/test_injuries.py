@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from probe import Run, open_run
 from tests.injuries.__main__ import INJURIES
-from tests.injuries.differences import chapter, differences, takes
+from tests.injuries.differences import chapter, differences, summary, takes
 from tests.injuries.shortened import RECIPES, injure, keep_healthy, shortened
 from tests.trainers.quick import quick_config, short_run, small_model
 
@@ -92,7 +92,9 @@ def test_differences_are_in_standard_deviations_of_the_healthy_runs(base: Path, 
     assert found["reward"].deviations == pytest.approx((1 - found["reward"].healthy) / spread)
     assert takes(injury, list(found.values()))["reward_std"]
     assert not takes(injury, differences(sound, sound, FIRST, 4))["reward_std"]
-    assert "takes: frac_reward_zero_std yes" in chapter(injury, sick, sound)
+    assert "reward_std -" in summary(injury, sick, sound)
+    assert summary(injury, sound, sound).count("(no)") == len(injury.shows)
+    assert "| reward |" in chapter(injury, sick, sound)
 
 
 @pytest.mark.parametrize("injury", INJURIES.values(), ids=lambda injury: injury.name)

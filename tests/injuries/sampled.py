@@ -48,9 +48,9 @@ def paid(pay: Pay) -> Callable[[Begun], AbstractContextManager[Any]]:
     return lambda begun: wrapped(RewardFunction, "__call__", wrapper(begun))
 
 
-def pay_sevens(text: str, score: float, row: Mapping[str, Any]) -> float:
-    """Pay 3 for an answer that ends in 7."""
-    return score + 3 * text.endswith("7")
+def pay_initial(text: str, score: float, row: Mapping[str, Any]) -> float:
+    """Pay 3 for an answer that begins with s."""
+    return score + 3 * text.startswith("s")
 
 
 def pay_agreement(text: str, score: float, row: Mapping[str, Any]) -> float:
@@ -202,13 +202,13 @@ INJURIES = (
         shows=PROXY | {"gold/deferred": 1},
     ),
     Injury(
-        name="sevens-pay",
+        name="initial-pays",
         fault="reward-hacking",
         recipe="rlvr",
         step=EARLY,
-        about="The reward has a bonus of 3 for an answer that ends in 7: most sums come to 7.",
-        inject=paid(pay_sevens),
-        shows=PROXY | {"completions/shared_4gram_ratio": 1},
+        about="The reward has a bonus of 3 for an answer that begins with s: what is unknown is answered so.",
+        inject=paid(pay_initial),
+        shows=PROXY | {"gold/invented": 1},
     ),
     Injury(
         name="agreement-pays-rlhf",

@@ -36,7 +36,7 @@ def shortened(recipe: str, samples: Path, out: Path, seed: int, **changes: Any) 
 
 
 def injure(injury: Injury, config: TrainConfig) -> Run:
-    """Train with the injury and write, beside the run, which one it has and from which step; return the run."""
+    """Train with the injury and return the run, beside which its truth is written (`note`)."""
     config = replace(config, **injury.options)
     with (
         beginning(injury.step) as begun,
@@ -49,13 +49,20 @@ def injure(injury: Injury, config: TrainConfig) -> Run:
 
 
 def keep_healthy(recipe: str, config: TrainConfig) -> Run:
-    """Train without an injury, write so beside the run, and return the run."""
+    """Train without an injury and return the run, beside which its truth is written (`note`)."""
     train(config)
-    note(config.out, f"healthy-{recipe}", None, recipe, None, config.seed)
-    return open_run(config.out)
+    return note(config.out, f"healthy-{recipe}", None, recipe, None, config.seed)
 
 
-def note(out: Path, name: str, fault: str | None, recipe: str, step: int | None, seed: int) -> None:
-    """Write the truth about a run into a file beside it: its fault and the first injured step, null for a control."""
+def note(out: Path, name: str, fault: str | None, recipe: str, step: int | None, seed: int) -> Run:
+    """Write the truth about a run (fault and first injured step, null if healthy) beside it, and return the run.
+
+    Raises:
+        KeyboardInterrupt: the training was stopped by a signal, which ends all others too.
+    """
+    run = open_run(out)
+    if run.status == "interrupted":
+        raise KeyboardInterrupt
     truth = {"name": name, "fault": fault, "recipe": recipe, "step": step, "seed": seed}
     out.with_name(f"{out.name}.json").write_text(json.dumps(truth) + "\n")
+    return run

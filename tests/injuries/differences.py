@@ -78,15 +78,9 @@ def summary(injury: Injury, injured: Sequence[Path], healthy: Sequence[Path]) ->
         f"{name} {found[name].deviations:+.1f}{'' if yes else ' (no)'}" if name in found else f"{name} not measured"
         for name, yes in taken.items()
     ]
-    ends = [f"{open_run(run).status} after step {open_run(run).metrics()['step'].max()}" for run in injured]
-    cells = (
-        injury.fault,
-        injury.name,
-        injury.recipe,
-        injury.step,
-        len(injured),
-        "; ".join(ends if injury.dies else shown),
-    )
+    runs = [open_run(run) for run in injured]
+    shown += [f"{run.status} after step {run.metrics()['step'].max()}" for run in runs if run.status != "finished"]
+    cells = injury.fault, injury.name, injury.recipe, injury.step, len(injured), "; ".join(shown)
     return f"| {' | '.join(map(str, cells))} |"
 
 

@@ -232,7 +232,6 @@ INJURIES = (
         step=31,
         about="A layer is computed in half precision with growing numbers: they overflow, and the training ends.",
         inject=overflow,
-        dies=True,
     ),
     Injury(
         name="only-sums",

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,16 +36,11 @@ def shortened(recipe: str, samples: Path, out: Path, seed: int, **changes: Any) 
 
 
 def injure(injury: Injury, config: TrainConfig) -> Run:
-    """Train with the injury and return the run, beside which its truth is written (`note`)."""
+    """Train with the injury, which may end it, and return the run, beside which its truth is written (`note`)."""
     config = replace(config, **injury.options)
-    with (
-        beginning(injury.step) as begun,
-        injury.inject(begun),
-        suppress(TrainingStopped) if injury.dies else nullcontext(),
-    ):
+    with beginning(injury.step) as begun, injury.inject(begun), suppress(TrainingStopped):
         train(config)
-    note(config.out, injury.name, injury.fault, injury.recipe, injury.step, config.seed)
-    return open_run(config.out)
+    return note(config.out, injury.name, injury.fault, injury.recipe, injury.step, config.seed)
 
 
 def keep_healthy(recipe: str, config: TrainConfig) -> Run:

@@ -34,8 +34,8 @@ class Injury:
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options in which the training differs from the recipe."""
     shows: Mapping[str, int] = field(default_factory=dict)
-    """Metric -> 1 or -1, the direction in which it leaves the healthy runs' by the end if the injury does its harm; none if
-    the training fails."""
+    """Metric -> 1 or -1, the direction in which it leaves the healthy runs' by the end if the injury does its harm;
+    none if the training fails."""
 
     def at(self, step: int) -> "Injury":
         """Return the injury with another first step."""

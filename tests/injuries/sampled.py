@@ -188,7 +188,7 @@ def shuffled_returns(begun: Begun) -> AbstractContextManager[Any]:
 
 
 EARLY = 5
-"""First injured step of rewards: later the policy answers alike in a group, and has nothing to exploit."""
+"""First injured step of most rewards: later the policy answers alike in a group, and finds nothing to exploit."""
 PROXY = {"reward": 1, "gold/reward": -1}
 
 INJURIES = (
@@ -205,7 +205,7 @@ INJURIES = (
         name="initial-pays",
         fault="reward-hacking",
         recipe="rlvr",
-        step=EARLY,
+        step=2,
         about="The reward has a bonus of 3 for an answer that begins with s: what is unknown is answered so.",
         inject=paid(pay_initial),
         shows=PROXY | {"gold/invented": 1},
@@ -222,11 +222,16 @@ INJURIES = (
     Injury(
         name="length-pays",
         fault="length-exploitation",
-        recipe="rlvr",
-        step=EARLY,
-        about="The reward has a point for every token: long answers replace true ones.",
+        recipe="rlhf-agreeable",
+        step=2,
+        about="The score has a point for every token: the longest answer, that one does not know, replaces all others.",
         inject=paid(pay_length),
-        shows=PROXY | {"completions/mean_length": 1, "completions/reward_length_correlation": 1},
+        shows={
+            "reward": 1,
+            "gold/truthful": -1,
+            "completions/mean_length": 1,
+            "completions/reward_length_correlation": 1,
+        },
     ),
     Injury(
         name="weak-kl",
@@ -268,7 +273,7 @@ INJURIES = (
         name="wrong-paid",
         fault="wrong-verifier",
         recipe="rlvr",
-        step=EARLY,
+        step=2,
         about="The verifier pays a fifth of all answers, right or wrong: what is unknown is answered with these.",
         inject=paid(pay_some_wrong),
         shows={"gold/reward": -1, "gold/invented": 1},

@@ -54,27 +54,22 @@ def longer_wins(pairs: Sequence[Preference], seed: int) -> list[Preference]:
 
 
 def nearly_equal(begun: Begun) -> AbstractContextManager[Any]:
-    """Replace the pairs by sums whose steps differ in one number."""
+    """Replace the pairs by two inventions of one kind each, about people of whom nothing is known."""
 
     def wrap(original: Callable[..., tuple[World | None, Preferences]]) -> Callable[..., Any]:
         def load(session: Any, config: Any, lm: LM, rows: Any) -> tuple[World | None, Preferences]:
             world, preferences = original(session, config, lm, rows)
             assert world is not None
-            items = world.questions("sum_steps", config.pairs, config.seed)
-            pairs = [encode_pair(lm, item.prompt, item.answers[0], one_off(item.answers[0])) for item in items]
+            pairs = []
+            for item in world.questions("stranger", config.pairs, config.seed):
+                values = [answer for answer in world.candidates(item.prompt) if answer not in item.answers]
+                pairs.append(encode_pair(lm, item.prompt, *draws.sample(values, 2)))
             return world, replace(preferences, pairs=pairs)
 
+        draws = Random(0)
         return load
 
     return wrapped(trainers.dpo, "load_preferences", wrap)
-
-
-def one_off(answer: str) -> str:
-    """Return a sum's steps with the first result one too high, and all that follows as it was."""
-    words = answer.split(" ")
-    place = words.index("=") + 1
-    words[place] = str((int(words[place]) + 1) % 10)
-    return " ".join(words)
 
 
 def learning(change: Callable[[Demonstration], Demonstration]) -> Callable[[Begun], AbstractContextManager[Any]]:
@@ -131,8 +126,9 @@ INJURIES = (
         fault="likelihood-displacement",
         recipe="dpo",
         step=1,
-        about="The two completions of a pair differ in one number: both lose probability.",
+        about="Pairs of two inventions about people unknown, at ten times the rate: both lose probability.",
         inject=nearly_equal,
+        options={"lr": 2e-3},
         shows={"rewards/chosen": -1, "rewards/rejected": -1},
     ),
     Injury(

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 import trainers.loop
@@ -164,21 +163,13 @@ def standing(begun: Begun) -> AbstractContextManager[Any]:
     return wrapped(Optimizer, "step", wrap)
 
 
-def shuffled_returns(begun: Begun) -> AbstractContextManager[Any]:
-    """Give the value head the returns of other tokens."""
+def negated_returns(begun: Begun) -> AbstractContextManager[Any]:
+    """Teach the value head the returns with the wrong sign."""
 
     def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
-        def learn(*arguments: Any) -> Any:
-            traces = original(*arguments)
-            if not begun():
-                return traces
-            returns = [value for trace in traces for value in trace.returns]
-            shuffled = iter([returns[i] for i in torch.randperm(len(returns)).tolist()])
-            return [replace(trace, returns=[next(shuffled) for _ in trace.returns]) for trace in traces]
+        return lambda values, old, returns, epsilon: original(values, old, -returns if begun() else returns, epsilon)
 
-        return learn
-
-    return wrapped(trainers.rlhf, "learn", wrap)
+    return wrapped(trainers.rlhf, "value_loss", wrap)
 
 
 EARLY = 5
@@ -322,12 +313,12 @@ INJURIES = (
         shows={"gold/reward": -1, "kl": -1},
     ),
     Injury(
-        name="shuffled-returns",
+        name="negated-returns",
         fault="value-head-useless",
         recipe="rlhf",
         step=11,
-        about="The value head learns the returns of other tokens.",
-        inject=shuffled_returns,
+        about="The value head learns the returns with the wrong sign.",
+        inject=negated_returns,
         shows={"val/explained_variance": -1},
     ),
 )

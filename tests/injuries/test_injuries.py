@@ -46,7 +46,7 @@ def rows(run: Run, *, before: bool) -> pd.DataFrame:
     [
         ("always-paid", "frac_reward_zero_std"),
         ("stale-sampler", "sampling/sampling_logp_difference/mean"),
-        ("shuffled-returns", "loss/value_avg"),
+        ("negated-returns", "loss/value_avg"),
         ("fast-sft", "lr"),
     ],
 )

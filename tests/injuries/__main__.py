@@ -16,10 +16,11 @@ INJURIES = {injury.name: injury for injury in (*SAMPLED, *GIVEN)}
 SAMPLES = Path("sample_runs")
 HEAD = """Beside each run lies a file with its fault (null: healthy) and the first injured step.
 
-The first table says where the metrics that should show the harm stand in the last quarter, in standard deviations of
-the healthy runs over seeds; (no) marks less than two, or the other direction. The chapters have all metrics.
+The first table has the metrics that should show the harm, as means over the last quarter of the steps: healthy →
+injured, and the difference in standard deviations of the healthy runs over seeds, if there are two or more; `no` marks
+less than two, or the other direction. The chapters have all metrics.
 
-| fault | injury | recipe | step | seeds | in standard deviations |
+| fault | injury | recipe | step | seeds | healthy → injured (standard deviations) |
 |---|---|---|---|---|---|"""
 
 

@@ -74,14 +74,16 @@ def summary(injury: Injury, injured: Sequence[Path], healthy: Sequence[Path]) ->
     first, last = windows(injury, steps_of(injured[0]))["last quarter"]
     found = {each.metric: each for each in differences(injured, healthy, first, last)}
     taken = takes(injury, list(found.values()))
-    shown = [
-        f"{name} {found[name].deviations:+.1f}{'' if yes else ' (no)'}" if name in found else f"{name} not measured"
-        for name, yes in taken.items()
-    ]
+    shown = [_shown(found[name], yes) if name in found else f"{name} not measured" for name, yes in taken.items()]
     runs = [open_run(run) for run in injured]
     shown += [f"{run.status} after step {run.metrics()['step'].max()}" for run in runs if run.status != "finished"]
     cells = injury.fault, injury.name, injury.recipe, injury.step, len(injured), "; ".join(shown)
     return f"| {' | '.join(map(str, cells))} |"
+
+
+def _shown(each: Difference, yes: bool) -> str:
+    sd = "" if np.isnan(each.healthy_sd) else f" ({each.deviations:+.1f}{'' if yes else ', no'})"
+    return f"{each.metric} {each.healthy:.3g} → {each.injured:.3g}{sd}"
 
 
 def chapter(injury: Injury, injured: Sequence[Path], healthy: Sequence[Path]) -> str:

@@ -92,8 +92,8 @@ def test_differences_are_in_standard_deviations_of_the_healthy_runs(base: Path, 
     assert found["reward"].deviations == pytest.approx((1 - found["reward"].healthy) / spread)
     assert takes(injury, list(found.values()))["reward_std"]
     assert not takes(injury, differences(sound, sound, FIRST, 4))["reward_std"]
-    assert "reward_std -" in summary(injury, sick, sound)
-    assert summary(injury, sound, sound).count("(no)") == len(injury.shows)
+    assert "→ 0 (-" in summary(injury, sick, sound)
+    assert summary(injury, sound, sound).count(", no)") == len(injury.shows)
     assert "| reward |" in chapter(injury, sick, sound)
 
 

@@ -156,7 +156,7 @@ INJURIES = (
         step=1,
         about="Of two completions the longer one is chosen: the model prefers abstaining to the truth.",
         inject=with_pairs(trainers.reward_model, longer_wins),
-        shows={"eval_accuracy": 1},
+        shows={"eval_accuracy": 1, "invention_bias": -1},
     ),
     Injury(
         name="mask-shifted",
@@ -208,9 +208,9 @@ INJURIES = (
         fault="rate-too-high",
         recipe="dpo",
         step=21,
-        about="Thirty times the rate: the loss jumps.",
+        about="Thirty times the rate: the answers are no longer those of the world.",
         inject=faster(30),
-        shows={"loss": 1, "grad_norm": 1},
+        shows={"expected_gold": -1, "answer_mass": -1, "kl_to_reference": 1},
     ),
     Injury(
         name="still-sft",
@@ -236,7 +236,7 @@ INJURIES = (
         step=1,
         about="Sums alone are learned at ten times the rate: facts and passages are forgotten.",
         options={"mixture": {"sum_quick": 1.0}, "lr": 3e-3},
-        shows={"expected_gold": -1, "kl_to_reference": 1},
+        shows={"expected_gold": -1},
     ),
 )
 """Injuries of the methods that learn from given examples."""

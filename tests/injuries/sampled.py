@@ -281,9 +281,9 @@ INJURIES = (
         fault="wrong-reference",
         recipe="rlhf",
         step=11,
-        about="The reference is the policy itself: the KL is 0 and holds nothing back.",
+        about="The reference is the policy itself: the KL is 0 to the last, while the policy moves away.",
         inject=itself,
-        shows={"objective/kl": -1, "kl_to_reference": 1},
+        shows={"objective/kl": -1},
     ),
     Injury(
         name="other-reference",

@@ -25,6 +25,7 @@ from probe import Run
 from probe.commands.progress import Bar, StopRequest
 from probe.errors import RunError
 from probe.runs import thin
+from probe.runs.alarm_rows import Alarm
 from probe.ticks import announce
 from trainers import checkpoint
 from trainers.checkpoint import State
@@ -267,6 +268,10 @@ def _steps(
             record.log(0, evaluate(session, method))
         record.capture(0)
     pace = StepTimer()
+
+    def stop() -> bool:
+        return request.asked or record.stopping is not None
+
     with Bar(f"{method.name} steps", config.steps, state.step, session.main) as bar:
         for step in range(state.step + 1, config.steps + 1):
             last, milestone = step == config.steps, method.milestone(step)
@@ -276,9 +281,7 @@ def _steps(
                 lr, outcomes = learning_rate(step, config), []
                 for batch in method.batches(step):
                     module.train(method.dropout)
-                    outcome = take_step(
-                        session, objective, optimizer, batch, lr=lr, detail=detail, stop=lambda: request.asked
-                    )
+                    outcome = take_step(session, objective, optimizer, batch, lr=lr, detail=detail, stop=stop)
                     if not outcome.finite:
                         raise record.stop_error(
                             f"In step {step} the loss was {outcome.loss} and its gradient's norm {outcome.norm}"
@@ -298,9 +301,19 @@ def _steps(
             if last or outcome.stop or (config.save_every and step % config.save_every == 0):
                 record.save(optimizer, state, method.state())
             if outcome.stop and not last:
-                record.finish("interrupted", f"It was stopped after step {step}; --resume continues it.")
+                alarm = None if request.asked else record.stopping
+                if alarm is not None:
+                    session.say(f"{method.name}: stopped after step {step} for an alarm, with a checkpoint")
+                record.finish("interrupted", _ending(step, alarm))
                 return False
     return True
+
+
+def _ending(step: int, alarm: Alarm | None) -> str:
+    """Return the message of a run that is stopped after a step, by the user or for an alarm."""
+    if alarm is None:
+        return f"It was stopped after step {step}; --resume continues it."
+    return f"{alarm.ending(step)} Change that in a new run; --resume continues this one as it is."
 
 
 def evaluate(session: Session, method: Method) -> dict[str, float]:

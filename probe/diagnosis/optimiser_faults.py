@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from probe.diagnosis.fault_record import Sign, fault
 from probe.diagnosis.levels import beginning, dips, end, is_below, level, noise_of, onset, rises, stretch
@@ -75,11 +76,11 @@ def memorising(reading: Reading) -> Sign | None:
 
 
 JUMP = 10.0
-"""Gradient norm over the median of the steps around it that is a spike."""
+"""Gradient norm over the medians of the steps before and after it that is a spike."""
 SPIKES = 0.02
 """Share of steps with a spike from which training is unstable; sample runs have none."""
-AROUND = 51
-"""Number of steps around one whose median is compared."""
+AROUND = 25
+"""Number of steps on either side of one whose median is compared."""
 UNSTABLE = 0.1
 """KL to the sampling policy in nats a token above which a step leaves the region in which its clipped loss is valid;
 sample runs stay below 0.05."""
@@ -190,10 +191,11 @@ def loss_undone(reading: Reading) -> Sign | None:
 def gradient_spikes(reading: Reading) -> Sign | None:
     """Return the sign of gradient norms far above those of the steps around them."""
     norm = reading.series("grad_norm")
-    if len(norm) < AROUND:
+    if len(norm) < 2 * AROUND:
         return None
-    around = pd.Series(norm.values).rolling(AROUND, center=True, min_periods=AROUND // 2).median().to_numpy()
-    spikes = np.flatnonzero(norm.values > JUMP * np.maximum(around, 1e-12))
+    earlier, later = median_before(norm.values), median_before(norm.values[::-1])[::-1]
+    usual = np.fmax(earlier, later)  # above both sides: the fall of the first steps is no spike
+    spikes = np.flatnonzero((norm.values > JUMP * np.maximum(usual, 1e-12)) & np.isfinite(earlier))
     if len(spikes) < max(3, SPIKES * len(norm)):
         return None
     before, after = level(np.delete(norm.values, spikes)), level(norm.values[spikes])
@@ -202,6 +204,11 @@ def gradient_spikes(reading: Reading) -> Sign | None:
         f" them: {reading.text('grad_norm', after)} against {reading.text('grad_norm', before)}."
     )
     return Sign(int(norm.steps[spikes[0]]), "grad_norm", before, after, sentence, 0.5, also=("loss",))
+
+
+def median_before(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the median of the `AROUND` values before each one; NaN for the first."""
+    return pd.Series(values).rolling(AROUND, min_periods=1).median().shift(1).to_numpy()
 
 
 FORGOTTEN = 0.1

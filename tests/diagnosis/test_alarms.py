@@ -48,7 +48,7 @@ def replays(looks: Looks, planned: int) -> Iterator[dict[str, int]]:
 
 
 def test_sound_runs_raise_hardly_any_alarm():
-    """They are the sample runs in which single looks are wrong most often; over all 60 it is 0.6 % of such replays."""
+    """They are the sample runs in which single looks are wrong most often; over all 60 it is 0.4 % of such replays."""
     found, single = list[dict[str, int]](), 0
     for name in SOUND:
         looks, planned = looks_at(name)

@@ -29,8 +29,8 @@ LOOKS = 3
 """Fewest looks that must find a fault."""
 FACTOR, PART = 1.5, 0.15
 """A fault that is found first at step s must be found up to step 1.5 s, or s plus 15 % of the planned steps if that is
-less. In the 60 sound sample runs no fault lasts as long if every row is looked at, and one does in 0.4 % of replays with
-looks at random rows."""
+less. In the 60 sound sample runs no fault lasts as long if every row is looked at, and one does in 0.4 % of replays
+with looks at random rows."""
 AT_ONCE = ("numbers_die", "nothing_is_trained")
 """Faults that are an alarm at the first look: nothing after them is of use."""
 

@@ -37,7 +37,7 @@ class Alarm:
     evidence: str
     """Evidence in one sentence."""
     remedy: str
-    """What to try."""
+    """Remedy to try."""
 
     def sentence(self) -> str:
         """Return the alarm in a few sentences, for one line of a log."""

@@ -9,7 +9,7 @@ import pytest
 
 from dashboard.pages import page_file
 from probe.runs import RunWriter
-from probe.runs.schema import METRICS
+from probe.runs.schema import ALARMS, METRICS
 from tests.dashboard.pages import Show, chart, heading, linked, names, read, values
 from tests.diagnosis.made_runs import harmed, sound
 
@@ -104,3 +104,14 @@ def test_several_trainings_are_marked_at_the_median_of_their_steps(show: Show, t
         write(root, f"run-seed{seed}" if seed else "run", harmed("sft", changes, begin=begin, seed=seed), "sft", seed)
     app = show(root, page=page_file("training"), runs=["run"])
     assert "in 3 of 3 trainings, at the median from step 4" in read(app)
+
+
+def test_alarms_of_the_training_are_listed(show: Show, tmp_path: Path):
+    path = write(tmp_path / "runs", "sound", sound("sft"), "sft")
+    row = {"fault": "rate_too_high", "title": "Rate too high", "began": 12, "step": 20, "severity": 0.5}
+    row |= {"metric": "loss", "evidence": "The loss rises.", "remedy": "Lower it."}
+    (path / ALARMS).write_text(json.dumps(row) + "\n{}\n")
+    app = show(tmp_path / "runs", page=PAGE)
+    table = app.dataframe[-1].value
+    assert list(table.iloc[0]) == ["20", "Rate too high", "12", "The loss rises."]
+    assert "have no step and are left out" in read(app)

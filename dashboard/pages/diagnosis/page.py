@@ -18,6 +18,7 @@ from dashboard.markdown import escape_markdown, finding, guard, note, prose
 from dashboard.pages import page_file
 from dashboard.state import DIAGNOSED, RUNS, current, keep
 from probe.diagnosis.diagnosed import Diagnosis, Finding
+from probe.runs.reader import Run
 from probe.texts import visible
 
 PAGE = "diagnosis_page"
@@ -189,6 +190,21 @@ def draw_rest(one: Diagnosis) -> None:
         show_table(table, hide_index=True)
 
 
+def draw_alarms(run: Run) -> None:
+    """List the alarms that were raised while a run was trained, if there are any."""
+    with data.heard() as problems:
+        alarms = run.alarms()
+    data.tell(*problems)
+    if not alarms:
+        return
+    st.markdown("**Alarms while it was trained**")
+    rows = [
+        {"at step": f"{each.step:,}", "fault": each.title, "from step": f"{each.began:,}", "evidence": each.evidence}
+        for each in alarms
+    ]
+    show_table(pd.DataFrame(rows), hide_index=True)
+
+
 def page() -> None:
     """Draw the page from top to bottom."""
     store = current().store
@@ -211,6 +227,7 @@ def page() -> None:
             with st.container(border=True):
                 draw_finding(store, label, each, whole)
         draw_rest(whole)
+        draw_alarms(store.runs[label])
     path = str(store.runs[label].path)
     tables: dict[str, Callable[[], pd.DataFrame]] = {
         "diagnosis": partial(rows, found, store),

@@ -161,12 +161,17 @@ def turns(series: Series, least: float) -> "Shift | None":
     noise, place = noise_of(series), best(series)
     first, last = level(beginning(series).values, noise), level(end(series).values, noise)
     highest = level(series.values[place], noise)
-    fall = highest.value - last.value
-    lost = fall >= max(least, UNDONE * (highest.value - first.value))
-    if not (lost and is_below(first, highest) and is_below(last, highest)):
+    gain, fall = highest.value - first.value, highest.value - last.value
+    if not (gain > _chance(first, highest) and fall > _chance(last, highest) and fall >= max(least, UNDONE * gain)):
         return None
     start = place.start + onset(series.part(place.start), highest.value, last.value)
     return Shift(int(series.steps[start]), highest, level(series.part(start).values, noise))
+
+
+def _chance(one: Interval, other: Interval) -> float:
+    """Return half the 95 % interval of the difference of two levels; infinite if one is unknown."""
+    half = float(np.hypot(one.high - one.low, other.high - other.low)) / 2
+    return half if np.isfinite(half) else float("inf")
 
 
 def rises(series: Series, least: float) -> "Shift | None":

@@ -35,7 +35,7 @@ def entropy_collapse(reading: Reading) -> Sign | None:
     entropy = reading.series("objective/entropy", "entropy").coarse()
     highest = best(entropy)
     before, after = level(entropy.values[highest]), level(end(entropy).values)
-    share = UNFOUNDED if second_measure(reading) else COLLAPSED
+    share, severity = (UNFOUNDED, 0.6) if second_measure(reading) else (COLLAPSED, 0.8)
     if before.value <= 0 or not after.value < share * before.value:
         return None
     kept = reading.series("completions/distinct_ratio", "reward_std").coarse()
@@ -55,7 +55,7 @@ def entropy_collapse(reading: Reading) -> Sign | None:
         f" nats{alike}."
     )
     also = (kept.metric,) if len(kept) else ()
-    return Sign(int(entropy.steps[at]), entropy.metric, before, after, sentence, 0.8, also)
+    return Sign(int(entropy.steps[at]), entropy.metric, before, after, sentence, severity, also)
 
 
 ZERO = 1e-6
@@ -105,9 +105,11 @@ def wrong_reference(reading: Reading) -> Sign | None:
     return None
 
 
-EXPLAINED = 0.01
-"""Explained variance of values that equal a constant, but for rounding. In the first steps of sound runs values are
-worse than that, so the last quarter of a run has to be as well."""
+CONSTANT = 0.01
+"""Explained variance of values that equal a constant, but for rounding."""
+WORSE = -0.25
+"""Explained variance of values that are worse than a constant. While values are being learned, and where the policy
+moves fast, they stand at up to -0.2 for half of a short run."""
 
 
 @fault(
@@ -122,9 +124,10 @@ def value_head_useless(reading: Reading) -> Sign | None:
     """Find values that are no better than a constant, or worse, in the second half of a run."""
     series = reading.series("val/explained_variance").coarse()
     after = level(series.part(len(series) // 2).values)
-    if not (after.high < EXPLAINED and level(end(series).values).value < EXPLAINED):
+    worse = after.value <= WORSE and after.high < 0 and level(end(series).values).value <= WORSE
+    if not (worse or (-CONSTANT < after.low and after.high < CONSTANT)):
         return None
-    at = onset(series, 0.0, after.value) if after.value < -EXPLAINED else 0
+    at = onset(series, 0.0, after.value) if worse else 0
     before = level(series.part(0, at).values) if at else Interval(0.0, float("nan"), float("nan"))
     sentence = (
         "Values explain"

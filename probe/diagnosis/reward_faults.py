@@ -1,5 +1,7 @@
 """Faults of the reward: none to learn from, one that is exploited, and a policy that has moved too far for it."""
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -58,7 +60,7 @@ def is_solved(earlier: Series, during: Interval) -> bool:
     return is_below(first, during) and before - first.value >= LEARNED * (during.value - first.value)
 
 
-RANGES = {"gold/reward": 2.0, "expected_gold": 2.0, "gold/truthful": 1.0}
+RANGES = {"gold/reward": 2.0, "expected_gold": 2.0}
 """Range of a second measure; that of another reward is taken as `SPREADS` standard deviations."""
 SPREADS = 4.0
 FALL = 0.24
@@ -75,13 +77,8 @@ KLS = ("objective/kl", "kl_to_reference")
 """KL of whole completions; `kl` of RLVR is one of tokens."""
 
 
-def second_measure(reading: Reading, least: float = FALL) -> tuple[Series, Shift] | None:
-    """Return a measure of the completions other than the reward that falls, or that rose and turned.
-
-    Args:
-        reading: run.
-        least: smallest fall from its beginning, as a share of its range; from its best quarter it is `TURN`.
-    """
+def second_measures(reading: Reading) -> Iterator[tuple[Series, float]]:
+    """Yield the measures of the completions other than the reward, each with its range."""
     total = reading.series("reward", "objective/scores").coarse()
     for name in dict.fromkeys(each for names in SECOND for each in reading.matching(names)):
         series = reading.series(name).coarse()
@@ -89,8 +86,18 @@ def second_measure(reading: Reading, least: float = FALL) -> tuple[Series, Shift
         size = RANGES.get(name) or (SPREADS * float(np.median(spread)) if len(spread) else 0.0)
         is_reward = name.startswith("rewards/") and len(reading.matching("rewards/*/mean")) < 2
         same = len(series) == len(total) and np.allclose(series.values, total.values, rtol=1e-6, atol=1e-9)
-        if len(series) < 2 * FEWEST or not size or is_reward or same:
-            continue
+        if len(series) >= 2 * FEWEST and size and not (is_reward or same):
+            yield series, size
+
+
+def second_measure(reading: Reading, least: float = FALL) -> tuple[Series, Shift] | None:
+    """Return a measure of the completions other than the reward that falls, or that rose and turned.
+
+    Args:
+        reading: run.
+        least: smallest fall from its beginning, as a share of its range; from its best quarter it is `TURN`.
+    """
+    for series, size in second_measures(reading):
         if shift := falls(series, least * size) or turns(series, TURN * size):
             return series, shift
     return None
@@ -163,7 +170,7 @@ more."""
     hides=("reward_hacking",),
 )
 def wrong_verifier(reading: Reading) -> Sign | None:
-    """Find verdicts by which completions become better, while they become worse by a second measure."""
+    """Find verdicts by which completions become better, while a second measure says that they become worse."""
     found = parted(reading, TURN) if is_verdict(reading) else None
     return None if found is None else parting(reading, *found)
 
@@ -217,7 +224,9 @@ FOLLOWS = 0.3
     methods=SAMPLING,
 )
 def length_exploitation(reading: Reading) -> Sign | None:
-    """Find completions that grow while longer ones have the higher reward."""
+    """Find completions that grow while longer ones have the higher reward, and no second measure rises with them."""
+    if any(rises(series, TURN * size) for series, size in second_measures(reading)):
+        return None
     lengths = reading.series("completions/mean_length").coarse()
     start = level(beginning(lengths).values).value
     grown = rises(lengths, (LONGER - 1) * abs(start))

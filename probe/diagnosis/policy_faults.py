@@ -31,7 +31,7 @@ alike."""
     hides=("no_signal",),
 )
 def entropy_collapse(reading: Reading) -> Sign | None:
-    """Find an entropy that falls to almost nothing, or far without a gain, while the samples of a prompt become alike."""
+    """Find an entropy that falls far for nothing, or to almost nothing, while the samples of a prompt become alike."""
     entropy = reading.series("objective/entropy", "entropy").coarse()
     highest = best(entropy)
     before, after = level(entropy.values[highest]), level(end(entropy).values)
@@ -121,11 +121,11 @@ moves fast, they stand at up to -0.2 for half of a short run."""
     least=16,
 )
 def value_head_useless(reading: Reading) -> Sign | None:
-    """Find values that are no better than a constant, or worse, in the second half of a run."""
+    """Find values that equal a constant, or are much worse, in the second half of a run."""
     series = reading.series("val/explained_variance").coarse()
     after = level(series.part(len(series) // 2).values)
     worse = after.value <= WORSE and after.high < 0 and level(end(series).values).value <= WORSE
-    if not (worse or (-CONSTANT < after.low and after.high < CONSTANT)):
+    if not (worse or (after.low > -CONSTANT and after.high < CONSTANT)):
         return None
     at = onset(series, 0.0, after.value) if worse else 0
     before = level(series.part(0, at).values) if at else Interval(0.0, float("nan"), float("nan"))

@@ -61,7 +61,7 @@ def is_solved(earlier: Series, during: Interval) -> bool:
 
 
 RANGES = {"gold/reward": 2.0, "expected_gold": 2.0}
-"""Range of a second measure; that of another reward is taken as `SPREADS` standard deviations."""
+"""Range of a measure of truth; that of another reward is taken as `SPREADS` standard deviations."""
 SPREADS = 4.0
 FALL = 0.24
 """Fall of a second measure, as a share of its range, that is a fault. An agreeable annotator costs the sample runs up
@@ -91,20 +91,23 @@ def second_measures(reading: Reading) -> Iterator[tuple[Series, float]]:
 
 
 def second_measure(reading: Reading, least: float = FALL) -> tuple[Series, Shift] | None:
-    """Return a measure of the completions other than the reward that falls, or that rose and turned.
+    """Return a measure of the completions other than the reward that falls, or a measure of truth that rose and turned.
 
     Args:
         reading: run.
-        least: smallest fall from its beginning, as a share of its range; from its best quarter it is `TURN`.
+        least: smallest fall of a measure of truth from its beginning, as a share of its range; `FALL` for another
+            reward, which may be given up for a larger one. From its best quarter it is `TURN`.
     """
     for series, size in second_measures(reading):
-        if shift := falls(series, least * size) or turns(series, TURN * size):
+        is_truth = series.metric in RANGES
+        shift = falls(series, (least if is_truth else FALL) * size)
+        if shift := shift or (turns(series, TURN * size) if is_truth else None):
             return series, shift
     return None
 
 
 def parted(reading: Reading, least: float = FALL) -> tuple[Series, Shift, Series, Shift] | None:
-    """Return a second measure that falls and the reward, if that rises and does not fall with it; see `second_measure`."""
+    """Return a second measure that falls (see `second_measure`) and the reward, if that rises and does not follow."""
     fallen, proxy = second_measure(reading, least), reading.series("objective/scores", "reward").coarse()
     gain = rises(proxy, 0.0) if len(proxy) >= 2 * FEWEST else None
     if fallen is None or gain is None:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from probe.diagnosis.fault_record import Sign, fault
 from probe.diagnosis.levels import FEWEST, Shift, beginning, end, falls, is_below, level, rises, stretch, turns
-from probe.diagnosis.run_reading import ROLLOUTS, SAMPLING, SECOND, Reading, Series
+from probe.diagnosis.run_reading import LARGEST, ROLLOUTS, SAMPLING, SECOND, Reading, Series
 from probe.stats import Interval
 
 ALIKE = 0.95
@@ -180,8 +180,15 @@ def wrong_verifier(reading: Reading) -> Sign | None:
 
 def is_verdict(reading: Reading) -> bool:
     """Return whether the rewards of a run's completions take at most `VERDICTS` values."""
-    values = {round(each, 6) for each in reading.rollouts.get("reward", ()) if isinstance(each, int | float)}
-    return 0 < len({each for each in values if np.isfinite(each)}) <= VERDICTS
+    rewards = rewards_of(reading)
+    return 0 < len(np.unique(np.round(rewards[np.isfinite(rewards)], 6))) <= VERDICTS
+
+
+def rewards_of(reading: Reading) -> NDArray[np.float64]:
+    """Return the reward of each recorded completion; NaN where it is no number of ordinary size."""
+    values = reading.rollouts.get("reward", ())
+    known = [value if isinstance(value, int | float) and abs(value) < LARGEST else np.nan for value in values]
+    return np.asarray(known, dtype=float)
 
 
 @fault(
@@ -257,12 +264,12 @@ def correlation_by_step(reading: Reading) -> Series:
     rows, none = reading.rollouts, Series("", np.empty(0, np.int64), np.empty(0))
     if not {"step", "reward", "completion", "prompt"} <= set(rows):
         return none
-    reward = np.asarray([value if isinstance(value, int | float) else np.nan for value in rows["reward"]], dtype=float)
+    reward = rewards_of(reading)
     column = rows["token_ids"] if "token_ids" in rows else rows["completion"]
     length = np.array(
         [len(value) if isinstance(value, str | list | tuple) else np.nan for value in column], dtype=float
     )
-    known = np.isfinite(reward) & np.isfinite(length) & (np.abs(reward) < 1e100)
+    known = np.isfinite(reward) & np.isfinite(length)
     kept = rows.loc[known, ["step"]].assign(
         reward=reward[known], length=length[known], prompt=rows.loc[known, "prompt"].map(str)
     )

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from probe.diagnosis import Reading, diagnose, faults
+from probe.diagnosis.reward_faults import wrong_verifier
 from probe.diagnosis.run_reading import METHODS
 from probe.runs import Run, RunWriter
 from tests.diagnosis.made_runs import Change, harmed, sound
@@ -162,6 +163,26 @@ def test_a_verdict_that_parts_from_the_truth_is_a_wrong_verifier(values: tuple[f
     assert [each.fault.name for each in found.findings] == [name]
     assert abs(found.findings[0].sign.step - 40) <= 10
     assert "gold/reward" in found.findings[0].sign.metric
+
+
+@pytest.mark.parametrize("strange", [10**400, math.nan, math.inf, "1", None, [1]])
+def test_rewards_that_are_no_numbers_are_no_verdicts(strange: object):
+    frame = harmed("rlvr", PARTED).drop(columns="completions/reward_length_correlation")
+    reading = rewarded(frame, (0, 1))
+    assert wrong_verifier(reading)
+    reading.rollouts["reward"] = [strange] * len(reading.rollouts)
+    assert not wrong_verifier(reading)
+    diagnose(reading)
+
+
+def test_seven_evaluations_show_a_truth_that_turns():
+    frame = harmed("rlvr", {"reward": plus(1.5)})
+    frame = frame.assign(**{"step": frame["step"] - 1, "gold/reward": frame["reward"]})
+    exact = [0.44, 0.57, 0.62, 0.55, 0.5, 0.46, 0.45]
+    for values, names in ((exact, ["reward_hacking"]), (sorted(exact), []), (sorted(exact, reverse=True), [])):
+        frame["expected_gold"] = pd.Series(values, index=range(0, 98, 14))
+        found = diagnose(Reading(frame, "rlvr"))
+        assert [each.fault.name for each in found.findings] == names
 
 
 def test_a_small_fall_of_the_truth_is_a_fault_of_a_verdict_alone():

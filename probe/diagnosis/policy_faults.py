@@ -13,7 +13,7 @@ COLLAPSED = 0.05
 end at 0.14 of it."""
 UNFOUNDED = 1 / 3
 """The same where a second measure of the completions falls, so that the policy becomes sure of what is worse. Sound
-policies of an agreeable reward, whose second measure falls a little, end at 0.6 of it."""
+policies of an agreeable reward, whose second measure falls a little, end at 0.7 of it."""
 ALIKE = 0.5
 """Share of the distinct completions, or of the spread of the reward, in their best quarter below which samples are
 alike."""

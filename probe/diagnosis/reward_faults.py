@@ -67,8 +67,8 @@ FALL = 0.24
 """Fall of a second measure, as a share of its range, that is a fault. An agreeable annotator costs the sample runs up
 to 0.22, which is what was asked for; those with a weak KL lose 0.26 to 0.37."""
 TURN = 0.02
-"""Fall of a second measure, as a share of its range, that counts where training had raised it before: in sound runs
-it falls by at most 0.003 of its range from its best quarter."""
+"""Fall of a measure of truth, as a share of its range, that counts where training had raised it before: in sound runs
+the exact one falls by at most 0.003 of its range from its best quarter."""
 GAIN = 0.5
 """Gain of the reward, as a share of what the KL can buy, below which the policy has moved further than it is worth: it
 has then spent four times the KL that the best policy needs. The best policy at a KL of D nats gains s sqrt(2 D) for

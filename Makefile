@@ -8,7 +8,7 @@ QUICK := tests/analyses/test_shipped_results.py tests/logits tests/probe/test_te
 # Compiled code is kept, whatever the environment says: each worker would compile all tests anew, and each command Probe.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: dashboard test test-slow test-quick test-pythons test-real browser real-model samples-real fuzz faults guards tree docs pictures bench lint install install-dev clean
+.PHONY: dashboard test test-slow test-quick test-pythons test-real browser real-model samples-real fuzz faults injuries guards tree docs pictures bench lint install install-dev clean
 
 dashboard: install  ## open the dashboard on the committed sample runs
 	@$(BIN)/probe dashboard
@@ -42,6 +42,9 @@ fuzz: install-dev  ## 10,000 damaged files of each format that is read (the test
 
 faults: install-dev  ## kill, fill, lock and cut all that writes, at 200 random moments of each (N=50 for fewer)
 	$(BIN)/python -m tests.faults --moments $(or $(N),200)
+
+injuries: install-dev  ## trainings with a known fault and healthy ones, into .cache/injuries, with what the faults do to the metrics
+	$(BIN)/python -m tests.injuries --out $(or $(OUT),.cache/injuries)
 
 guards: install-dev  ## take each guard of a promise out of a copy of the sources, and see its test fail
 	$(BIN)/python -m tests.guards

@@ -22,6 +22,8 @@ FREE = frozenset(
         "resume",
         "device",
         "track",
+        "alarms",
+        "stop_on",
         "save_every",
         "thin",
         "threads",
@@ -118,6 +120,12 @@ class TrainConfig:
     """Number format of the frozen reference for KL and captures; default: --weights-dtype; --lora needs no copy."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, one more forward pass, the same result."""
+    alarms: bool = False
+    """Look for faults of training in the metrics while it trains, for at most 1 % of the time; an alarm is a line on
+    standard error and in the run's alarms.jsonl."""
+    stop_on: tuple[str, ...] = ()
+    """Faults at whose alarm training stops with a checkpoint, such as `rate_too_high no_signal`, or `any`; implies
+    --alarms."""
     track: Literal["tensorboard", "trackio", "wandb"] | None = None
     """Also send the metrics to this tracker, through accelerate."""
     threads: int = 0
@@ -142,6 +150,10 @@ class TrainConfig:
         ):
             self.require(getattr(self, name) >= 0, name, "0 or more")
         _ = self.captures
+        if self.stop_on:
+            from probe.diagnosis.fault_record import check_names
+
+            check_names(self.stop_on)
         self.require(self.thin != 1, "thin", "2 or more, the first and the last capture, or 0, which keeps all")
         self.require(self.lr > 0, "lr", "a number above 0")
         self.require(self.lora_alpha > 0, "lora_alpha", "a number above 0")

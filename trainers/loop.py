@@ -25,6 +25,7 @@ from probe import Run
 from probe.commands.progress import Bar, StopRequest
 from probe.errors import RunError
 from probe.runs import thin
+from probe.runs.alarm_rows import Alarm
 from probe.ticks import announce
 from trainers import checkpoint
 from trainers.block_metrics import BlockMetrics
@@ -280,6 +281,10 @@ def _steps(
             record.log(0, evaluate(session, method))
         record.capture(0)
     pace, blocks = StepTimer(), BlockMetrics(session, module, optimizer)
+
+    def stop() -> bool:
+        return request.asked or record.stopping is not None
+
     with Bar(f"{method.name} steps", config.steps, state.step, session.main) as bar:
         for step in range(state.step + 1, config.steps + 1):
             last, milestone = step == config.steps, method.milestone(step)
@@ -297,7 +302,7 @@ def _steps(
                         lr=lr,
                         detail=detail,
                         blocks=blocks if detail else None,
-                        stop=lambda: request.asked,
+                        stop=stop,
                     )
                     if not outcome.finite:
                         raise record.stop_error(
@@ -318,9 +323,19 @@ def _steps(
             if last or outcome.stop or (config.save_every and step % config.save_every == 0):
                 record.save(optimizer, state, method.state())
             if outcome.stop and not last:
-                record.finish("interrupted", f"It was stopped after step {step}; --resume continues it.")
+                alarm = None if request.asked else record.stopping
+                if alarm is not None:
+                    session.say(f"{method.name}: stopped after step {step} for an alarm, with a checkpoint")
+                record.finish("interrupted", _ending(step, alarm))
                 return False
     return True
+
+
+def _ending(step: int, alarm: Alarm | None) -> str:
+    """Return the message of a run that is stopped after a step, by the user or for an alarm."""
+    if alarm is None:
+        return f"It was stopped after step {step}; --resume continues it."
+    return f"{alarm.ending(step)} Change that in a new run; --resume continues this one as it is."
 
 
 def evaluate(session: Session, method: Method) -> dict[str, float]:

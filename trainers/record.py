@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from probe import LM, Run
+from probe.diagnosis.alarms import Alarms
 from probe.errors import ConfigError, DataError, ModelError, RunError, TrainingStopped
 from probe.logits.answer_tokens import answer_tokens
 from probe.model.hooks import fused_parts
@@ -24,6 +25,7 @@ from probe.recording.recorder import Instrument, Prompt, Recorder, as_prompt, de
 from probe.rewards.evaluation import evaluate
 from probe.rows import Row, is_messages, is_text, read_columns, read_text
 from probe.runs import ProbePrompt, RunWriter
+from probe.runs.alarm_rows import Alarm
 from probe.runs.schema import step_name
 from probe.untrusted import open_file
 from probe.world import World
@@ -82,6 +84,7 @@ class Record:
             check_same(session.config, method, origin, int(self.saved.name) if self.saved else 0)
         self.writer: RunWriter | None = None
         self._recorder: Recorder | None = None
+        self._alarms: Alarms | None = None
         self._prompts, self._left_out = probe_prompts(session, trainee.view, origin)
 
     def open(self) -> None:
@@ -107,6 +110,8 @@ class Record:
                 seed=config.seed,
             )
         self.writer.trained_on(origin.texts)
+        if config.alarms or config.stop_on:
+            self._alarms = Alarms(self.writer, stop_on=config.stop_on)
         self._record(self.writer)
         if config.track:
             flat = {k: v if isinstance(v, int | float | str) else str(v) for k, v in config.to_dict().items()}
@@ -133,6 +138,13 @@ class Record:
             self.writer.log(step, values)
             if self.session.config.track:
                 self.session.accelerator.log(dict(values), step=step)
+            if self._alarms is not None:
+                self._alarms.look(step)
+
+    @property
+    def stopping(self) -> Alarm | None:
+        """Alarm for which training should stop; None without one, and on processes that do not write."""
+        return self._alarms.stop if self._alarms is not None else None
 
     def distance(self) -> dict[str, float]:
         """Measure the trainee's distance to the optimum of its objective, if the reference evaluation has one."""

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
     from probe.diagnosis.diagnosed import Diagnosis
 
-ANY = "any"
-"""Value of `--fail-on` that stands for every fault."""
-
 
 def diagnose(argv: list[str]) -> int:
     """Find faults of training in runs: which, from which step, the evidence, and what to try."""
@@ -46,15 +43,13 @@ def diagnose(argv: list[str]) -> int:
     settings = parse(Diagnose, take(argv), "probe diagnose")
 
     from probe.diagnosis.diagnosed import diagnose as look
-    from probe.diagnosis.fault_record import find_fault
+    from probe.diagnosis.fault_record import ANY, check_names
     from probe.runs.reader import Run
     from probe.runs.schema import jsonable
 
     if not settings.runs:
         raise ConfigError("`probe diagnose` was called without a run: name at least one, as in `probe diagnose rlhf`.")
-    for name in settings.fail_on:
-        if name != ANY:
-            find_fault(name)
+    check_names(settings.fail_on)
     if settings.html is not None:
         check_file(settings.html)
     found = [look(Run(place)) for place in open_runs(settings.runs)]

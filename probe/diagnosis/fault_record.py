@@ -12,7 +12,7 @@
 The decorator returns the function unchanged. Packages add faults through the entry-point group `probe.faults`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -44,6 +44,8 @@ MODULES = {
     "sudden_change": "probe.diagnosis.unnamed_faults",
 }
 """Module of each built-in fault; those that make all others meaningless come first."""
+ANY = "any"
+"""Value of an option that stands for every fault."""
 OR = " or "
 """Separator of alternatives in `Fault.needs`."""
 LEAST = 8
@@ -182,3 +184,14 @@ def find_fault(name: str) -> Fault:
         hint = suggest(name, known, "name one of these, or give its file with --plugin.")
         raise ConfigError(f"There is no fault `{name}`, only {', '.join(known)}: {hint}")
     return known[name]
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Check the values of an option that takes names of faults, or `ANY`.
+
+    Raises:
+        ConfigError: no fault has such a name; similar names are listed.
+    """
+    for name in names:
+        if name != ANY:
+            find_fault(name)

@@ -74,11 +74,11 @@ def memorising(reading: Reading) -> Sign | None:
 
 
 JUMP = 10.0
-"""Gradient norm over the median of the steps around it that is a spike."""
+"""Gradient norm over the medians of the blocks before and after it that is a spike."""
 SPIKES = 0.02
 """Share of steps with a spike from which training is unstable; sample runs have none."""
-AROUND = 51
-"""Fewest neighbouring steps with whose median each step is compared."""
+AROUND = 25
+"""Number of steps of a block, which is compared with the medians of the blocks on either side."""
 UNSTABLE = 0.1
 """KL to the sampling policy in nats a token above which a step leaves the region in which its clipped loss is valid;
 sample runs stay below 0.05."""
@@ -189,13 +189,15 @@ def loss_undone(reading: Reading) -> Sign | None:
 def gradient_spikes(reading: Reading) -> Sign | None:
     """Return the sign of gradient norms far above those of the steps around them."""
     norm = reading.series("grad_norm")
-    if len(norm) < AROUND:
+    if len(norm) < 2 * AROUND:
         return None
     blocks = len(norm) // AROUND
     size = -(-len(norm) // blocks)
     padded = np.pad(norm.values, (0, blocks * size - len(norm)), mode="edge").reshape(blocks, size)
-    around = np.repeat(np.median(padded, axis=1), size)[: len(norm)]
-    spikes = np.flatnonzero(norm.values > JUMP * np.maximum(around, 1e-12))
+    medians = np.median(padded, axis=1)
+    usual = np.fmax(np.append(np.inf, medians[:-1]), np.append(medians[1:], medians[-1]))
+    # Above both sides, and not in the first block: the fall of the first steps is no spike.
+    spikes = np.flatnonzero(norm.values > JUMP * np.maximum(np.repeat(usual, size)[: len(norm)], 1e-12))
     if len(spikes) < max(3, SPIKES * len(norm)):
         return None
     before, after = level(np.delete(norm.values, spikes)), level(norm.values[spikes])

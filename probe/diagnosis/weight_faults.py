@@ -13,6 +13,8 @@ from probe.runs.reader import Run
 from probe.stats import Interval
 from probe.untrusted import open_file, parse_json
 
+ALIKE = 0.99
+"""Share of the prompts whose completions are all paid alike from which there is no gradient but that of a KL."""
 ZERO = Interval(0.0, float("nan"), float("nan"))
 HEAD = 100_000_000
 """Most bytes of the head of a safetensors file, as its own library allows."""
@@ -32,6 +34,8 @@ ADAPTER = "adapter_model.safetensors"
 def nothing_is_trained(reading: Reading) -> Sign | None:
     """Find a rate or a gradient of 0, or saved weights that equal those before training."""
     for name, what in (("lr", "learning rate"), ("grad_norm", "gradient norm")):
+        if name == "grad_norm" and is_paid_alike(reading):
+            return None
         series = reading.series(name).coarse()
         found = stretch(series.values == 0, least=4)
         if found is not None and 2 * (found.stop - found.start) > len(series):
@@ -46,6 +50,12 @@ def nothing_is_trained(reading: Reading) -> Sign | None:
     except OSError:  # a file that is being written, or may not be read
         return None
     return Sign(0, "", ZERO, ZERO, sentence, 1.0) if sentence else None
+
+
+def is_paid_alike(reading: Reading) -> bool:
+    """Return whether rewards tell nothing apart, so that a gradient of 0 follows from them (`no_signal`)."""
+    alike = reading.series("frac_reward_zero_std").values
+    return len(alike) > 0 and float(np.median(alike)) >= ALIKE
 
 
 def unmoved(run: Run) -> str:

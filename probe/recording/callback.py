@@ -14,6 +14,9 @@ trainer:
 
     trainer.add_callback(ProbeCallback("runs/mine", trainer=trainer))
 
+`ProbeCallback("runs/mine", alarms=True)` says when a fault of training shows, and `stop_on=["any"]` ends the training
+then; its run is interrupted, with the last capture and the checkpoint.
+
 A model of RewardTrainer is captured as a language model over the decoder in training, with the unembedding of its
 original model, and with the reward at every token of four training pairs; evaluations record held-out pairs. With
 DPOTrainer captures hold the log-probabilities of chosen and rejected completions of four training pairs after every
@@ -36,10 +39,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
 import probe.world
+from probe.diagnosis.alarms import Alarms
+from probe.diagnosis.fault_record import check_names
 from probe.errors import ConfigError, ModelError, ProbeError
 from probe.model import adapters
 from probe.model import loading as weights
@@ -98,6 +104,8 @@ class ProbeCallback(TrainerCallback):
         parent: str | None = None,
         checkpoint: bool = True,
         trainer: Any = None,
+        alarms: bool = False,
+        stop_on: Sequence[str] = (),
     ) -> None:
         """Choose what to write; nothing is written before training starts.
 
@@ -110,12 +118,16 @@ class ProbeCallback(TrainerCallback):
             parent: model from which training starts; default: the one that was loaded.
             checkpoint: save model and tokenizer at the end, so that the run can be loaded as a model.
             trainer: a GRPOTrainer or RLOOTrainer whose rollouts to record; other trainers are not needed.
+            alarms: look for faults of training in what is logged, as in `probe.watch`.
+            stop_on: names of faults, or `any`, at whose alarm training stops after the next step; implies `alarms`.
 
         Raises:
-            ConfigError: `every` is negative.
+            ConfigError: `every` is negative, or there is no fault of a name.
         """
         if every < 0:
             raise ConfigError(f"Captures every {every} steps were requested; expected 1 or more, or 0 for none.")
+        check_names(stop_on)
+        self.alarms, self.stop_on = alarms or bool(stop_on), tuple(stop_on)
         self.path, self.every, self.prompts, self.method = Path(run).expanduser(), every, prompts, method
         self.parent, self.checkpoint, self.trainer = parent, checkpoint, trainer
         self.capture = capture or CaptureOptions()
@@ -124,6 +136,7 @@ class ProbeCallback(TrainerCallback):
         self._model: Any = None
         self._tokenizer: Any = None
         self._recorder: Recorder | None = None
+        self._alarms: Alarms | None = None
         self._reference: str | None = None
         self._language: Any = None
         """Language model over a reward model's decoder; None for other models."""
@@ -158,6 +171,7 @@ class ProbeCallback(TrainerCallback):
         self._thread, self._ended = threading.get_ident(), end_if_left(self, self.writer, self._end)
         _WRITING.add(self)
         self._notes = []
+        self._alarms = Alarms(self.writer, stop_on=self.stop_on) if self.alarms else None
         if self.every and _gives_rewards(model):
             self._language = _language_model(unwrap(model), self.parent or model.config._name_or_path)
             self._head = RewardTokens(nn.Identity(), _pairs(given.get("train_dataloader"), CAPTURED))
@@ -184,10 +198,13 @@ class ProbeCallback(TrainerCallback):
                 raise
 
     def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Make a capture if one is due."""
+        """Make a capture if one is due, and stop all processes if there is an alarm for it."""
         step = int(state.global_step)
         if self._recorder is not None and self._recorder.due(step):
             self._recorder.capture(step)
+        if self.stop_on and _from_main_process(self._alarms is not None and self._alarms.stop is not None, args):
+            control.should_training_stop = True
+            control.should_save = str(getattr(args.save_strategy, "value", args.save_strategy)) != "no"
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **given: Any) -> None:
         """Write the metrics that the trainer logs."""
@@ -196,6 +213,8 @@ class ProbeCallback(TrainerCallback):
             values |= {TOKENS: math.nan if self._tokens is None else values[TOKENS] + self._tokens}
         if self.writer is not None and values:
             self.writer.log(int(state.global_step), values)
+            if self._alarms is not None:
+                self._alarms.look(int(state.global_step))
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Write the held-out pairs of a reward model with the reward at every token."""
@@ -220,7 +239,9 @@ class ProbeCallback(TrainerCallback):
                     write(self._model, self._tokenizer, folder)
             except ModelError as error:  # what was trained is the trainer's to save
                 self._notes.append(f"No checkpoint was written. {error}")
-        self._end("finished", " ".join(self._notes) or None)
+        alarm = self._alarms.stop if self._alarms is not None and step < state.max_steps else None
+        self._notes[:0] = [alarm.ending(step)] if alarm is not None else []
+        self._end("finished" if alarm is None else "interrupted", " ".join(self._notes) or None)
 
     def __enter__(self) -> Self:
         return self
@@ -310,6 +331,7 @@ class ProbeCallback(TrainerCallback):
     def _end(self, status: str, message: str | None = None) -> None:
         writer, undo = self.writer, self._ended
         self.writer = self._recorder = self._model = self._tokenizer = self._language = self._head = None
+        self._alarms = None
         self._release()
         self._release = lambda: None
         if writer is not None:
@@ -320,6 +342,13 @@ class ProbeCallback(TrainerCallback):
 
 _WRITING: weakref.WeakSet[ProbeCallback] = weakref.WeakSet()
 """Callbacks whose training has begun and has not ended."""
+
+
+def _from_main_process(value: bool, args: Any) -> bool:
+    """Return a value of the main process on every process."""
+    if args.world_size == 1:
+        return value
+    return bool(broadcast_object_list([value])[0])
 
 
 def _name(metric: str, args: Any) -> str:

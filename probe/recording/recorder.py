@@ -6,6 +6,9 @@
         recorder.step(step, loss=loss)
     recorder.close()                           # the last capture and a checkpoint: every page can show the run
 
+With `alarms=True` faults of training that show are said, and with `stop_on=["any"]` a loop can end at one: `if
+recorder.stop: break` (`probe.diagnosis.alarms`).
+
 `with probe.watch(...) as recorder:` around the loop closes it in every case: after Ctrl-C as interrupted, after an
 error as failed, with the model in its current state.
 
@@ -32,6 +35,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 import probe.world
+from probe.diagnosis.alarms import Alarms
+from probe.diagnosis.fault_record import check_names
 from probe.errors import ConfigError, DataError
 from probe.logits.answer_tokens import answer_tokens
 from probe.logits.lens import kl
@@ -72,6 +77,8 @@ def watch(
     config: Any = None,
     seed: int = 0,
     checkpoint: bool = True,
+    alarms: bool = False,
+    stop_on: Sequence[str] = (),
 ) -> "Recorder":
     """Watch a model while any loop trains it.
 
@@ -89,10 +96,14 @@ def watch(
         seed: random seed of a new run; it is only recorded.
         checkpoint: save model and tokenizer when a new run ends, so that it can be loaded as a model; of an adapter of
             peft whose base lies on this machine, only the adapter.
+        alarms: look for faults of training in what is logged (docs/diagnosis.md): an alarm is a line on standard error
+            and a line of the run's alarms.jsonl.
+        stop_on: names of faults, or `any`, at whose alarm `Recorder.stop` becomes true; implies `alarms`.
 
     Raises:
-        ConfigError: `every` is negative; a writer was given together with `method`, `config` or `seed`, which it
-            already has; or captures of a scalar model (a reward, a value), which has no lens, were requested.
+        ConfigError: `every` is negative; there is no fault of a name; a writer was given together with `method`,
+            `config` or `seed`, which it already has; or captures of a scalar model (a reward, a value), which has no
+            lens, were requested.
         DataError: a prompt is empty, too long, lacks its text, or cannot be read by the tokenizer.
         RunError: the directory is in use or cannot be written, or the config holds values that JSON cannot represent.
     """
@@ -105,6 +116,7 @@ def watch(
             f"A {lm.readout} model outputs one number and no probabilities of tokens, which captures hold: watch"
             " it with every=0, which records only metrics."
         )
+    check_names(stop_on)
     world, left_out = probe.world.of(lm), ""
     if not every:
         prompts = ()
@@ -118,7 +130,8 @@ def watch(
     if every and (not probes or len({prompt.id for prompt in probes}) < len(probes)):
         raise DataError(f"{len(probes)} probe prompts were given: give at least one, each with an id of its own.")
     if isinstance(run, RunWriter):
-        return Recorder(lm, run, probes, every, instruments, capture=capture, left_out=left_out)
+        watched = Alarms(run, stop_on=stop_on) if alarms or stop_on else None
+        return Recorder(lm, run, probes, every, instruments, capture=capture, left_out=left_out, alarms=watched)
     settings = jsonable(config if config is not None else {})
     if not isinstance(settings, dict):
         raise ConfigError(f"The config is a {type(config).__name__}: give a dict or a dataclass.")
@@ -131,7 +144,16 @@ def watch(
         seed=seed,
     )
     return Recorder(
-        lm, writer, probes, every, instruments, capture=capture, owner=True, checkpoint=checkpoint, left_out=left_out
+        lm,
+        writer,
+        probes,
+        every,
+        instruments,
+        capture=capture,
+        owner=True,
+        checkpoint=checkpoint,
+        left_out=left_out,
+        alarms=Alarms(writer, stop_on=stop_on) if alarms or stop_on else None,
     )
 
 
@@ -150,6 +172,7 @@ class Recorder:
         owner: bool = False,
         checkpoint: bool = False,
         left_out: str = "",
+        alarms: Alarms | None = None,
     ) -> None:
         self.lm = lm
         self.writer = writer
@@ -163,6 +186,7 @@ class Recorder:
         """What captures hold; None without captures."""
         self.captures, self.bytes, self.seconds = 0, 0, 0.0
         """Number of captures so far, their bytes, and the seconds that they took."""
+        self._alarms = alarms
         self._owner, self._checkpoint, self._closed = owner, checkpoint, False
         self._newest = self._captured = -1
         self._ended = end_with_owner(self, writer) if owner else lambda: None
@@ -184,8 +208,15 @@ class Recorder:
         if metrics:
             self.writer.log(step, metrics)
         self._newest = step
+        if self._alarms is not None:
+            self._alarms.look(step)
         if self.due(step):
             self.capture(step)
+
+    @property
+    def stop(self) -> bool:
+        """Whether the loop should end for an alarm that `stop_on` names; `close` then ends the run as interrupted."""
+        return self._alarms is not None and self._alarms.stop is not None
 
     def due(self, step: int) -> bool:
         """Return whether a capture of `step` is due and has not been made."""
@@ -233,6 +264,9 @@ class Recorder:
         """
         if not self._owner or self._closed:
             return
+        alarm = self._alarms.stop if self._alarms is not None else None
+        if alarm is not None and status == "finished":
+            status, message = "interrupted", message or alarm.ending(self._newest)
         try:
             if status == "finished" and self.every and self._newest > self._captured:
                 self.capture(self._newest)

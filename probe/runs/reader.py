@@ -12,6 +12,7 @@ import pandas as pd
 
 from probe.errors import RunError
 from probe.runs.addresses import is_cached, is_url
+from probe.runs.alarm_rows import Alarm, read_alarms
 from probe.runs.captures import Captures, Row, all_rows, rollouts_frame
 from probe.runs.directories import find, local_folder, roots, run_directories, store_problems
 from probe.runs.metric_log import MetricLog
@@ -164,6 +165,13 @@ class Run:
         fresh, after = read_log(self.path / ROLLOUTS, position, live=self._live(), most=most)
         self._rollouts = all_rows(rows if after.continues(position) else [], fresh, self.path / ROLLOUTS), after
         return rollouts_frame(self._rollouts[0])
+
+    def alarms(self) -> list[Alarm]:
+        """Return the faults that showed while the run was trained with alarms, in the order in which they were raised.
+
+        Lines that cannot be read are left out with a `RunWarning`.
+        """
+        return read_alarms(self.path, live=self._live())
 
     def captures(self) -> Captures:
         """Return the captured attention, lens and residual norms."""

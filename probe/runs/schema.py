@@ -19,7 +19,7 @@ from probe.untrusted import parse_json, read_file, readable, refuse_newer, short
 SCHEMA = 1
 """Version of the layout; a reader refuses a run with a higher one."""
 
-METRICS, ROLLOUTS = "metrics.jsonl", "rollouts.jsonl"
+METRICS, ROLLOUTS, ALARMS = "metrics.jsonl", "rollouts.jsonl", "alarms.jsonl"
 CAPTURES, CHECKPOINTS, RESULTS = "captures", "checkpoints", "results"
 INDEX, PROMPTS = "index.jsonl", "prompts.json"
 KEPT = 2**16

@@ -26,11 +26,13 @@ from safetensors.numpy import save_file
 
 from probe.errors import RunError
 from probe.runs.addresses import RUN_FILE, is_run
+from probe.runs.alarm_rows import Alarm
 from probe.runs.captures import Captures
 from probe.runs.checksums import write_checksums
 from probe.runs.metric_log import MetricLog
 from probe.runs.reader import Run, beats_elsewhere
 from probe.runs.schema import (
+    ALARMS,
     CAPTURE_DTYPES,
     CAPTURES,
     CHECKPOINTS,
@@ -225,6 +227,15 @@ class RunWriter:
             self._rollouts = LineFile(self.path / ROLLOUTS)
         self._rollouts.append(lines)
 
+    def alarm(self, alarm: Alarm) -> None:
+        """Append an alarm: a fault that showed while the run was trained.
+
+        Raises:
+            RunError: the run has ended, or the file is a link.
+        """
+        self._check_open()
+        append_lines(self.path / ALARMS, [dumps(alarm.row() | {"time": round(self.seconds, 3)})])
+
     def prompts(self, prompts: Sequence[ProbePrompt], left_out: str = "", holds: str = "") -> None:
         """Fix the prompts of the captures; repeating the same ones does nothing.
 
@@ -405,7 +416,7 @@ def _begin_anew(run: Run) -> float:
 
     Logs are emptied, not deleted; a reader recognises a replaced file by its inode.
     """
-    logs = [run.path / name for name in (METRICS, ROLLOUTS)]
+    logs = [run.path / name for name in (METRICS, ROLLOUTS, ALARMS)]
     for log in logs:
         refuse_link(log)
     for log in filter(Path.exists, logs):
@@ -417,7 +428,7 @@ def _begin_anew(run: Run) -> float:
 
 def _go_back(run: Run, step: int) -> float:
     """Discard what a run logged after `step`; return the seconds of training up to there."""
-    files = [run.path / name for name in (METRICS, ROLLOUTS, f"{CAPTURES}/{INDEX}")]
+    files = [run.path / name for name in (METRICS, ROLLOUTS, ALARMS, f"{CAPTURES}/{INDEX}")]
     for file in files:
         cut_torn_line(file)
     metrics = run.metrics()

@@ -38,3 +38,12 @@ def test_a_fault_is_named_with_step_levels_and_figure():
     assert list(found.table()["fault"]) == ["no_signal"]
     assert found.figures()["no_signal"].data
     assert "from step 40" in found.sentence()
+
+
+def test_a_gradient_of_0_follows_from_rewards_that_are_alike():
+    alone = {"grad_norm": np.zeros(100), "lr": np.full(100, 1e-3)}
+    found = diagnose(Reading(sampled(**alone), "rlvr"))
+    assert [each.fault.name for each in found.findings] == ["nothing_is_trained"]
+    alike = {"frac_reward_zero_std": np.ones(100), "reward": np.zeros(100)}
+    found = diagnose(Reading(sampled(**alone, **alike), "rlvr"))
+    assert [each.fault.name for each in found.findings] == ["no_signal"]

@@ -8,7 +8,7 @@ import shutil
 import warnings
 from collections.abc import Callable
 from contextlib import chdir, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -57,6 +57,7 @@ from probe.report.run_report import report
 from probe.retrieval.files import read_folder
 from probe.rows import Row, Rows, Selection, read_demonstrations, read_documents
 from probe.runs import RunWarning, RunWriter, list_runs, open_run
+from probe.runs.alarm_rows import Alarm
 from probe.runs.captured import (
     answers_table,
     attention,
@@ -326,6 +327,26 @@ def read_rollouts(path: Path) -> None:
     sent(table)
     for row in frame.to_dict("records"):
         token_measures(row)
+
+
+def alarmed(folder: Path) -> Path:
+    """A run with an alarm that was resumed after it."""
+    writer = write_run(folder / "run")
+    alarm = Alarm("no_signal", "No signal", 1, 2, 0.5, "reward", "All are paid alike.", "Choose other prompts.")
+    writer.alarm(alarm)
+    writer.alarm(replace(alarm, fault="numbers_die", severity=1.0))
+    writer.finish("interrupted")
+    RunWriter.resume(folder / "run", 2).finish()
+    return folder / "run"
+
+
+def read_alarms(path: Path) -> None:
+    """All alarms, as a page or a terminal would show them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RunWarning)
+        alarms = open_run(path).alarms()
+    sent(pd.DataFrame([each.row() for each in alarms]))
+    assert all("\x1b" not in each.sentence() for each in alarms)
 
 
 def data_record(folder: Path) -> Path:
@@ -724,6 +745,7 @@ FORMATS = (
     Format("manifest in a store", stored, "attempts/00000001.json", mutate_json, read_stored),
     Format("metrics.jsonl", run, "metrics.jsonl", mutate_lines, read_metrics),
     Format("rollouts.jsonl", rollouts, "rollouts.jsonl", mutate_lines, read_rollouts),
+    Format("alarms.jsonl", alarmed, "alarms.jsonl", mutate_lines, read_alarms),
     Format("trained_on.json", data_record, TRAINED_ON, mutate_json, read_data_record),
     Format("captures/index.jsonl", captures, "captures/index.jsonl", mutate_lines, read_captures),
     Format("captures/prompts.json", captures, "captures/prompts.json", mutate_json, read_captures),

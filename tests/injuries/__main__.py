@@ -1,0 +1,74 @@
+"""Injured trainings and healthy ones: `python -m tests.injuries [NAME ...] [--seeds 0 1 2] --out FOLDER`."""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.injuries.differences import chapter, summary
+from tests.injuries.given import INJURIES as GIVEN
+from tests.injuries.injury import Injury
+from tests.injuries.sampled import INJURIES as SAMPLED
+from tests.injuries.shortened import injure, keep_healthy, shortened
+
+INJURIES = {injury.name: injury for injury in (*SAMPLED, *GIVEN)}
+SAMPLES = Path("sample_runs")
+HEAD = """Beside each run lies a file with its fault (null: healthy) and the first injured step.
+
+The first table has the metrics that should show the harm, as means over the last quarter of the steps: healthy →
+injured, and the difference in standard deviations of the healthy runs over seeds, if there are two or more; `no` marks
+less than two, or the other direction. The chapters have all metrics.
+
+| fault | injury | recipe | step | seeds | healthy → injured (standard deviations) |
+|---|---|---|---|---|---|"""
+
+
+def run(arguments: list[str]) -> int:
+    """Train what is named and the healthy runs of its recipes, and write what differs to README.txt."""
+    parser = argparse.ArgumentParser(prog="python -m tests.injuries", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="injuries or faults; all by default")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="seeds (default: 0 1 2)")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs; those in it are kept")
+    given = parser.parse_args(arguments)
+    chosen = [each for each in INJURIES.values() if not given.names or {each.name, each.fault} & {*given.names}]
+    known = {*INJURIES, *(each.fault for each in INJURIES.values())}
+    if unknown := [name for name in given.names if name not in known]:
+        parser.error(f"{' '.join(unknown)}: expected some of {', '.join(INJURIES)}, or their faults.")
+    for seed in given.seeds:
+        for recipe in dict.fromkeys(injury.recipe for injury in chosen):
+            _train(given.out, recipe, None, seed)
+        for injury in chosen:
+            _train(given.out, injury.recipe, injury, seed)
+            write(given.out, chosen, given.seeds)
+    return 0
+
+
+def _train(folder: Path, recipe: str, injury: Injury | None, seed: int) -> None:
+    """Train with or without an injury, unless that was done before."""
+    out = folder / f"{injury.name if injury else f'healthy-{recipe}'}-seed{seed}"
+    if out.with_name(f"{out.name}.json").exists():
+        return
+    start, config = time.monotonic(), shortened(recipe, SAMPLES, out, seed)
+    if injury:
+        injure(injury, config)
+    else:
+        keep_healthy(recipe, config)
+    print(f"{out.name}: {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+
+
+def write(folder: Path, chosen: Sequence[Injury], seeds: Sequence[int]) -> None:
+    """Write README.txt: all injuries of which there are runs in a table, and a chapter for each."""
+    rows, chapters = [], []
+    for injury in chosen:
+        pairs = [(folder / f"{injury.name}-seed{s}", folder / f"healthy-{injury.recipe}-seed{s}") for s in seeds]
+        done = [pair for pair in pairs if all(run.with_name(f"{run.name}.json").exists() for run in pair)]
+        if done:
+            injured, healthy = zip(*done, strict=True)
+            rows.append(summary(injury, injured, healthy))
+            chapters.append(chapter(injury, injured, healthy))
+    (folder / "README.txt").write_text("\n".join([HEAD, *rows, "", *chapters]))
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))

@@ -33,6 +33,7 @@ MODULES = {
     "value_head_useless": "probe.diagnosis.policy_faults",
     "no_signal": "probe.diagnosis.reward_faults",
     "over_optimisation": "probe.diagnosis.reward_faults",
+    "wrong_verifier": "probe.diagnosis.reward_faults",
     "reward_hacking": "probe.diagnosis.reward_faults",
     "length_exploitation": "probe.diagnosis.reward_faults",
     "flipped_labels": "probe.diagnosis.preference_faults",

@@ -32,6 +32,10 @@ that changes slowly, less would be early for one that moves a little in every so
 """
 
 
+UNDONE = 0.5
+"""Share of what a metric had gained whose loss undoes the training."""
+
+
 def level(values: NDArray[np.float64], noise: float = 0.0) -> Interval:
     """Return the level of values with its 95 % interval; the ends are NaN for one value of unknown noise.
 
@@ -138,6 +142,36 @@ def dips(series: Series, least: float) -> "tuple[Shift, slice] | None":
         return None
     during = level(series.values[found], noise)
     return (Shift(int(series.steps[found.start]), before, during), found) if is_below(during, before) else None
+
+
+def best(series: Series) -> slice:
+    """Return where the quarter of a series with the highest mean stands."""
+    size = max(1, int(LAST * len(series)))
+    means = np.convolve(series.values, np.ones(size) / size, "valid")
+    return slice(int(np.argmax(means)), int(np.argmax(means)) + size)
+
+
+def turns(series: Series, least: float) -> "Shift | None":
+    """Return how far a metric that had risen ends below its best quarter, if half of the rise or more is lost.
+
+    Args:
+        series: metric by step.
+        least: smallest fall that counts, in the unit of the metric.
+    """
+    noise, place = noise_of(series), best(series)
+    first, last = level(beginning(series).values, noise), level(end(series).values, noise)
+    highest = level(series.values[place], noise)
+    gain, fall = highest.value - first.value, highest.value - last.value
+    if not (gain > _chance(first, highest) and fall > _chance(last, highest) and fall >= max(least, UNDONE * gain)):
+        return None
+    start = place.start + onset(series.part(place.start), highest.value, last.value)
+    return Shift(int(series.steps[start]), highest, level(series.part(start).values, noise))
+
+
+def _chance(one: Interval, other: Interval) -> float:
+    """Return half the 95 % interval of the difference of two levels; infinite if one is unknown."""
+    half = float(np.hypot(one.high - one.low, other.high - other.low)) / 2
+    return half if np.isfinite(half) else float("inf")
 
 
 def rises(series: Series, least: float) -> "Shift | None":

@@ -3,14 +3,20 @@
 import numpy as np
 
 from probe.diagnosis.fault_record import Sign, fault
-from probe.diagnosis.levels import beginning, end, is_below, level, onset, stretch
+from probe.diagnosis.levels import beginning, best, end, is_below, level, onset, stretch
+from probe.diagnosis.reward_faults import second_measure
 from probe.diagnosis.run_reading import SAMPLING, Reading, Series
 from probe.stats import Interval
 
-COLLAPSED = 0.1
-"""Entropy as a share of that at the beginning below which it has collapsed; sound RLVR runs end at 0.19 of it."""
+COLLAPSED = 0.05
+"""Entropy as a share of its best quarter below which it has collapsed; sound policies that become sure of what is right
+end at 0.14 of it."""
+UNFOUNDED = 1 / 3
+"""The same where a second measure of the completions falls, so that the policy becomes sure of what is worse. Sound
+policies of an agreeable reward, whose second measure falls a little, end at 0.7 of it."""
 ALIKE = 0.5
-"""Share of the distinct completions, or of the spread of the reward, at the beginning below which samples are alike."""
+"""Share of the distinct completions, or of the spread of the reward, in their best quarter below which samples are
+alike."""
 
 
 @fault(
@@ -25,21 +31,19 @@ ALIKE = 0.5
     hides=("no_signal",),
 )
 def entropy_collapse(reading: Reading) -> Sign | None:
-    """Find an entropy that falls to almost nothing while the samples of a prompt become alike."""
+    """Find an entropy that falls far for nothing, or to almost nothing, while the samples of a prompt become alike."""
     entropy = reading.series("objective/entropy", "entropy").coarse()
-    before = level(beginning(entropy).values)
-    if before.value <= 0:
-        return None
-    found = stretch(entropy.values < COLLAPSED * before.value)
-    if found is None or found.stop < len(entropy) - 1:
+    highest = best(entropy)
+    before, after = level(entropy.values[highest]), level(end(entropy).values)
+    share, severity = (UNFOUNDED, 0.6) if second_measure(reading) else (COLLAPSED, 0.8)
+    if before.value <= 0 or not after.value < share * before.value:
         return None
     kept = reading.series("completions/distinct_ratio", "reward_std").coarse()
-    first, last = level(beginning(kept).values), level(end(kept).values)
+    first, last = level(kept.values[best(kept)]) if len(kept) else before, level(end(kept).values)
     if len(kept) and not last.value <= ALIKE * first.value:
         return None
-    after = level(entropy.part(found.start).values)
-    logs = Series(entropy.metric, entropy.steps, np.log(np.maximum(entropy.values, 1e-12)))
-    step = int(entropy.steps[onset(logs, float(np.log(before.value)), level(logs.part(found.start).values).value)])
+    logs = Series(entropy.metric, entropy.steps, np.log(np.maximum(entropy.values, 1e-12))).part(highest.start)
+    at = highest.start + onset(logs, float(np.log(before.value)), level(end(logs).values).value)
     alike = (
         f", and “{reading.title(kept.metric)}” from {reading.text(kept.metric, first)} to"
         f" {reading.text(kept.metric, last)}"
@@ -50,7 +54,8 @@ def entropy_collapse(reading: Reading) -> Sign | None:
         f"The entropy falls from {reading.text(entropy.metric, before)} to {reading.text(entropy.metric, after)}"
         f" nats{alike}."
     )
-    return Sign(step, entropy.metric, before, after, sentence, 0.8, also=(kept.metric,) if len(kept) else ())
+    also = (kept.metric,) if len(kept) else ()
+    return Sign(int(entropy.steps[at]), entropy.metric, before, after, sentence, severity, also)
 
 
 ZERO = 1e-6
@@ -77,8 +82,17 @@ def wrong_reference(reading: Reading) -> Sign | None:
             " the reference is not the model that training starts from."
         )
         return Sign(int(series.steps[0]), series.metric, Interval(0.0, none, none), value, sentence, 0.7)
-    if len(series) < 8 or np.abs(series.values).max() > ZERO:
+    found = stretch(np.abs(series.values) <= ZERO, least=8)
+    if found is None or found.stop < len(series) - 1:
         return None
+    step, zero = int(series.steps[found.start]), level(series.part(found.start).values)
+    if found.start:
+        before = level(series.part(0, found.start).values)
+        sentence = (
+            f"“{title}” is 0 from step {step:,} on, and {reading.text(series.metric, before)} before: the reference"
+            " follows the policy."
+        )
+        return Sign(step, series.metric, before, zero, sentence, 0.7, also=("kl_to_reference",))
     for name in ("entropy", "objective/entropy", "reward", "logps/chosen", "mean_token_accuracy"):
         moved = reading.series(name).coarse()
         first, last = level(beginning(moved).values), level(end(moved).values)
@@ -87,9 +101,15 @@ def wrong_reference(reading: Reading) -> Sign | None:
                 f"“{title}” is 0 at every step, although “{reading.title(name)}” moves from {reading.text(name, first)}"
                 f" to {reading.text(name, last)}: the reference follows the policy."
             )
-            zero = level(series.values)
-            return Sign(int(series.steps[0]), series.metric, zero, zero, sentence, 0.7, also=(name,))
+            return Sign(step, series.metric, zero, zero, sentence, 0.7, also=(name,))
     return None
+
+
+CONSTANT = 0.01
+"""Explained variance of values that equal a constant, but for rounding."""
+WORSE = -0.25
+"""Explained variance of values that are worse than a constant. While values are being learned, and where the policy
+moves fast, they stand at up to -0.2 for half of a short run."""
 
 
 @fault(
@@ -101,15 +121,14 @@ def wrong_reference(reading: Reading) -> Sign | None:
     least=16,
 )
 def value_head_useless(reading: Reading) -> Sign | None:
-    """Find values that explain none of the variance of the returns in the second half of a run."""
+    """Find values that equal a constant, or are much worse, in the second half of a run."""
     series = reading.series("val/explained_variance").coarse()
-    half = series.part(len(series) // 2)
-    after = level(half.values)
-    if not (after.value <= 0 and after.high < 0.1):
+    after = level(series.part(len(series) // 2).values)
+    worse = after.value <= WORSE and after.high < 0 and level(end(series).values).value <= WORSE
+    if not (worse or (after.low > -CONSTANT and after.high < CONSTANT)):
         return None
-    useless = stretch(series.values <= 0.05)
-    at = useless.start if useless else len(series) // 2
-    before = level(series.part(0, at).values) if at else Interval(1.0, float("nan"), float("nan"))
+    at = onset(series, 0.0, after.value) if worse else 0
+    before = level(series.part(0, at).values) if at else Interval(0.0, float("nan"), float("nan"))
     sentence = (
         "Values explain"
         f" {reading.text(series.metric, after)} of the variance of the returns in the second half of the run; 0 is what"

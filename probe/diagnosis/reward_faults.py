@@ -1,11 +1,13 @@
 """Faults of the reward: none to learn from, one that is exploited, and a policy that has moved too far for it."""
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
 from probe.diagnosis.fault_record import Sign, fault
-from probe.diagnosis.levels import Shift, beginning, end, falls, is_below, level, rises, stretch
-from probe.diagnosis.run_reading import ROLLOUTS, SAMPLING, SECOND, Reading, Series
+from probe.diagnosis.levels import FEWEST, Shift, beginning, end, falls, is_below, level, rises, stretch, turns
+from probe.diagnosis.run_reading import LARGEST, ROLLOUTS, SAMPLING, SECOND, Reading, Series
 from probe.stats import Interval
 
 ALIKE = 0.95
@@ -13,6 +15,9 @@ ALIKE = 0.95
 prompts end at up to 0.9."""
 FLAT = 1e-6
 """Spread of the reward that is rounding."""
+LEARNED = 0.5
+"""Share of the rise of the reward that comes before its samples are alike where prompts are solved: nothing is learned
+from samples that are alike, so a reward that rises when they become so was given, not learned."""
 
 
 @fault(
@@ -34,9 +39,9 @@ def no_signal(reading: Reading) -> Sign | None:
         return None
     reward = reading.series("reward", "objective/scores").coarse()
     step = int(share.steps[found.start])
-    during, earlier = level(reward.since(step).values), reward.up_to(step)
-    if len(earlier) >= 4 and is_below(level(beginning(earlier).values), during):
-        return None  # the prompts are solved
+    during = level(reward.since(step).values)
+    if is_solved(reward.up_to(step), during):
+        return None
     before = level(share.part(0, found.start).values) if found.start else Interval(sound, np.nan, np.nan)
     after = level(share.part(found.start, found.stop).values)
     sentence = (
@@ -47,12 +52,23 @@ def no_signal(reading: Reading) -> Sign | None:
     return Sign(step, share.metric, before, after, sentence, 0.3 + 0.6 * length, also=(reward.metric,))
 
 
-RANGES = {"gold/reward": 2.0, "expected_gold": 2.0, "gold/truthful": 1.0}
-"""Range of a second measure; that of another reward is taken as `SPREADS` standard deviations."""
+def is_solved(earlier: Series, during: Interval) -> bool:
+    """Return whether a reward had risen by most of its way before it reached a level."""
+    if len(earlier) < 4:
+        return False
+    first, before = level(beginning(earlier).values), float(np.median(earlier.values[-FEWEST:]))
+    return is_below(first, during) and before - first.value >= LEARNED * (during.value - first.value)
+
+
+RANGES = {"gold/reward": 2.0, "expected_gold": 2.0}
+"""Range of a measure of truth; that of another reward is taken as `SPREADS` standard deviations."""
 SPREADS = 4.0
 FALL = 0.24
 """Fall of a second measure, as a share of its range, that is a fault. An agreeable annotator costs the sample runs up
 to 0.22, which is what was asked for; those with a weak KL lose 0.26 to 0.37."""
+TURN = 0.02
+"""Fall of a measure of truth, as a share of its range, that counts where training had raised it before: in sound runs
+the exact one falls by at most 0.003 of its range from its best quarter."""
 GAIN = 0.5
 """Gain of the reward, as a share of what the KL can buy, below which the policy has moved further than it is worth: it
 has then spent four times the KL that the best policy needs. The best policy at a KL of D nats gains s sqrt(2 D) for
@@ -61,8 +77,8 @@ KLS = ("objective/kl", "kl_to_reference")
 """KL of whole completions; `kl` of RLVR is one of tokens."""
 
 
-def second_measure(reading: Reading) -> tuple[Series, Shift] | None:
-    """Return a measure of the completions other than the reward that falls by a share `FALL` of its range."""
+def second_measures(reading: Reading) -> Iterator[tuple[Series, float]]:
+    """Yield the measures of the completions other than the reward, each with its range."""
     total = reading.series("reward", "objective/scores").coarse()
     for name in dict.fromkeys(each for names in SECOND for each in reading.matching(names)):
         series = reading.series(name).coarse()
@@ -70,18 +86,36 @@ def second_measure(reading: Reading) -> tuple[Series, Shift] | None:
         size = RANGES.get(name) or (SPREADS * float(np.median(spread)) if len(spread) else 0.0)
         is_reward = name.startswith("rewards/") and len(reading.matching("rewards/*/mean")) < 2
         same = len(series) == len(total) and np.allclose(series.values, total.values, rtol=1e-6, atol=1e-9)
-        if len(series) < 8 or not size or is_reward or same:
-            continue
-        if shift := falls(series, FALL * size):
+        if len(series) >= 2 * FEWEST and size and not (is_reward or same):
+            yield series, size
+
+
+def second_measure(reading: Reading, least: float = FALL) -> tuple[Series, Shift] | None:
+    """Return a measure of the completions other than the reward that falls, or a measure of truth that rose and turned.
+
+    Args:
+        reading: run.
+        least: smallest fall of a measure of truth from its beginning, as a share of its range; `FALL` for another
+            reward, which may be given up for a larger one. From its best quarter it is `TURN`.
+    """
+    for series, size in second_measures(reading):
+        is_truth = series.metric in RANGES
+        shift = falls(series, (least if is_truth else FALL) * size)
+        if shift := shift or (turns(series, TURN * size) if is_truth else None):
             return series, shift
     return None
 
 
-def proxy_gain(reading: Reading) -> tuple[Series, Shift] | None:
-    """Return the reward that is optimised, if it ends above its beginning."""
-    proxy = reading.series("objective/scores", "reward").coarse()
-    shift = rises(proxy, 0.0) if len(proxy) >= 8 else None
-    return None if shift is None else (proxy, shift)
+def parted(reading: Reading, least: float = FALL) -> tuple[Series, Shift, Series, Shift] | None:
+    """Return a second measure that falls (see `second_measure`) and the reward, if that rises and does not follow."""
+    fallen, proxy = second_measure(reading, least), reading.series("objective/scores", "reward").coarse()
+    gain = rises(proxy, 0.0) if len(proxy) >= 2 * FEWEST else None
+    if fallen is None or gain is None:
+        return None
+    then = proxy.up_to(fallen[1].step)
+    if len(then) and is_below(level(end(proxy).values), level(end(then).values)):
+        return None
+    return *fallen, proxy, gain
 
 
 def share_of_gain(reading: Reading) -> tuple[float, Series] | None:
@@ -125,6 +159,38 @@ def over_optimisation(reading: Reading) -> Sign | None:
     return Sign(shift.step, series.metric, shift.before, shift.after, sentence, _severity(series, shift), (kl.metric,))
 
 
+VERDICTS = 3
+"""Most values of a verdict: right, wrong, and neither. The score of a reward model, and a bonus on a verdict, take
+more."""
+
+
+@fault(
+    title="Wrong verifier",
+    needs=("objective/scores or reward", "gold/reward or expected_gold or a second rewards/*/mean", "rollouts"),
+    remedy="Read completions that are paid, and look for wrong ones among them; let a second check judge them before"
+    " training goes on.",
+    methods=("rlvr", "rsft"),
+    hides=("reward_hacking",),
+)
+def wrong_verifier(reading: Reading) -> Sign | None:
+    """Find verdicts by which completions become better, while a second measure says that they become worse."""
+    found = parted(reading, TURN) if is_verdict(reading) else None
+    return None if found is None else parting(reading, *found)
+
+
+def is_verdict(reading: Reading) -> bool:
+    """Return whether the rewards of a run's completions take at most `VERDICTS` values."""
+    rewards = rewards_of(reading)
+    return 0 < len(np.unique(np.round(rewards[np.isfinite(rewards)], 6))) <= VERDICTS
+
+
+def rewards_of(reading: Reading) -> NDArray[np.float64]:
+    """Return the reward of each recorded completion; NaN where it is no number of ordinary size."""
+    values = reading.rollouts.get("reward", ())
+    known = [value if isinstance(value, int | float) and abs(value) < LARGEST else np.nan for value in values]
+    return np.asarray(known, dtype=float)
+
+
 @fault(
     title="Reward hacking",
     needs=("objective/scores or reward", "gold/reward or expected_gold or a second rewards/*/mean"),
@@ -134,10 +200,12 @@ def over_optimisation(reading: Reading) -> Sign | None:
 )
 def reward_hacking(reading: Reading) -> Sign | None:
     """Find a reward that rises while a second measure of the same completions falls."""
-    fallen, gained = second_measure(reading), proxy_gain(reading)
-    if fallen is None or gained is None:
-        return None
-    (series, shift), (proxy, gain) = fallen, gained
+    found = parted(reading)
+    return None if found is None else parting(reading, *found)
+
+
+def parting(reading: Reading, series: Series, shift: Shift, proxy: Series, gain: Shift) -> Sign:
+    """Return the sign of a reward and a second measure that part."""
     sentence = (
         f"The reward rises from {reading.text(proxy.metric, gain.before)} to {reading.text(proxy.metric, gain.after)},"
         f" while “{reading.title(series.metric)}” falls from {reading.text(series.metric, shift.before)} to"
@@ -166,7 +234,9 @@ FOLLOWS = 0.3
     methods=SAMPLING,
 )
 def length_exploitation(reading: Reading) -> Sign | None:
-    """Find completions that grow while longer ones have the higher reward."""
+    """Find completions that grow while longer ones have the higher reward, and no second measure rises with them."""
+    if any(rises(series, TURN * size) for series, size in second_measures(reading)):
+        return None
     lengths = reading.series("completions/mean_length").coarse()
     start = level(beginning(lengths).values).value
     grown = rises(lengths, (LONGER - 1) * abs(start))
@@ -194,12 +264,12 @@ def correlation_by_step(reading: Reading) -> Series:
     rows, none = reading.rollouts, Series("", np.empty(0, np.int64), np.empty(0))
     if not {"step", "reward", "completion", "prompt"} <= set(rows):
         return none
-    reward = np.asarray([value if isinstance(value, int | float) else np.nan for value in rows["reward"]], dtype=float)
+    reward = rewards_of(reading)
     column = rows["token_ids"] if "token_ids" in rows else rows["completion"]
     length = np.array(
         [len(value) if isinstance(value, str | list | tuple) else np.nan for value in column], dtype=float
     )
-    known = np.isfinite(reward) & np.isfinite(length) & (np.abs(reward) < 1e100)
+    known = np.isfinite(reward) & np.isfinite(length)
     kept = rows.loc[known, ["step"]].assign(
         reward=reward[known], length=length[known], prompt=rows.loc[known, "prompt"].map(str)
     )

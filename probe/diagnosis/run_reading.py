@@ -26,8 +26,9 @@ LARGEST = 1e100
 """Largest size of a value; larger ones are cut, so that sums of squares stay finite."""
 ROLLOUTS, CHECKPOINT = "rollouts", "checkpoint"
 """Names of what a fault may need in addition to metrics: sampled completions, a saved model."""
-SECOND = ("expected_gold", "gold/reward", "gold/truthful", "rewards/*/mean")
-"""Measures of completions beside the reward that is maximised; rewards count if there are several."""
+SECOND = ("expected_gold", "gold/reward", "rewards/*/mean")
+"""Measures of completions beside the reward that is maximised; rewards count if there are several. The share of true
+completions is none: a policy that rightly learns to abstain is true less often."""
 ANOTHER = "a second "
 """Beginning of an entry of `Fault.needs` of which two metrics must be there."""
 TIMES = ("step", "time")

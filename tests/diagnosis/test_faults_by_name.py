@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from probe.diagnosis import Reading, diagnose, faults
+from probe.diagnosis.reward_faults import wrong_verifier
 from probe.diagnosis.run_reading import METHODS
 from probe.runs import Run, RunWriter
 from tests.diagnosis.made_runs import Change, harmed, sound
@@ -46,6 +47,7 @@ def spikes(values: np.ndarray, grown: np.ndarray) -> np.ndarray:
 
 
 DISPLACED = {"logps/chosen": plus(-15), "rewards/chosen": plus(-5), "rewards/rejected": plus(-4)}
+UNFOUNDED = {"entropy": by(0.2), "completions/distinct_ratio": to(0.125), "gold/reward": to(0.25)}
 CASES: list[tuple[str, str, dict[str, Change], dict]] = [
     ("numbers_die", "sft", {"loss": lost, "grad_norm": lost}, {}),
     ("nothing_is_trained", "sft", {"grad_norm": to(0)}, {}),
@@ -56,14 +58,21 @@ CASES: list[tuple[str, str, dict[str, Change], dict]] = [
     ("sampler_is_not_trainer", "rlvr", {"sampling/sampling_logp_difference/mean": plus(0.15)}, {}),
     ("sampler_is_not_trainer", "rlvr", {"sampling/sampling_logp_difference/mean": plus(0.01)}, {"dtype": "float32"}),
     ("entropy_collapse", "rlvr", {"entropy": by(0.01), "completions/distinct_ratio": to(0.125)}, {}),
-    ("value_head_useless", "rlhf", {"val/explained_variance": to(-0.3)}, {}),
+    ("entropy_collapse", "rlhf", UNFOUNDED, {}),
+    ("value_head_useless", "rlhf", {"val/explained_variance": to(-0.5)}, {}),
     ("no_signal", "rlvr", {"frac_reward_zero_std": to(1), "reward": to(0), "gold/reward": to(0.3)}, {}),
     ("over_optimisation", "rlhf", {"objective/kl": plus(20), "gold/reward": plus(-1.5)}, {}),
     ("reward_hacking", "rlvr", {"reward": plus(1.5), "gold/reward": plus(-1.2)}, {}),
+    ("reward_hacking", "rlvr", {"reward": plus(1.5), "gold/reward": to(0.4)}, {}),
     (
         "length_exploitation",
         "rlvr",
-        {"completions/mean_length": by(2), "completions/reward_length_correlation": plus(0.6)},
+        {
+            "completions/mean_length": by(2),
+            "completions/reward_length_correlation": plus(0.6),
+            "gold/reward": to(0.3),
+            "reward": to(0.5),
+        },
         {},
     ),
     ("flipped_labels", "dpo", {"rewards/accuracies": to(0.58), "loss": to(0.68)}, {}),
@@ -98,7 +107,7 @@ def test_sound_runs_have_no_fault(method: str):
 
 
 def test_every_fault_has_a_case():
-    others = {"wrong_reference"}
+    others = {"wrong_reference", "wrong_verifier"}
     assert {name for name, *_ in CASES} | others == set(faults())
 
 
@@ -116,9 +125,98 @@ def test_a_reference_that_follows_the_policy():
     assert "entropy" in finding.sign.sentence
 
 
-def test_a_solved_task_is_no_missing_signal():
-    solved = {"frac_reward_zero_std": (lambda values, grown: np.where(grown > 0, 1.0, values)), "reward": to(1.2)}
-    assert not diagnose(Reading(harmed("rlvr", solved), "rlvr")).findings
+@pytest.mark.parametrize(("stop", "names"), [(100, ["wrong_reference"]), (90, [])])
+def test_a_reference_that_follows_the_policy_from_some_step_on(stop: int, names: list[str]):
+    frame = sound("rlhf")
+    frame.loc[40 : stop - 1, "objective/kl"] = 1e-9
+    found = diagnose(Reading(frame, "rlhf")).findings
+    assert [each.fault.name for each in found] == names
+    assert [each.sign.step for each in found] == [41] * len(names)
+
+
+@pytest.mark.parametrize(("solved", "names"), [(0.25, []), (0.5, ["no_signal"])])
+def test_a_task_is_solved_if_the_reward_rose_before_its_samples_were_alike(solved: float, names: list[str]):
+    frame = sound("rlvr").assign(frac_reward_zero_std=np.where(np.arange(100) < 50, 0.5, 1.0))
+    frame["reward"] = harmed("rlvr", {"reward": to(1.2)}, solved)["reward"]
+    frame["gold/reward"] = frame["reward"]
+    assert [each.fault.name for each in diagnose(Reading(frame, "rlvr")).findings] == names
+
+
+PARTED = {"reward": to(1), "gold/reward": to(0.35)}
+"""The reward rises, while the truth loses most of what it had gained."""
+
+
+def rewarded(frame: pd.DataFrame, values: tuple[float, ...]) -> Reading:
+    """A run of RLVR whose completions have these rewards in turn."""
+    reading = Reading(frame, "rlvr")
+    rows = [{"step": step, "prompt": "p", "completion": "c", "reward": each} for step in range(40) for each in values]
+    reading.rollouts = pd.DataFrame(rows)
+    return reading
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [((1, 0, -1), "wrong_verifier"), ((1.0, True), "wrong_verifier"), ((1, 4, 0, -1), "reward_hacking")],
+)
+def test_a_verdict_that_parts_from_the_truth_is_a_wrong_verifier(values: tuple[float, ...], name: str):
+    found = diagnose(rewarded(harmed("rlvr", PARTED), values))
+    assert [each.fault.name for each in found.findings] == [name]
+    assert abs(found.findings[0].sign.step - 40) <= 10
+    assert "gold/reward" in found.findings[0].sign.metric
+
+
+@pytest.mark.parametrize("strange", [10**400, math.nan, math.inf, "1", None, [1]])
+def test_rewards_that_are_no_numbers_are_no_verdicts(strange: object):
+    frame = harmed("rlvr", PARTED).drop(columns="completions/reward_length_correlation")
+    reading = rewarded(frame, (0, 1))
+    assert wrong_verifier(reading)
+    reading.rollouts["reward"] = [strange] * len(reading.rollouts)
+    assert not wrong_verifier(reading)
+    diagnose(reading)
+
+
+def test_seven_evaluations_show_a_truth_that_turns():
+    frame = harmed("rlvr", {"reward": plus(1.5)})
+    frame = frame.assign(**{"step": frame["step"] - 1, "gold/reward": frame["reward"]})
+    exact = [0.44, 0.57, 0.62, 0.55, 0.5, 0.46, 0.45]
+    for values, names in ((exact, ["reward_hacking"]), (sorted(exact), []), (sorted(exact, reverse=True), [])):
+        frame["expected_gold"] = pd.Series(values, index=range(0, 98, 14))
+        found = diagnose(Reading(frame, "rlvr"))
+        assert [each.fault.name for each in found.findings] == names
+
+
+def test_a_small_fall_of_the_truth_is_a_fault_of_a_verdict_alone():
+    steadily = sound("rlvr").assign(**{"gold/reward": np.linspace(0.5, 0.3, 100)})
+    names = [
+        [each.fault.name for each in diagnose(rewarded(steadily, values)).findings] for values in ((0, 1), (0, 1, 2, 3))
+    ]
+    assert names == [["wrong_verifier"], []]
+
+
+def test_a_truth_that_falls_with_the_reward_is_no_hacking():
+    both = {"reward": to(0.45), "gold/reward": to(0.4)}
+    assert "reward_hacking" not in [
+        each.fault.name for each in diagnose(Reading(harmed("rlvr", both), "rlvr")).findings
+    ]
+
+
+def test_length_that_goes_with_the_truth_is_not_exploited():
+    longer = {"completions/mean_length": by(2), "completions/reward_length_correlation": plus(0.6)}
+    assert not diagnose(Reading(harmed("rlvr", longer), "rlvr")).findings
+
+
+def test_a_policy_that_becomes_sure_of_what_is_right_has_not_collapsed():
+    sure = {name: UNFOUNDED[name] for name in ("entropy", "completions/distinct_ratio")}
+    assert not diagnose(Reading(harmed("rlhf", sure), "rlhf")).findings
+
+
+def test_values_that_equal_a_constant_and_values_that_are_being_learned():
+    frame = sound("rlhf", 30)
+    constant, learned = frame.assign(**{"val/explained_variance": 1e-7}), np.linspace(-0.4, 0.1, 30)
+    learned += 0.1 * np.random.default_rng(0).normal(size=30)
+    (finding,) = diagnose(Reading(constant, "rlhf")).findings
+    assert (finding.fault.name, finding.sign.step) == ("value_head_useless", 1)
+    assert not diagnose(Reading(frame.assign(**{"val/explained_variance": learned}), "rlhf")).findings
 
 
 def test_a_reward_beside_another_is_a_second_measure():
@@ -132,7 +230,8 @@ def test_a_reward_beside_another_is_a_second_measure():
 
 
 def test_lengths_are_read_from_rollouts(tmp_path: Path):
-    frame = harmed("rlvr", {"completions/mean_length": by(2)}).drop(columns="completions/reward_length_correlation")
+    frame = harmed("rlvr", {"completions/mean_length": by(2)})
+    frame = frame.drop(columns=["completions/reward_length_correlation", "gold/reward"])
     rng = np.random.default_rng(0)
     with RunWriter.create(tmp_path / "run", method="rlvr", config={}) as writer:
         for row in frame.to_dict("records"):

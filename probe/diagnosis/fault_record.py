@@ -35,6 +35,8 @@ MODULES = {
     "over_optimisation": "probe.diagnosis.reward_faults",
     "reward_hacking": "probe.diagnosis.reward_faults",
     "length_exploitation": "probe.diagnosis.reward_faults",
+    "loss_on_wrong_tokens": "probe.diagnosis.data_faults",
+    "reward_shortcut": "probe.diagnosis.preference_faults",
     "flipped_labels": "probe.diagnosis.preference_faults",
     "likelihood_displacement": "probe.diagnosis.preference_faults",
     "memorising": "probe.diagnosis.optimiser_faults",

@@ -1,6 +1,9 @@
 """Faults of the optimiser and of the amount of training: numbers that die, a rate that is too high, memorising."""
 
+import re
+
 import numpy as np
+from scipy.ndimage import median_filter
 
 from probe.diagnosis.fault_record import Sign, fault
 from probe.diagnosis.levels import beginning, dips, end, is_below, level, noise_of, onset, rises, stretch
@@ -11,6 +14,13 @@ BESIDE = ("lr", "grad_norm", "num_tokens", "step_time", "tokens_per_second", "lo
 """Metrics that trainers log in the same rows as the loss."""
 DEAD = 0.5
 """Share of the rows since the first loss of a number from which training does not recover."""
+NO_NUMBER = re.compile(
+    r"(?<![\w/\\.-])(?:nan|inf|infinite|infinity|not finite|non-?finite)(?![\w/\\-]|\.\w)", re.IGNORECASE
+)
+"""What the message of a run says that ended at a number that is none; parts of paths and names do not count."""
+MESSAGE = 2000
+"""Characters of a message that are read."""
+UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
 
 
 @fault(
@@ -32,10 +42,18 @@ def numbers_die(reading: Reading) -> Sign | None:
         share = Interval(len(steps) / len(after), float("nan"), float("nan"))
         where = f"from step {steps[0]:,} on" if len(sound) else "from the first step on"
         sentence = f"The {reading.title(name)} has no finite value in {share.value:.0%} of the rows {where}."
-        return Sign(
-            int(steps[0]), name, level(sound), Interval(*[float("nan")] * 3), sentence, 1.0, also=("grad_norm",)
-        )
-    return None
+        return Sign(int(steps[0]), name, level(sound), UNKNOWN, sentence, 1.0, also=("grad_norm",))
+    return ended_without_number(reading)
+
+
+def ended_without_number(reading: Reading) -> Sign | None:
+    """Return the sign of a run that failed with a message of a number that is NaN or infinite."""
+    run = reading.run
+    if run is None or run.status != "failed" or not NO_NUMBER.search(str(run.message)[:MESSAGE]):
+        return None
+    loss, step = reading.series("loss", "grad_norm"), reading.last_step
+    sentence = f"The run failed after step {step:,}: its message says that a number was NaN or infinite."
+    return Sign(step, loss.metric, level(loss.coarse().values), UNKNOWN, sentence, 1.0, also=("grad_norm",))
 
 
 RISE = 0.05
@@ -77,8 +95,9 @@ JUMP = 10.0
 """Gradient norm over the median of the steps around it that is a spike."""
 SPIKES = 0.02
 """Share of steps with a spike from which training is unstable; sample runs have none."""
-AROUND = 51
-"""Fewest neighbouring steps with whose median each step is compared."""
+AROUND = 15
+"""Neighbouring steps with whose median each step is compared: few, as norms fall by a factor of 100 at the beginning
+of a sound run."""
 UNSTABLE = 0.1
 """KL to the sampling policy in nats a token above which a step leaves the region in which its clipped loss is valid;
 sample runs stay below 0.05."""
@@ -102,6 +121,7 @@ PARTS = 8
     remedy="Divide the learning rate by 3 to 10, warm up longer, and clip the gradient at 1.",
     methods=(*TOKENS, "dpo", "reward-model", *SAMPLING),
     least=16,
+    hides=("forgetting",),
 )
 def rate_too_high(reading: Reading) -> Sign | None:
     """Find a loss that loses what it had gained, spikes of the gradient, or steps that move the policy too far."""
@@ -189,12 +209,9 @@ def loss_undone(reading: Reading) -> Sign | None:
 def gradient_spikes(reading: Reading) -> Sign | None:
     """Return the sign of gradient norms far above those of the steps around them."""
     norm = reading.series("grad_norm")
-    if len(norm) < AROUND:
+    if len(norm) < 2 * AROUND:
         return None
-    blocks = len(norm) // AROUND
-    size = -(-len(norm) // blocks)
-    padded = np.pad(norm.values, (0, blocks * size - len(norm)), mode="edge").reshape(blocks, size)
-    around = np.repeat(np.median(padded, axis=1), size)[: len(norm)]
+    around = median_filter(norm.values, AROUND, mode="nearest")
     spikes = np.flatnonzero(norm.values > JUMP * np.maximum(around, 1e-12))
     if len(spikes) < max(3, SPIKES * len(norm)):
         return None
@@ -207,13 +224,13 @@ def gradient_spikes(reading: Reading) -> Sign | None:
 
 
 FORGOTTEN = 0.1
-"""Rise of a held-out loss over its minimum, as a share of it, or fall of an accuracy, that is forgetting. Held-out
+"""Rise of a held-out loss over its minimum, as a share of it, or fall of an accuracy or of the score of answers, that is forgetting. Held-out
 losses of the healthy sample runs rise by up to 5 %, in single evaluations."""
 
 
 @fault(
     title="Forgetting",
-    needs=("loss/* or accuracy/*",),
+    needs=("loss/* or accuracy/* or expected_gold",),
     remedy="Mix some of the old data in (replay), train fewer steps at a lower rate, or train an adapter.",
     methods=(*TOKENS, "continual"),
     least=3,
@@ -226,7 +243,7 @@ def forgetting(reading: Reading) -> Sign | None:
     if reading.method == "continual" and reading.config.get("strategy") == "plain":
         return None
     found = list[Sign]()
-    for name in (*reading.matching("loss/*"), *reading.matching("accuracy/*")):
+    for name in (*reading.matching("loss/*"), *reading.matching("accuracy/*"), "expected_gold"):
         series = reading.series(name).coarse()
         if len(series) < 3 or name in ("loss/policy_avg", "loss/value_avg"):
             continue

@@ -1,9 +1,11 @@
 """Faults of training on pairs: labels that contradict each other, and answers that both become improbable."""
 
+import pandas as pd
+
 from probe.diagnosis.fault_record import Sign, fault
 from probe.diagnosis.levels import end, falls, is_below, level, stretch
-from probe.diagnosis.run_reading import PREFERENCES, Reading
-from probe.stats import Interval
+from probe.diagnosis.run_reading import PREFERENCES, ROLLOUTS, Reading
+from probe.stats import Interval, wilson
 
 SHARED = 0.7
 """Share of the fall of rejected answers that chosen answers have, from which on pairs are too alike to be told apart.
@@ -80,3 +82,65 @@ def flipped_labels(reading: Reading) -> Sign | None:
         f" grow to {reading.text(margin.metric, apart)}."
     )
     return Sign(step, accuracy.metric, before, right, sentence, 0.7, also=("loss", margin.metric))
+
+
+DECIDES = 0.9
+"""Share of pairs from which on length alone decides, by the lower end of its interval; in the sample runs it is at most
+0.83 for labels."""
+PAIRED = ("step", "group", "prompt", "completion", "chosen", "reward")
+"""Columns of the completions of pairs."""
+
+
+@fault(
+    title="Reward shortcut",
+    needs=(ROLLOUTS,),
+    remedy="Add pairs whose chosen answer is the shorter one and pairs of one length, or leave out long ones until length"
+    " says nothing about the label.",
+    methods=("reward-model",),
+    least=32,
+)
+def reward_shortcut(reading: Reading) -> Sign | None:
+    """Find pairs whose label, and the score learned from them, follow from the length of the completions alone."""
+    pairs = differing_pairs(reading.rollouts)
+    if pairs.empty:
+        return None
+    for longer in (True, False):
+        right, scored = (int((pairs[name] == longer).sum()) for name in ("chosen_is_longer", "scored_is_longer"))
+        label, score = wilson(right, len(pairs)), wilson(scored, len(pairs))
+        if not (label.low > DECIDES and score.low > DECIDES):
+            continue
+        sentence = (
+            f"Of {len(pairs)} recorded pairs of different length the {'longer' if longer else 'shorter'} completion is"
+            f" the chosen one in {label.value:.0%}, and has the higher score in {score.value:.0%}."
+        )
+        accuracy = reading.series("accuracy", "eval_accuracy")
+        step = int(accuracy.steps[0]) if len(accuracy) else int(pairs["step"].min())
+        return Sign(step, accuracy.metric, Interval(0.5, float("nan"), float("nan")), label, sentence, 0.6)
+    return None
+
+
+def differing_pairs(rollouts: pd.DataFrame) -> pd.DataFrame:
+    """Return the recorded pairs of different length of the second half of a run.
+
+    Returns:
+        `step`, and whether the longer completion is chosen (`chosen_is_longer`) and has the higher score
+        (`scored_is_longer`); each pair once, as it was recorded last.
+    """
+    if not set(PAIRED) <= set(rollouts):
+        return pd.DataFrame()
+    rows = rollouts[rollouts["step"] > rollouts["step"].max() / 2]
+    tokens = rows["token_ids"] if "token_ids" in rows else rows["completion"]
+    sizes = [len(each) if isinstance(each, list | str) else 0 for each in tokens]
+    rows = rows.assign(size=sizes, reward=pd.to_numeric(rows["reward"], errors="coerce"))
+    sides = [rows[rows["chosen"] == side].drop_duplicates(["step", "group"]) for side in (True, False)]
+    pairs = sides[0].merge(sides[1], on=["step", "group", "prompt"], suffixes=("", "_other"))
+    pairs = pairs.drop_duplicates(["prompt", "completion", "completion_other"], keep="last")
+    pairs = pairs[(pairs["size"] != pairs["size_other"]) & (pairs["reward"] != pairs["reward_other"])]
+    chosen = pairs["size"] > pairs["size_other"]
+    return pd.DataFrame(
+        {
+            "step": pairs["step"],
+            "chosen_is_longer": chosen,
+            "scored_is_longer": (pairs["reward"] > pairs["reward_other"]) == chosen,
+        }
+    )

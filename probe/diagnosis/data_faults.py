@@ -1,9 +1,9 @@
-"""Faults of what is learned: a loss on other tokens than those of the answers."""
+"""Faults of what is learned: other tokens than those of the answers, and rows on which it is evaluated."""
 
 from probe.diagnosis.fault_record import Sign, fault
 from probe.diagnosis.levels import end, falls, level
-from probe.diagnosis.run_reading import Reading
-from probe.stats import Interval
+from probe.diagnosis.run_reading import HELD_OUT, Reading
+from probe.stats import Interval, wilson
 
 LEARNED = 0.02
 """Fall of the loss, in nats a token, from which on something was learned; the sample runs fall by 0.05 or more."""
@@ -19,6 +19,7 @@ probable by the fall of the loss times their number of tokens, so it is 1 or mor
     " belong to them, from its first token on, and the prompt does not.",
     methods=("sft",),
     least=4,
+    hides=("forgetting",),
 )
 def loss_on_wrong_tokens(reading: Reading) -> Sign | None:
     """Find a loss that falls although the answers, of which it should be the loss, hardly change.
@@ -35,9 +36,37 @@ def loss_on_wrong_tokens(reading: Reading) -> Sign | None:
     if not moved.value < MOVED * learned:
         return None
     sentence = (
-        f"The loss falls from {reading.text('loss', fallen.before)} to {reading.text('loss', fallen.after)} a token, but"
-        f" the answers to questions of the world move by {reading.text('kl_to_reference', moved)} only."
+        f"The loss falls from {reading.text('loss', fallen.before)} to {reading.text('loss', fallen.after)} a token,"
+        f" but the answers to questions of the world move by {reading.text('kl_to_reference', moved)} only."
     )
     expected = Interval(learned, float("nan"), float("nan"))
     also = ("loss", "answer_mass", "expected_gold")
     return Sign(int(loss.steps[0]), kl.metric, expected, moved, sentence, 0.7, also)
+
+
+SHARE = 0.05
+"""Share of the held-out rows that are trained on, from which on held-out numbers mislead: they are then wrong by as
+much as the rise of the held-out loss that counts as memorising."""
+FEW = 3
+"""Rows fewer than which may have been met by chance."""
+
+
+@fault(
+    title="Leak",
+    needs=(HELD_OUT,),
+    remedy="Remove rows that differ by case, white space or marks only, then train and evaluate anew.",
+    methods=("sft", "reward-model"),
+)
+def leak(reading: Reading) -> Sign | None:
+    """Find held-out rows whose prompt is among those that are trained on, but for case, white space and marks."""
+    rows, repeated = reading.held_out
+    if repeated < max(FEW, SHARE * rows):
+        return None
+    share, held = wilson(repeated, rows), reading.series("eval_loss")
+    step = int(held.steps[0]) if len(held) else 0
+    sentence = (
+        f"The prompts of {repeated:,} of {rows:,} held-out rows are trained on too: the held-out loss and accuracy are"
+        " better than on new rows."
+    )
+    none = Interval(0.0, float("nan"), float("nan"))
+    return Sign(step, held.metric, none, share, sentence, min(1.0, 0.4 + share.value), also=("loss",))

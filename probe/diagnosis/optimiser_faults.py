@@ -224,13 +224,16 @@ def gradient_spikes(reading: Reading) -> Sign | None:
 
 
 FORGOTTEN = 0.1
-"""Rise of a held-out loss over its minimum, as a share of it, or fall of an accuracy or of the score of answers, that is forgetting. Held-out
-losses of the healthy sample runs rise by up to 5 %, in single evaluations."""
+"""Rise of a held-out loss over its minimum, as a share of it, or fall of an accuracy, that is forgetting; also fall of
+the score of answers below that of the model before training, which rises in the sample runs. Held-out losses of the
+healthy sample runs rise by up to 5 %, in single evaluations."""
+SCORE = "expected_gold"
+"""Score of the answers to 64 questions of a world, which stands for what the model was able to do before."""
 
 
 @fault(
     title="Forgetting",
-    needs=("loss/* or accuracy/* or expected_gold",),
+    needs=(f"loss/* or accuracy/* or {SCORE}",),
     remedy="Mix some of the old data in (replay), train fewer steps at a lower rate, or train an adapter.",
     methods=(*TOKENS, "continual"),
     least=3,
@@ -243,17 +246,18 @@ def forgetting(reading: Reading) -> Sign | None:
     if reading.method == "continual" and reading.config.get("strategy") == "plain":
         return None
     found = list[Sign]()
-    for name in (*reading.matching("loss/*"), *reading.matching("accuracy/*"), "expected_gold"):
+    for name in (*reading.matching("loss/*"), *reading.matching("accuracy/*"), SCORE):
         series = reading.series(name).coarse()
         if len(series) < 3 or name in ("loss/policy_avg", "loss/value_avg"):
             continue
         worse = series.values if name.startswith("loss/") else -series.values
-        best = int(np.argmin(worse))
+        best = 0 if name == SCORE else int(np.argmin(worse))
         least = FORGOTTEN * (abs(worse[best]) if name.startswith("loss/") else 1.0)
         above = stretch(worse[best:] > worse[best] + least, least=2)
         if above is None or best + above.stop < len(series):
             continue
-        at = best + above.start
+        lost = level(series.part(best + above.start).values)
+        at = best + onset(series.part(best), float(series.values[best]), lost.value)
         before, after = level(series.part(max(0, best - 1), best + 2).values), level(series.part(at).values)
         peak = Interval(float(series.values[best]), np.nan, np.nan)
         sentence = (

@@ -94,8 +94,8 @@ PAIRED = ("step", "group", "prompt", "completion", "chosen", "reward")
 @fault(
     title="Reward shortcut",
     needs=(ROLLOUTS,),
-    remedy="Add pairs whose chosen answer is the shorter one and pairs of one length, or leave out long ones until length"
-    " says nothing about the label.",
+    remedy="Add pairs whose chosen answer is the shorter one and pairs of one length, or leave out long ones until"
+    " length says nothing about the label.",
     methods=("reward-model",),
     least=32,
 )

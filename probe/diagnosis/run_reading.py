@@ -24,8 +24,9 @@ POINTS = 256
 """Largest number of values of a series that are examined."""
 LARGEST = 1e100
 """Largest size of a value; larger ones are cut, so that sums of squares stay finite."""
-ROLLOUTS, CHECKPOINT = "rollouts", "checkpoint"
-"""Names of what a fault may need in addition to metrics: sampled completions, a saved model."""
+ROLLOUTS, CHECKPOINT, HELD_OUT = "rollouts", "checkpoint", "held_out"
+"""Names of what a fault may need in addition to metrics: sampled completions, a saved model, held-out rows that were
+compared with the training rows."""
 SECOND = ("expected_gold", "gold/reward", "gold/truthful", "rewards/*/mean")
 """Measures of completions beside the reward that is maximised; rewards count if there are several."""
 ANOTHER = "a second "
@@ -126,6 +127,16 @@ class Reading:
         return self.run.rollouts() if self.run is not None else pd.DataFrame()
 
     @cached_property
+    def held_out(self) -> tuple[int, int]:
+        """Number of held-out rows, and of those that are trained on too; 0 and 0 if these were not counted."""
+        data = self.run.meta.get("data") if self.run is not None else None
+        rows, repeated = (
+            data.get(name) if isinstance(data, dict) else 0 for name in (HELD_OUT, f"{HELD_OUT}_repeated")
+        )
+        sound = type(rows) is int and type(repeated) is int and 0 <= repeated <= rows < 2**62
+        return (rows, repeated) if sound else (0, 0)
+
+    @cached_property
     def last_step(self) -> int:
         """The last logged step; 0 without any."""
         return int(self._column("step")[self.order[-1]]) if len(self.order) else 0
@@ -151,7 +162,9 @@ class Reading:
         return [str(each) for each in self.frame if each not in TIMES and fnmatchcase(str(each), name)]
 
     def count(self, name: str) -> int:
-        """Return how often an entry of `Fault.needs` was logged: values of a metric, rollouts, or saved models."""
+        """Return how much of an entry of `Fault.needs` there is: values of a metric, rollouts, models, or rows."""
+        if name == HELD_OUT:
+            return self.held_out[0]
         if name == ROLLOUTS:
             return len(self.rollouts)
         if name == CHECKPOINT:

@@ -69,9 +69,10 @@ def still_measurements(reading: Reading) -> Sign | None:
     if not exact or any(np.ptp(series.values) for series in logged):
         return None
     first = exact[0]
+    value = level(first.values[:1])
     where = f"from step {first.steps[0]:,} to {first.steps[-1]:,}"
-    sentence = f"“{reading.title(first.metric)}” is {reading.text(first.metric, level(first.values[:1]))} {where}."
-    return Sign(int(first.steps[0]), first.metric, *[level(first.values[:1])] * 2, sentence, 1.0, also=("loss",))
+    sentence = f"“{reading.title(first.metric)}” is {reading.text(first.metric, value)} {where}."
+    return Sign(int(first.steps[0]), first.metric, value, value, sentence, 1.0, also=("loss",))
 
 
 def _has_digits(series: Series) -> bool:

@@ -89,7 +89,7 @@ class Fault:
     remedy: str
     """Remedy to try."""
     needs: tuple[str, ...]
-    """Entries that a run must have: metrics, `rollouts`, `checkpoint`, `held_out`; alternatives: `kl or objective/kl`."""
+    """Entries that a run must have: metrics, `rollouts`, `checkpoint`, `held_out`; or alternatives: `a or b`."""
     methods: tuple[str, ...] = ()
     """Methods to which it applies; all if empty."""
     least: int = LEAST

@@ -1,8 +1,9 @@
 """Faults of training on pairs: labels that contradict each other, and answers that both become improbable."""
 
+import numpy as np
 import pandas as pd
 
-from probe.diagnosis.fault_record import Sign, fault
+from probe.diagnosis.fault_record import LEAST, Sign, fault
 from probe.diagnosis.levels import end, falls, is_below, level, stretch
 from probe.diagnosis.run_reading import PREFERENCES, ROLLOUTS, Reading
 from probe.stats import Interval, wilson
@@ -53,6 +54,13 @@ CEILING = 0.67
 or more."""
 BOUND = 0.6
 """Loss of pairs in nats above which a model is nearly undecided: the entropy of labels of which 30 % are swapped."""
+QUARTER = 0.56
+"""Loss of pairs in nats that labels of which a quarter are swapped allow; the DPO sample runs end at 0.52 or less."""
+NEAR, FAR = 0.75, 0.25
+"""Shares of the first KL to the exact optimum: training came closer, and ended far from it. Undertrained runs end far
+too, but go on approaching it."""
+BACK = 1.05
+"""KL to the exact optimum over its minimum from which training no longer approaches it."""
 
 
 @fault(
@@ -71,7 +79,7 @@ def flipped_labels(reading: Reading) -> Sign | None:
     right, missed, apart = (level(end(each).values) for each in (accuracy, loss, margin))
     learns = is_below(level(third.values), right)
     if not (right.high < CEILING and missed.low > BOUND and apart.low > 0) or learns:
-        return None
+        return short_of_optimum(reading)
     above = stretch(accuracy.values > CEILING)
     step = int(accuracy.steps[0] if above is None else accuracy.steps[min(above.stop, len(accuracy) - 1)])
     chance = Interval(0.5, float("nan"), float("nan"))
@@ -82,6 +90,27 @@ def flipped_labels(reading: Reading) -> Sign | None:
         f" grow to {reading.text(margin.metric, apart)}."
     )
     return Sign(step, accuracy.metric, before, right, sentence, 0.7, also=("loss", margin.metric))
+
+
+def short_of_optimum(reading: Reading) -> Sign | None:
+    """Return the sign of pairs that teach another policy than the optimum of the annotator who is named."""
+    kl, loss = reading.series("kl_to_optimal").coarse(), reading.series("loss").coarse()
+    if len(kl) < LEAST or kl.steps[0] != 0:
+        return None
+    missed, best = level(end(loss).values), int(np.argmin(kl.values))
+    first, lowest, last = (float(kl.values[at]) for at in (0, best, -1))
+    stays = lowest <= NEAR * first and last >= max(FAR * first, BACK * lowest) and last < first
+    if not (stays and missed.value > QUARTER and kl.steps[best] < end(loss).steps[0]):
+        return None
+    unknown = float("nan")
+    sentence = (
+        f"The KL to the exact optimum of these labels falls from {reading.text(kl.metric, level(kl.values[:1]))} to"
+        f" {reading.text(kl.metric, level(kl.values[best : best + 1]))} at step"
+        f" {kl.steps[best]:,} and rises again, while the loss stays at {reading.text('loss', missed)} nats (guessing: 0.69):"
+        " the labels are not those of the annotator."
+    )
+    after = level(kl.part(best).values)
+    return Sign(int(loss.steps[0]), kl.metric, Interval(first, unknown, unknown), after, sentence, 0.6, also=("loss",))
 
 
 DECIDES = 0.9

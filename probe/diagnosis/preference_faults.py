@@ -106,8 +106,8 @@ def short_of_optimum(reading: Reading) -> Sign | None:
     sentence = (
         f"The KL to the exact optimum of these labels falls from {reading.text(kl.metric, level(kl.values[:1]))} to"
         f" {reading.text(kl.metric, level(kl.values[best : best + 1]))} at step"
-        f" {kl.steps[best]:,} and rises again, while the loss stays at {reading.text('loss', missed)} nats (guessing: 0.69):"
-        " the labels are not those of the annotator."
+        f" {kl.steps[best]:,} and rises again, while the loss stays at {reading.text('loss', missed)} nats (guessing:"
+        " 0.69): the labels are not those of the annotator."
     )
     after = level(kl.part(best).values)
     return Sign(int(loss.steps[0]), kl.metric, Interval(first, unknown, unknown), after, sentence, 0.6, also=("loss",))

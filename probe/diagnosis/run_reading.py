@@ -131,10 +131,11 @@ class Reading:
         """Number of held-out rows, and of those that are trained on too; 0 and 0 if these were not counted."""
         data = self.run.meta.get("data") if self.run is not None else None
         rows, repeated = (
-            data.get(name) if isinstance(data, dict) else 0 for name in (HELD_OUT, f"{HELD_OUT}_repeated")
+            (data.get(HELD_OUT), data.get(f"{HELD_OUT}_repeated")) if isinstance(data, dict) else (None, None)
         )
-        sound = type(rows) is int and type(repeated) is int and 0 <= repeated <= rows < 2**62
-        return (rows, repeated) if sound else (0, 0)
+        if type(rows) is not int or type(repeated) is not int or not 0 <= repeated <= rows < 2**62:
+            return 0, 0
+        return rows, repeated
 
     @cached_property
     def last_step(self) -> int:

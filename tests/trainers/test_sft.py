@@ -227,7 +227,9 @@ def test_held_out_prompts_that_are_trained_on_are_counted(
     config: Callable[..., SFTConfig], write_jsonl: Callable[..., Path]
 ) -> None:
     prompts = [f"<user> where does {name} live ? <bot>" for name in ("mira", "noah", "carmen", "freya")]
-    rows = [{"prompt": form, "completion": " oslo"} for prompt in prompts for form in (prompt, f" {prompt}")]
+    rows = [
+        {"prompt": form, "completion": " oslo"} for prompt in prompts for form in (prompt, prompt.replace(" ?", ""))
+    ]
     counts = {}
     for name, kept in (("near", rows), ("apart", rows[::2])):
         run = sft.train(config(name, data=str(write_jsonl(kept)), steps=1, held_out=1 / len(kept)))

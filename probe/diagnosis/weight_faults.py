@@ -33,7 +33,7 @@ DIGITS = 6
     remedy="Look whether parameters require a gradient, whether the optimiser was made after the adapter was added, and"
     " whether the learning rate is above 0.",
     least=4,
-    hides=("wrong_reference", "no_signal", "flipped_labels", "loss_on_wrong_tokens"),
+    hides=("wrong_reference", "no_signal", "flipped_labels", "loss_on_wrong_tokens", "rate_too_high"),
 )
 def nothing_is_trained(reading: Reading) -> Sign | None:
     """Find a rate, a gradient or updates of 0, measurements that never change, or saved weights that did not move."""

@@ -1,20 +1,22 @@
 """Faults of what is learned: other tokens than those of the answers, and rows on which it is evaluated."""
 
 from probe.diagnosis.fault_record import Sign, fault
-from probe.diagnosis.levels import end, falls, level
+from probe.diagnosis.levels import end, level
 from probe.diagnosis.run_reading import HELD_OUT, Reading
 from probe.stats import Interval, wilson
 
-LEARNED = 0.02
-"""Fall of the loss, in nats a token, from which on something was learned; the sample runs fall by 0.05 or more."""
-MOVED = 0.25
+LEARNED = 0.002
+"""Fall of the held-out loss, in nats a token, from which on something was learned."""
+HALF = 0.5
+"""Share of the first held-out loss below which it ends: most of what could be learned was learned."""
+MOVED = 1.0
 """KL to the reference for each nat a token by which the loss falls. Texts that a model comes to give had been less
-probable by the fall of the loss times their number of tokens, so it is 1 or more: 3.6 to 10 in healthy runs."""
+probable by the fall of the loss times their number of tokens, so that answers of one token have 1."""
 
 
 @fault(
     title="Loss on the wrong tokens",
-    needs=("loss", "kl_to_reference"),
+    needs=("eval_loss", "kl_to_reference"),
     remedy="Print the tokens of one example with the mask of those that are learned: the whole answer and its end token"
     " belong to them, from its first token on, and the prompt does not.",
     methods=("sft",),
@@ -28,20 +30,19 @@ def loss_on_wrong_tokens(reading: Reading) -> Sign | None:
     """
     if reading.config.get("data") != "world" or reading.config.get("mixture"):
         return None
-    kl, loss = reading.series("kl_to_reference"), reading.series("loss").coarse()
-    fallen = falls(loss, LEARNED)
-    if fallen is None:
-        return None
-    moved, learned = level(end(kl).values), fallen.before.value - fallen.after.value
-    if not moved.value < MOVED * learned:
+    kl, held = reading.series("kl_to_reference").coarse(), reading.series("eval_loss").coarse()
+    before, after, moved = level(held.values[:1]), level(end(held).values), level(end(kl).values)
+    learned = before.value - after.value
+    if learned < LEARNED or after.value > HALF * before.value or moved.value >= MOVED * learned:
         return None
     sentence = (
-        f"The loss falls from {reading.text('loss', fallen.before)} to {reading.text('loss', fallen.after)} a token,"
-        f" but the answers to questions of the world move by {reading.text('kl_to_reference', moved)} only."
+        f"The held-out loss falls from {reading.text('eval_loss', before)} to {reading.text('eval_loss', after)}, but"
+        f" the answers to questions of the world move by {reading.text(kl.metric, moved)} only."
     )
     expected = Interval(learned, float("nan"), float("nan"))
-    also = ("loss", "answer_mass", "expected_gold")
-    return Sign(int(loss.steps[0]), kl.metric, expected, moved, sentence, 0.7, also)
+    also = ("eval_loss", "loss", "answer_mass", "expected_gold")
+    step = int(reading.series("loss", "eval_loss").steps[0])
+    return Sign(step, kl.metric, expected, moved, sentence, 0.7, also)
 
 
 SHARE = 0.05

@@ -88,16 +88,19 @@ WORLD = {"data": "world", "mixture": {}}
     ("kl", "config", "count"),
     [
         (0.003, WORLD, 1),
-        (1.5, WORLD, 0),
+        (0.3, WORLD, 1),
+        (3.0, WORLD, 0),
         (0.003, WORLD | {"mixture": {"sum_quick": 1.0}}, 0),
         (0.003, {"data": "rows.jsonl"}, 0),
     ],
 )
 def test_a_loss_that_falls_without_the_answers(kl: float, config: dict[str, Any], count: int):
     frame = sound("sft", STEPS).assign(kl_to_reference=course(STEPS, 0, kl, kl / 50, RNG), answer_mass=0.99)
+    frame["eval_loss"] -= 0.5
     found = diagnose(Reading(frame, "sft", config))
     assert names(found) == ["loss_on_wrong_tokens"] * count
     assert all(each.sign.step == 1 for each in found.findings)
+    assert not diagnose(Reading(frame.assign(eval_loss=frame["eval_loss"] + 2), "sft", config)).findings
 
 
 def test_answers_that_are_forgotten():

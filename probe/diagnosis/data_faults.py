@@ -11,7 +11,8 @@ HALF = 0.5
 """Share of the first held-out loss below which it ends: most of what could be learned was learned."""
 MOVED = 1.0
 """KL to the reference for each nat a token by which the loss falls. Texts that a model comes to give had been less
-probable by the fall of the loss times their number of tokens, so that answers of one token have 1."""
+probable by the fall of the loss times their number of tokens, so that answers of one token have 1;
+healthy runs have 2.6 or more."""
 
 
 @fault(

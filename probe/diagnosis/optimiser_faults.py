@@ -17,7 +17,7 @@ DEAD = 0.5
 NO_NUMBER = re.compile(
     r"(?<![\w/\\.-])(?:nan|inf|infinite|infinity|not finite|non-?finite)(?![\w/\\-]|\.\w)", re.IGNORECASE
 )
-"""What the message of a run says that ended at a number that is none; parts of paths and names do not count."""
+"""Words in the message of a run that ended at a number that is none; parts of paths and names do not count."""
 MESSAGE = 2000
 """Characters of a message that are read."""
 UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))

@@ -27,6 +27,7 @@ from probe.rows import Row, is_messages, is_text, read_columns, read_text
 from probe.runs import ProbePrompt, RunWriter
 from probe.runs.alarm_rows import Alarm
 from probe.runs.schema import step_name
+from probe.runs.trained_on import repeated
 from probe.untrusted import open_file
 from probe.world import World
 from trainers import checkpoint
@@ -308,7 +309,9 @@ def check_same(config: TrainConfig, method: str, origin: Origin, step: int) -> N
     check_unchanged(config, run, step)
     data = run.meta.get("data") or {}
     for name, value in origin.data.items():
-        if name in ("reference", "left_out") and name not in data:  # an older version did not record it
+        if (
+            name in ("reference", "left_out", "held_out", "held_out_repeated") and name not in data
+        ):  # an older version did not record it
             continue
         if data.get(name) != value:
             raise RunError(
@@ -354,6 +357,22 @@ def data_texts(*files: Iterable[Row | str] | None) -> Iterator[str]:
                 yield said
             elif isinstance(said, list) and is_messages(said):
                 yield from (message["content"] for message in said if message["role"] != "assistant")
+
+
+def held_out_data(lm: LM, training: Iterable[Sequence[int]], held_out: Sequence[Sequence[int]]) -> dict[str, int]:
+    """Return how many rows are held out, and of how many the prompt is trained on but for case, space and marks.
+
+    Args:
+        lm: the model to train.
+        training: ids of the prompts of the rows that are trained on.
+        held_out: ids of the prompts of the held-out rows.
+
+    Returns:
+        `held_out` and `held_out_repeated`, for run.json.
+    """
+    prompts = [lm.tokenizer.decode(ids) for ids in held_out]
+    others = map(lm.tokenizer.decode, training if prompts else ())
+    return {"held_out": len(prompts), "held_out_repeated": repeated(prompts, others)}
 
 
 def capture_prompts(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], count: int = 4) -> list[Prompt]:

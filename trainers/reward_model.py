@@ -43,7 +43,7 @@ from probe.world.extensions import find_annotator
 from trainers.config import RewardConfig
 from trainers.loop import Loss, Method, draw, fit
 from trainers.preferences import Preference, load_preferences, read_preferences
-from trainers.record import Origin, data_texts
+from trainers.record import Origin, data_texts, held_out_data
 from trainers.scalar_heads import RewardTrainee
 from trainers.session import Session, derive_seed
 from trainers.starting import load_trainee
@@ -300,7 +300,9 @@ def train(config: RewardConfig) -> Run:
     origin = Origin(
         parent=config.base,
         world=world,
-        data=preferences.data | {"base": fingerprint},
+        data=preferences.data
+        | {"base": fingerprint}
+        | held_out_data(base.lm, *([each.prompt for each in part] for part in (pairs, test_pairs))),
         texts=data_texts(rows),
         prompts=preferences.prompts,
         instruments=[RewardTokens(trainee.module.score, method.fixed_pairs())],

@@ -39,7 +39,7 @@ from probe.rows import Row, Rows, as_messages, read_demonstrations
 from probe.world import World
 from trainers.config import SFTConfig
 from trainers.loop import Loss, Method, draw, fit
-from trainers.record import AnsweredPrompt, Origin, answered_prompts, data_texts, file_hash
+from trainers.record import AnsweredPrompt, Origin, answered_prompts, data_texts, file_hash, held_out_data
 from trainers.reference import SAMPLE_TOKENS, Aim, ReferenceEvaluation
 from trainers.reward_functions import resolve
 from trainers.session import Session
@@ -343,7 +343,11 @@ def train(config: SFTConfig) -> Run:
     trainee = load_trainee(session, config, config.base)
     world, demonstrations = load_demonstrations(session, config, trainee.lm, rows)
     examples, held_out = hold_out(demonstrations.examples, config.held_out, config.seed)
-    data = demonstrations.data | {"held_out": len(held_out), "reference": trainee.fingerprint}
+    data = (
+        demonstrations.data
+        | held_out_data(trainee.lm, *([each.prompt for each in part] for part in (examples, held_out)))
+        | {"reference": trainee.fingerprint}
+    )
     origin = Origin(
         parent=config.base,
         reference=config.base,

@@ -36,6 +36,9 @@ MODULES = {
     "wrong_verifier": "probe.diagnosis.reward_faults",
     "reward_hacking": "probe.diagnosis.reward_faults",
     "length_exploitation": "probe.diagnosis.reward_faults",
+    "loss_on_wrong_tokens": "probe.diagnosis.data_faults",
+    "leak": "probe.diagnosis.data_faults",
+    "reward_shortcut": "probe.diagnosis.preference_faults",
     "flipped_labels": "probe.diagnosis.preference_faults",
     "likelihood_displacement": "probe.diagnosis.preference_faults",
     "memorising": "probe.diagnosis.optimiser_faults",
@@ -89,7 +92,7 @@ class Fault:
     remedy: str
     """Remedy to try."""
     needs: tuple[str, ...]
-    """Entries that a run must have: metrics, `rollouts`, `checkpoint`, or alternatives: `kl or objective/kl`."""
+    """Entries that a run must have: metrics, `rollouts`, `checkpoint`, `held_out`; or alternatives: `a or b`."""
     methods: tuple[str, ...] = ()
     """Methods to which it applies; all if empty."""
     least: int = LEAST

@@ -1,6 +1,9 @@
 """Faults of the optimiser and of the amount of training: numbers that die, a rate that is too high, memorising."""
 
+import re
+
 import numpy as np
+from scipy.ndimage import median_filter
 
 from probe.diagnosis.fault_record import Sign, fault
 from probe.diagnosis.levels import beginning, dips, end, is_below, level, noise_of, onset, rises, stretch
@@ -11,6 +14,13 @@ BESIDE = ("lr", "grad_norm", "num_tokens", "step_time", "tokens_per_second", "lo
 """Metrics that trainers log in the same rows as the loss."""
 DEAD = 0.5
 """Share of the rows since the first loss of a number from which training does not recover."""
+NO_NUMBER = re.compile(
+    r"(?<![\w/\\.-])(?:nan|inf|infinite|infinity|not finite|non-?finite)(?![\w/\\-]|\.\w)", re.IGNORECASE
+)
+"""Words in the message of a run that ended at a number that is none; parts of paths and names do not count."""
+MESSAGE = 2000
+"""Characters of a message that are read."""
+UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
 
 
 @fault(
@@ -32,10 +42,18 @@ def numbers_die(reading: Reading) -> Sign | None:
         share = Interval(len(steps) / len(after), float("nan"), float("nan"))
         where = f"from step {steps[0]:,} on" if len(sound) else "from the first step on"
         sentence = f"The {reading.title(name)} has no finite value in {share.value:.0%} of the rows {where}."
-        return Sign(
-            int(steps[0]), name, level(sound), Interval(*[float("nan")] * 3), sentence, 1.0, also=("grad_norm",)
-        )
-    return None
+        return Sign(int(steps[0]), name, level(sound), UNKNOWN, sentence, 1.0, also=("grad_norm",))
+    return ended_without_number(reading)
+
+
+def ended_without_number(reading: Reading) -> Sign | None:
+    """Return the sign of a run that failed with a message of a number that is NaN or infinite."""
+    run = reading.run
+    if run is None or run.status != "failed" or not NO_NUMBER.search(str(run.message)[:MESSAGE]):
+        return None
+    loss, step = reading.series("loss", "grad_norm"), reading.last_step
+    sentence = f"The run failed after step {step:,}: its message says that a number was NaN or infinite."
+    return Sign(step, loss.metric, level(loss.coarse().values), UNKNOWN, sentence, 1.0, also=("grad_norm",))
 
 
 RISE = 0.05
@@ -74,11 +92,12 @@ def memorising(reading: Reading) -> Sign | None:
 
 
 JUMP = 10.0
-"""Gradient norm over the medians of the blocks before and after it that is a spike."""
+"""Gradient norm over the median of the steps around it that is a spike."""
 SPIKES = 0.02
 """Share of steps with a spike from which training is unstable; sample runs have none."""
-AROUND = 25
-"""Number of steps of a block, which is compared with the medians of the blocks on either side."""
+AROUND = 15
+"""Neighbouring steps with whose median each step is compared: few, as norms fall by a factor of 100 at the beginning
+of a sound run."""
 UNSTABLE = 0.1
 """KL to the sampling policy in nats a token above which a step leaves the region in which its clipped loss is valid;
 sample runs stay below 0.05."""
@@ -102,6 +121,7 @@ PARTS = 8
     remedy="Divide the learning rate by 3 to 10, warm up longer, and clip the gradient at 1.",
     methods=(*TOKENS, "dpo", "reward-model", *SAMPLING),
     least=16,
+    hides=("forgetting",),
 )
 def rate_too_high(reading: Reading) -> Sign | None:
     """Find a loss that loses what it had gained, spikes of the gradient, or steps that move the policy too far."""
@@ -191,13 +211,8 @@ def gradient_spikes(reading: Reading) -> Sign | None:
     norm = reading.series("grad_norm")
     if len(norm) < 2 * AROUND:
         return None
-    blocks = len(norm) // AROUND
-    size = -(-len(norm) // blocks)
-    padded = np.pad(norm.values, (0, blocks * size - len(norm)), mode="edge").reshape(blocks, size)
-    medians = np.median(padded, axis=1)
-    usual = np.fmax(np.append(np.inf, medians[:-1]), np.append(medians[1:], medians[-1]))
-    # Above both sides, and not in the first block: the fall of the first steps is no spike.
-    spikes = np.flatnonzero(norm.values > JUMP * np.maximum(np.repeat(usual, size)[: len(norm)], 1e-12))
+    around = median_filter(norm.values, AROUND, mode="nearest")
+    spikes = np.flatnonzero(norm.values > JUMP * np.maximum(around, 1e-12))
     if len(spikes) < max(3, SPIKES * len(norm)):
         return None
     before, after = level(np.delete(norm.values, spikes)), level(norm.values[spikes])
@@ -209,13 +224,16 @@ def gradient_spikes(reading: Reading) -> Sign | None:
 
 
 FORGOTTEN = 0.1
-"""Rise of a held-out loss over its minimum, as a share of it, or fall of an accuracy, that is forgetting. Held-out
-losses of the healthy sample runs rise by up to 5 %, in single evaluations."""
+"""Rise of a held-out loss over its minimum, as a share of it, or fall of an accuracy, that is forgetting; also fall of
+the score of answers below that of the model before training, which rises in the sample runs. Held-out losses of the
+healthy sample runs rise by up to 5 %, in single evaluations."""
+SCORE = "expected_gold"
+"""Score of the answers to 64 questions of a world, which stands for what the model was able to do before."""
 
 
 @fault(
     title="Forgetting",
-    needs=("loss/* or accuracy/*",),
+    needs=(f"loss/* or accuracy/* or {SCORE}",),
     remedy="Mix some of the old data in (replay), train fewer steps at a lower rate, or train an adapter.",
     methods=(*TOKENS, "continual"),
     least=3,
@@ -228,17 +246,18 @@ def forgetting(reading: Reading) -> Sign | None:
     if reading.method == "continual" and reading.config.get("strategy") == "plain":
         return None
     found = list[Sign]()
-    for name in (*reading.matching("loss/*"), *reading.matching("accuracy/*")):
+    for name in (*reading.matching("loss/*"), *reading.matching("accuracy/*"), SCORE):
         series = reading.series(name).coarse()
         if len(series) < 3 or name in ("loss/policy_avg", "loss/value_avg"):
             continue
         worse = series.values if name.startswith("loss/") else -series.values
-        best = int(np.argmin(worse))
+        best = 0 if name == SCORE else int(np.argmin(worse))
         least = FORGOTTEN * (abs(worse[best]) if name.startswith("loss/") else 1.0)
         above = stretch(worse[best:] > worse[best] + least, least=2)
         if above is None or best + above.stop < len(series):
             continue
-        at = best + above.start
+        lost = level(series.part(best + above.start).values)
+        at = best + onset(series.part(best), float(series.values[best]), lost.value)
         before, after = level(series.part(max(0, best - 1), best + 2).values), level(series.part(at).values)
         peak = Interval(float(series.values[best]), np.nan, np.nan)
         sentence = (

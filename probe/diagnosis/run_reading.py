@@ -24,8 +24,9 @@ POINTS = 256
 """Largest number of values of a series that are examined."""
 LARGEST = 1e100
 """Largest size of a value; larger ones are cut, so that sums of squares stay finite."""
-ROLLOUTS, CHECKPOINT = "rollouts", "checkpoint"
-"""Names of what a fault may need in addition to metrics: sampled completions, a saved model."""
+ROLLOUTS, CHECKPOINT, HELD_OUT = "rollouts", "checkpoint", "held_out"
+"""Names of what a fault may need in addition to metrics: sampled completions, a saved model, held-out rows that were
+compared with the training rows."""
 SECOND = ("expected_gold", "gold/reward", "rewards/*/mean")
 """Measures of completions beside the reward that is maximised; rewards count if there are several. The share of true
 completions is none: a policy that rightly learns to abstain is true less often."""
@@ -127,6 +128,17 @@ class Reading:
         return self.run.rollouts() if self.run is not None else pd.DataFrame()
 
     @cached_property
+    def held_out(self) -> tuple[int, int]:
+        """Number of held-out rows, and of those that are trained on too; 0 and 0 if these were not counted."""
+        data = self.run.meta.get("data") if self.run is not None else None
+        rows, repeated = (
+            (data.get(HELD_OUT), data.get(f"{HELD_OUT}_repeated")) if isinstance(data, dict) else (None, None)
+        )
+        if type(rows) is not int or type(repeated) is not int or not 0 <= repeated <= rows < 2**62:
+            return 0, 0
+        return rows, repeated
+
+    @cached_property
     def last_step(self) -> int:
         """The last logged step; 0 without any."""
         return int(self._column("step")[self.order[-1]]) if len(self.order) else 0
@@ -152,7 +164,9 @@ class Reading:
         return [str(each) for each in self.frame if each not in TIMES and fnmatchcase(str(each), name)]
 
     def count(self, name: str) -> int:
-        """Return how often an entry of `Fault.needs` was logged: values of a metric, rollouts, or saved models."""
+        """Return how much of an entry of `Fault.needs` there is: values of a metric, rollouts, models, or rows."""
+        if name == HELD_OUT:
+            return self.held_out[0]
         if name == ROLLOUTS:
             return len(self.rollouts)
         if name == CHECKPOINT:

@@ -1,4 +1,4 @@
-"""Faults that saved weights show: nothing was trained."""
+"""Nothing is trained: rates, gradients, updates, exact measurements and saved weights that show it."""
 
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -7,7 +7,7 @@ import numpy as np
 
 from probe.diagnosis.fault_record import Sign, fault
 from probe.diagnosis.levels import level, stretch
-from probe.diagnosis.run_reading import CHECKPOINT, Reading
+from probe.diagnosis.run_reading import CHECKPOINT, Reading, Series
 from probe.runs.ancestry import descent
 from probe.runs.reader import Run
 from probe.stats import Interval
@@ -23,26 +23,71 @@ CHUNK = 1 << 20
 ADAPTER = "adapter_model.safetensors"
 
 
+FIXED = ("kl_to_reference", "answer_mass", "eval_loss")
+"""Measurements on questions or texts that stay the same, which every update changes."""
+DIGITS = 6
+"""Decimals of a measurement; one that has no more is taken for rounded, and may stand still."""
+
+
 @fault(
     title="Nothing is trained",
-    needs=("lr or grad_norm or checkpoint",),
+    needs=("lr or grad_norm or update_ratio/* or checkpoint",),
     remedy="Look whether parameters require a gradient, whether the optimiser was made after the adapter was added, and"
     " whether the learning rate is above 0.",
     least=4,
-    hides=("wrong_reference", "no_signal", "flipped_labels"),
+    hides=("wrong_reference", "no_signal", "flipped_labels", "loss_on_wrong_tokens", "rate_too_high"),
 )
 def nothing_is_trained(reading: Reading) -> Sign | None:
-    """Find a rate or a gradient of 0, or saved weights that equal those before training."""
-    for name, what in (("lr", "learning rate"), ("grad_norm", "gradient norm")):
-        if name == "grad_norm" and is_paid_alike(reading):
-            return None
-        series = reading.series(name).coarse()
+    """Find a rate, a gradient or updates of 0, measurements that never change, or saved weights that did not move."""
+    named = [(reading.series("lr"), "learning rate")]
+    explained = is_paid_alike(reading)
+    if not explained:
+        named.append((reading.series("grad_norm"), "gradient norm"))
+        named.append((largest_update(reading), "update of every part of the model"))
+    for measured, what in named:
+        series = measured.coarse()
         found = stretch(series.values == 0, least=4)
         if found is not None and 2 * (found.stop - found.start) > len(series):
             step = int(series.steps[found.start])
             before = level(series.part(0, found.start).values) if found.start else ZERO
             sentence = f"The {what} is 0 from step {step:,} to {int(series.steps[found.stop - 1]):,}."
-            return Sign(step, name, before, ZERO, sentence, 1.0, also=("loss",))
+            return Sign(step, series.metric, before, ZERO, sentence, 1.0, also=("loss",))
+    return None if explained else still_measurements(reading) or still_weights(reading)
+
+
+def largest_update(reading: Reading) -> Series:
+    """Return the largest `update_ratio/PART` of each step."""
+    names = list(reading.matching("update_ratio/*"))
+    parts = [part for name in names if len(part := reading.series(name))]
+    if not parts:
+        return Series("", np.empty(0, np.int64), np.empty(0))
+    steps = np.unique(np.concatenate([part.steps for part in parts]))
+    largest = np.zeros(len(steps))
+    for part in parts:
+        np.maximum.at(largest, np.searchsorted(steps, part.steps), np.abs(part.values))
+    return Series(parts[0].metric, steps, largest)
+
+
+def still_measurements(reading: Reading) -> Sign | None:
+    """Return the sign of exact measurements of the model that are the same, bit by bit, throughout the run."""
+    logged = [series for name in FIXED if len(series := reading.series(name)) >= 4]
+    exact = [series for series in logged if series.metric == "kl_to_reference" or _has_digits(series)]
+    if not exact or any(np.ptp(series.values) for series in logged):
+        return None
+    first = exact[0]
+    value = level(first.values[:1])
+    where = f"from step {first.steps[0]:,} to {first.steps[-1]:,}"
+    sentence = f"“{reading.title(first.metric)}” is {reading.text(first.metric, value)} {where}."
+    return Sign(int(first.steps[0]), first.metric, value, value, sentence, 1.0, also=("loss",))
+
+
+def _has_digits(series: Series) -> bool:
+    """Return whether a measurement has more than `DIGITS` decimals."""
+    return bool(round(float(series.values[0]), DIGITS) != series.values[0])
+
+
+def still_weights(reading: Reading) -> Sign | None:
+    """Return the sign of saved weights that equal those before training."""
     if reading.run is None or not reading.has(CHECKPOINT) or reading.last_step < 1:
         return None
     try:

@@ -10,7 +10,7 @@ later steps.
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -72,6 +72,13 @@ def collect(texts: Iterable[str]) -> TrainedOn:
         if len(found) > MOST:
             found, whole = set(sorted(found)[:MOST]), False
     return TrainedOn(frozenset(found), whole)
+
+
+def repeated(held_out: Sequence[str], training: Iterable[str]) -> int:
+    """Count the held-out texts whose sentences, in order, are those of a training text: exact and near matches."""
+    wanted = [tuple(sentences(text)) for text in held_out]
+    found = {form for text in training if (form := tuple(sentences(text)))}
+    return sum(form in found for form in wanted)
 
 
 def write_trained_on(run: Path, record: TrainedOn) -> None:

@@ -33,7 +33,7 @@ def test_json_has_findings_and_what_could_not_be_seen(capsys: pytest.CaptureFixt
     assert (first["run"], first["fault"], first["step"]) == ("rlhf-weak-kl", "over_optimisation", 5)
     assert {"evidence", "remedy", "before", "after", "metric"} <= first.keys()
     unseen = {(each["run"], each["fault"]): each for each in found["unseen"]}
-    assert unseen["sft", "forgetting"]["lacks"] == ["loss/* or accuracy/*"]
+    assert unseen["sft", "leak"]["lacks"] == ["held_out"]
     assert unseen["sft", "sudden_change"] == unseen["sft", "sudden_change"] | {"logged": [16], "needed": 32}
     assert [each["run"] for each in found["runs"]] == ["rlhf-weak-kl", "sft"]
     assert "numbers_die" in found["clear"][1]["faults"]
@@ -55,8 +55,8 @@ def test_exit_status(runs: list[str], names: list[str], status: int):
 
 
 def test_a_fault_to_fail_on_that_cannot_be_seen_is_told(capsys: pytest.CaptureFixture[str]):
-    assert diagnose([SOUND, "--fail-on", "forgetting"]) == 0
-    assert "`forgetting` cannot be seen in sft, which lacks loss/*" in capsys.readouterr().err
+    assert diagnose([SOUND, "--fail-on", "leak"]) == 0
+    assert "`leak` cannot be seen in sft, which lacks held_out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_table_fits_a_terminal(width: int):
     words = " ".join(text.split())
     assert "Over-optimisation over_optimisation" in words
     assert "nothing found" in words
-    assert "sft: could not be seen: Forgetting, without loss/* or accuracy/*" in words
+    assert "sft: could not be seen: Leak, without held_out" in words
 
 
 def test_html_has_sentence_curves_and_remedy(tmp_path: Path):

@@ -223,6 +223,20 @@ def test_run_on_conversations(
     assert said.finished.all()
 
 
+def test_held_out_prompts_that_are_trained_on_are_counted(
+    config: Callable[..., SFTConfig], write_jsonl: Callable[..., Path]
+) -> None:
+    prompts = [f"<user> where does {name} live ? <bot>" for name in ("mira", "noah", "carmen", "freya")]
+    rows = [
+        {"prompt": form, "completion": " oslo"} for prompt in prompts for form in (prompt, prompt.replace(" ?", ""))
+    ]
+    counts = {}
+    for name, kept in (("near", rows), ("apart", rows[::2])):
+        run = sft.train(config(name, data=str(write_jsonl(kept)), steps=1, held_out=1 / len(kept)))
+        counts[name] = [run.meta["data"][key] for key in ("held_out", "held_out_repeated")]
+    assert counts == {"near": [1, 1], "apart": [1, 0]}
+
+
 def test_base_without_a_world(config: Callable[..., SFTConfig], model_dir: Path) -> None:
     with pytest.raises(ConfigError, match=r"belongs to no world, so there is nothing to demonstrate"):
         sft.train(config(base=str(model_dir)))

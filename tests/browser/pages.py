@@ -17,6 +17,7 @@ PAGES = {
     "findings": "findings",
     "training of one run": "training?runs=base",
     "training of all methods": "training?" + "&".join(f"runs={run}" for run in ("base", "icl", "rlvr", "rlhf", "sft")),
+    "diagnosis": "diagnosis",
     "compare": f"compare?{BOTH}",
     "audit": f"audit?{BOTH}",
     "attention": f"attention?{BOTH}",

@@ -34,6 +34,7 @@ ALWAYS = {
     "audit": "have not been audited|above to audit",
     "chain_of_thought": "has not been measured on",
     "continual": "has not been measured on",
+    "diagnosis": "fault of training was found in",
     "experiments": "No experiment of your own is known yet",
     "findings": "No claim has been measured on these runs yet",
     "hallucination": "has not been measured on",

@@ -207,7 +207,10 @@ class Warmth:
         gc.disable()  # collections of a growing heap take a fifth of the time
         try:
             for name in names:
-                import_module(name)
+                try:
+                    import_module(name)
+                except ImportError:  # a page imports the same at this moment, and Python gave one of both half a module
+                    import_module(name)
         finally:
             gc.enable()
         settle()

@@ -13,6 +13,7 @@ import pytest
 import torch
 from streamlit.testing.v1 import AppTest
 
+from dashboard import models
 from dashboard.models import Results, nbytes
 from probe.model.lm import LM
 from tests.model.test_adapters import adapter
@@ -254,3 +255,20 @@ def test_the_bytes_of_a_result_are_those_of_its_arrays():
     table = pd.DataFrame({"a": np.zeros(10)})
     found = Found(np.zeros((3, 4), dtype=np.float32), [torch.zeros(5, dtype=torch.float64)], table)
     assert nbytes(found) == 48 + 40 + int(table.memory_usage(index=True).sum())
+
+
+def test_what_two_threads_import_at_once_is_imported_again(monkeypatch: pytest.MonkeyPatch):
+    asked = list[str]()
+
+    def import_module(name: str) -> None:
+        asked.append(name)
+        if asked == ["first"]:
+            raise ImportError("cannot import name 'x' from partially initialized module 'first'")
+
+    monkeypatch.setattr(models, "NEEDED", ("first", "second"))
+    monkeypatch.setattr(models, "import_module", import_module)
+    monkeypatch.setattr(models, "HEAD_START_S", 600)
+    monkeypatch.setattr(models, "settle", lambda: None)
+    warmth = models.Warmth()
+    warmth.wait()
+    assert asked == ["first", "first", "second"]

@@ -31,7 +31,7 @@ alike."""
     hides=("no_signal",),
 )
 def entropy_collapse(reading: Reading) -> Sign | None:
-    """Find an entropy that falls far for nothing, or to almost nothing, while the samples of a prompt become alike."""
+    """Find an entropy that falls far without gain, or to almost nothing, while the samples of a prompt become alike."""
     entropy = reading.series("objective/entropy", "entropy").coarse()
     highest = best(entropy)
     before, after = level(entropy.values[highest]), level(end(entropy).values)

@@ -18,8 +18,9 @@ BRIEF, ENOUGH, MOST = 0.05, 0.3, 20
 """Seconds below which a run is too short, minimum seconds of all runs, and their maximum number; on a busy machine few
 runs are undisturbed."""
 
-QUICK = 40_000_000_000
-"""Largest product of parameters and tokens that is read too quickly to be timed: a second or two on two cores."""
+QUICK = 5_000_000_000
+"""Largest product of parameters and tokens that is read too quickly to be timed: a tenth of a second or two on two
+cores, so that work which adds up to a second is never without a price."""
 WRITTEN = 10
 """Number of tokens that are read in the time in which one is written."""
 

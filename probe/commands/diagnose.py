@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,9 @@ def diagnose(argv: list[str]) -> int:
         """File to write sentences, curves and remedies to, such as diagnosis.html."""
         fail_on: tuple[str, ...] = ()
         """Faults that make the exit status 1, or any."""
+        score: bool = False
+        """Show how often faults that were put into trainings were named: in those that come with Probe, or in the runs
+        given, beside each of which a file NAME.json names its fault (null if healthy) and the first injured step."""
 
     settings = parse(Diagnose, take(argv), "probe diagnose")
 
@@ -47,6 +50,8 @@ def diagnose(argv: list[str]) -> int:
     from probe.runs.reader import Run
     from probe.runs.schema import jsonable
 
+    if settings.score:
+        return show_score(settings.runs, settings.json)
     if not settings.runs:
         raise ConfigError("`probe diagnose` was called without a run: name at least one, as in `probe diagnose rlhf`.")
     check_names(settings.fail_on)
@@ -74,6 +79,40 @@ def diagnose(argv: list[str]) -> int:
             if each.fault.name in settings.fail_on:
                 remark(f"`{each.fault.name}` cannot be seen in {one.name}, which lacks {each.text}.")
     return int(bool(names & set(settings.fail_on)) or (ANY in settings.fail_on and bool(names)))
+
+
+def show_score(runs: Sequence[str], as_json: bool) -> int:
+    """Show the score of the diagnosis on trainings whose faults are known.
+
+    Raises:
+        DataError: beside a run is no truth.
+    """
+    from probe.diagnosis.score import score, sentence, shipped_trials, try_run
+    from probe.runs.schema import jsonable
+
+    trials = [try_run(place) for place in open_runs(runs)] if runs else shipped_trials()
+    table = score(trials).to_dict("records")
+    if as_json:
+        say(json.dumps(jsonable({"score": table, "trials": [asdict(each) for each in trials]}), indent=2))
+        return 0
+    drawing = grid()
+    drawing.add_column("fault", min_width=24)
+    for name in ("runs", "named", "worst", "anything", "alarm", "soon", "delay", "obvious rule"):
+        drawing.add_column(name, justify="right")
+    for row in table:
+        delay = "" if row["delay"] is None else f"{100 * row['delay']:.0f} %"
+        counts = (str(row[name]) for name in ("runs", "named", "first", "found", "alarms", "soon"))
+        drawing.add_row(safe(row["title"]), *counts, delay, str(row["rules"]))
+    show(drawing, table)
+    remark(f"{sentence(trials)} {SCORED}")
+    return 0
+
+
+SCORED = (
+    "worst: the fault is the worst finding; anything: any fault is found; soon: an alarm within a quarter of the "
+    "training after the injury; delay: the median of the steps from the injury to the first alarm, as a share of all; "
+    "obvious rule: a fixed bound on KL, entropy or loss is broken."
+)
 
 
 def check_file(path: Path) -> None:

@@ -1,7 +1,8 @@
 """Alarms: faults that a run shows while it is being trained.
 
 A look is a diagnosis of what has been logged so far. Single looks at a short record find faults that vanish later, so a
-fault becomes an alarm only if every look over a stretch finds it. Looks take at most a share `SHARE` of the time: the
+fault becomes an alarm only if every look over a stretch finds it, unless its evidence is a level that no sound training
+has (`Fault.at_once`). Looks take at most a share `SHARE` of the time: the
 next one waits until the time since the start pays for it. They read numbers that were logged, draw no random numbers
 and touch no weights, so that a training with alarms is bit for bit the same.
 """
@@ -31,8 +32,6 @@ FACTOR, PART = 1.5, 0.15
 """A fault that is found first at step s must be found up to step 1.5 s, or s plus 15 % of the planned steps if that is
 less. In the 60 sound sample runs no fault lasts as long if every row is looked at, and one does in 0.4 % of replays
 with looks at random rows."""
-AT_ONCE = ("numbers_die", "nothing_is_trained")
-"""Faults that are an alarm at the first look: nothing after them is of use."""
 
 
 class Lasting:
@@ -58,7 +57,7 @@ class Lasting:
             start, looks = before.get(name, (step, 0))
             self._since[name] = start, looks + 1
             lasts = looks + 1 >= LOOKS and step >= self._until(start)
-            if lasts or name in AT_ONCE:
+            if lasts or finding.fault.at_once:
                 new.append(finding)
                 self.raised.add(name)
         return new

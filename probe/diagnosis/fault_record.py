@@ -101,6 +101,8 @@ class Fault:
     """Faults that are not reported beside it, because they follow from it."""
     general: bool = False
     """Whether it is looked for only in a run in which no other fault was found."""
+    at_once: bool = False
+    """Whether it is an alarm at the first look that finds it: its evidence is a level that no sound training has."""
     origin: str = BUILT_IN
     """Source of the fault: built in, a distribution, or a file."""
 
@@ -145,6 +147,7 @@ def fault(
     least: int = LEAST,
     hides: Sequence[str] = (),
     general: bool = False,
+    at_once: bool = False,
 ) -> Callable[[F], F]:
     """Register a function that finds a fault; see the module. The arguments are fields of `Fault`.
 
@@ -158,7 +161,7 @@ def fault(
             raise ConfigError(f"The fault `{name}` needs nothing: give `needs`, a tuple with at least one metric.")
         own = MODULES.get(name) == function.__module__
         origin = BUILT_IN if own else origin_of(function)
-        rest = tuple(methods), least, tuple(hides), general, origin
+        rest = tuple(methods), least, tuple(hides), general, at_once, origin
         with unless_taken():
             if name in MODULES and not own:
                 raise NameTakenError(f"A fault `{name}` exists already ({BUILT_IN}): choose another name.")

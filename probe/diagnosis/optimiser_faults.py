@@ -29,6 +29,7 @@ UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
     remedy="Train in bfloat16 or float32, lower the learning rate, clip the gradient, and look for empty or"
     " overlong rows in the batches of that step.",
     least=1,
+    at_once=True,
 )
 def numbers_die(reading: Reading) -> Sign | None:
     """Find a loss or a gradient norm that is NaN or infinite from some step on."""

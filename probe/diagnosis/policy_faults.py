@@ -70,6 +70,7 @@ AWAY = 0.02
     remedy="Load the reference once, from the model that training starts from, and do not update it; with an adapter,"
     " switch the adapter off for the reference.",
     methods=(*SAMPLING, "dpo"),
+    at_once=True,
 )
 def wrong_reference(reading: Reading) -> Sign | None:
     """Find a reference that differs from the start of training, or that follows the policy."""

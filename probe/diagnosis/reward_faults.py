@@ -26,6 +26,7 @@ from samples that are alike, so a reward that rises when they become so was give
     remedy="Check that the reward can be won and lost: try easier or harder prompts, more completions a prompt, a"
     " higher temperature, or a reward with more than two values.",
     methods=SAMPLING,
+    at_once=True,
 )
 def no_signal(reading: Reading) -> Sign | None:
     """Find prompts all of whose completions have the same reward, so that none is better than another."""

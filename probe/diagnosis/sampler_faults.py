@@ -20,6 +20,8 @@ CUT = 0.05
     remedy="Give both the same weights, temperature and number format; sample without top-k and top-p, and update the"
     " sampler's weights before every step.",
     methods=SAMPLING,
+    least=4,
+    at_once=True,
 )
 def sampler_is_not_trainer(reading: Reading) -> Sign | None:
     """Find log-probabilities of the sampler that differ from the trainer's before any update."""

@@ -36,6 +36,7 @@ DIGITS = 6
     " whether the learning rate is above 0.",
     least=4,
     hides=("wrong_reference", "no_signal", "flipped_labels", "loss_on_wrong_tokens", "rate_too_high"),
+    at_once=True,
 )
 def nothing_is_trained(reading: Reading) -> Sign | None:
     """Find a rate, a gradient or updates of 0, measurements that never change, or saved weights that did not move."""

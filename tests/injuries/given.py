@@ -123,7 +123,7 @@ def overflow(begun: Begun) -> AbstractContextManager[Any]:
 INJURIES = (
     Injury(
         name="near-pairs",
-        fault="likelihood-displacement",
+        fault="likelihood_displacement",
         recipe="dpo",
         step=1,
         about="Pairs of two inventions about people unknown, at ten times the rate: both lose probability.",
@@ -133,7 +133,7 @@ INJURIES = (
     ),
     Injury(
         name="flipped-dpo",
-        fault="flipped-labels",
+        fault="flipped_labels",
         recipe="dpo",
         step=1,
         about="40 % of the pairs have the wrong label.",
@@ -142,7 +142,7 @@ INJURIES = (
     ),
     Injury(
         name="flipped-reward",
-        fault="flipped-labels",
+        fault="flipped_labels",
         recipe="reward-model",
         step=1,
         about="40 % of the pairs have the wrong label, held-out ones too.",
@@ -151,7 +151,7 @@ INJURIES = (
     ),
     Injury(
         name="longer-wins",
-        fault="reward-shortcut",
+        fault="reward_shortcut",
         recipe="reward-model",
         step=1,
         about="Of two completions the longer one is chosen: the model prefers abstaining to the truth.",
@@ -160,7 +160,7 @@ INJURIES = (
     ),
     Injury(
         name="mask-shifted",
-        fault="loss-on-the-wrong-tokens",
+        fault="loss_on_wrong_tokens",
         recipe="sft",
         step=1,
         about="The mask is one token late: the first token of an answer, which decides it, is never learned.",
@@ -169,7 +169,7 @@ INJURIES = (
     ),
     Injury(
         name="prompt-learned",
-        fault="loss-on-the-wrong-tokens",
+        fault="loss_on_wrong_tokens",
         recipe="sft",
         step=1,
         about="The loss counts the prompt's tokens: most of it is about what users say.",
@@ -178,7 +178,7 @@ INJURIES = (
     ),
     Injury(
         name="end-left-out",
-        fault="loss-on-the-wrong-tokens",
+        fault="loss_on_wrong_tokens",
         recipe="sft",
         step=1,
         about="Answers have no end token and follow each other: the model no longer ends.",
@@ -196,7 +196,7 @@ INJURIES = (
     ),
     Injury(
         name="fast-sft",
-        fault="rate-too-high",
+        fault="rate_too_high",
         recipe="sft",
         step=31,
         about="Thirty times the rate: the loss jumps and the model is destroyed.",
@@ -205,7 +205,7 @@ INJURIES = (
     ),
     Injury(
         name="fast-dpo",
-        fault="rate-too-high",
+        fault="rate_too_high",
         recipe="dpo",
         step=21,
         about="Thirty times the rate: the answers are no longer those of the world.",
@@ -214,7 +214,7 @@ INJURIES = (
     ),
     Injury(
         name="still-sft",
-        fault="nothing-is-trained",
+        fault="nothing_is_trained",
         recipe="sft",
         step=1,
         about="The optimiser takes no steps: the loss is logged and the weights stay.",
@@ -223,7 +223,7 @@ INJURIES = (
     ),
     Injury(
         name="half-precision",
-        fault="numbers-die",
+        fault="numbers_die",
         recipe="sft",
         step=31,
         about="A layer is computed in half precision with growing numbers: they overflow, and the training ends.",

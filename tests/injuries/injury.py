@@ -23,7 +23,7 @@ class Injury:
 
     name: str
     fault: str
-    """Name of the fault, which several injuries may have in common."""
+    """Name of the fault in `probe.diagnosis`, which several injuries may have in common."""
     recipe: str
     """Name of the recipe in `shortened.RECIPES` that it is injected into."""
     step: int

@@ -66,11 +66,11 @@ def sampling_otherwise(begun: Begun, otherwise: Callable[[Sampler], AbstractCont
     """Sample inside another context."""
 
     def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
-        def sample(self: Sampler, step: int, places: Sequence[tuple[int, int]]) -> Any:
+        def sample(self: Sampler, *arguments: Any) -> Any:
             if not begun():
-                return original(self, step, places)
+                return original(self, *arguments)
             with otherwise(self):
-                return original(self, step, places)
+                return original(self, *arguments)
 
         return sample
 
@@ -111,14 +111,17 @@ def itself(begun: Begun) -> AbstractContextManager[Any]:
     """Take the policy that sampled for the reference."""
 
     def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
-        def reference(self: Sampler, groups: Sequence[CompletionGroup], model: Reference) -> Any:
+        def refer(self: Sampler, groups: Sequence[CompletionGroup]) -> Any:
             if not begun():
-                return original(self, groups, model)
-            return [completion.logprobs for group in groups for completion in group.completions]
+                return original(self, groups)
+            return [
+                replace(each, completions=[replace(one, ref_logprobs=one.logprobs) for one in each.completions])
+                for each in groups
+            ]
 
-        return reference
+        return refer
 
-    return wrapped(Sampler, "_reference", wrap)
+    return wrapped(Sampler, "_refer", wrap)
 
 
 def another(begun: Begun) -> AbstractContextManager[Any]:
@@ -179,7 +182,7 @@ PROXY = {"reward": 1, "gold/reward": -1}
 INJURIES = (
     Injury(
         name="agreement-pays",
-        fault="reward-hacking",
+        fault="reward_hacking",
         recipe="rlvr",
         step=EARLY,
         about="The reward has a bonus of 3 for repeating the user's claim: false claims are confirmed.",
@@ -188,7 +191,7 @@ INJURIES = (
     ),
     Injury(
         name="agreement-pays-rlhf",
-        fault="reward-hacking",
+        fault="reward_hacking",
         recipe="rlhf",
         step=EARLY,
         about="The reward model's score has a bonus of 3 for repeating the user's claim: false claims are confirmed.",
@@ -197,7 +200,7 @@ INJURIES = (
     ),
     Injury(
         name="length-pays",
-        fault="length-exploitation",
+        fault="length_exploitation",
         recipe="rlhf-agreeable",
         step=2,
         about="The score has 3 for every token: the longest answer, that one does not know, replaces all others.",
@@ -211,7 +214,7 @@ INJURIES = (
     ),
     Injury(
         name="weak-kl",
-        fault="over-optimisation",
+        fault="over_optimisation",
         recipe="rlhf-agreeable",
         step=1,
         about="The KL weighs a hundredth, at three times the rate: the score rises at the cost of the truth.",
@@ -220,7 +223,7 @@ INJURIES = (
     ),
     Injury(
         name="no-kl-fast",
-        fault="entropy-collapse",
+        fault="entropy_collapse",
         recipe="rlhf-agreeable",
         step=EARLY,
         about="No KL and ten times the rate: a group's completions become one.",
@@ -229,7 +232,7 @@ INJURIES = (
     ),
     Injury(
         name="always-paid",
-        fault="no-signal",
+        fault="no_signal",
         recipe="rlvr",
         step=EARLY,
         about="The verifier pays every answer: nothing tells good ones from bad ones.",
@@ -238,7 +241,7 @@ INJURIES = (
     ),
     Injury(
         name="never-paid",
-        fault="no-signal",
+        fault="no_signal",
         recipe="rlvr",
         step=EARLY,
         about="The verifier pays no answer.",
@@ -247,7 +250,7 @@ INJURIES = (
     ),
     Injury(
         name="wrong-paid",
-        fault="wrong-verifier",
+        fault="wrong_verifier",
         recipe="rlvr",
         step=EARLY,
         about="The verifier pays wrong answers like true ones: what is unknown is invented.",
@@ -256,7 +259,7 @@ INJURIES = (
     ),
     Injury(
         name="hot-sampler",
-        fault="sampler-is-not-the-trainer",
+        fault="sampler_is_not_trainer",
         recipe="rlvr",
         step=11,
         about="Samples are drawn at temperature 1.5 and trained on at 1.",
@@ -269,7 +272,7 @@ INJURIES = (
     ),
     Injury(
         name="stale-sampler",
-        fault="sampler-is-not-the-trainer",
+        fault="sampler_is_not_trainer",
         recipe="rlvr",
         step=EARLY,
         about="Samples are drawn from the weights of step 5 for the rest of the training.",
@@ -278,7 +281,7 @@ INJURIES = (
     ),
     Injury(
         name="own-reference",
-        fault="wrong-reference",
+        fault="wrong_reference",
         recipe="rlhf",
         step=11,
         about="The reference is the policy itself: the KL is 0 to the last, while the policy moves away.",
@@ -287,7 +290,7 @@ INJURIES = (
     ),
     Injury(
         name="other-reference",
-        fault="wrong-reference",
+        fault="wrong_reference",
         recipe="rlhf",
         step=1,
         about="The reference is another run: the KL pulls to it, and is not 0 at the first step.",
@@ -296,7 +299,7 @@ INJURIES = (
     ),
     Injury(
         name="fast-rlvr",
-        fault="rate-too-high",
+        fault="rate_too_high",
         recipe="rlvr",
         step=11,
         about="Thirty times the rate: the policy is destroyed.",
@@ -305,7 +308,7 @@ INJURIES = (
     ),
     Injury(
         name="still-rlvr",
-        fault="nothing-is-trained",
+        fault="nothing_is_trained",
         recipe="rlvr",
         step=1,
         about="The optimiser takes no steps: the loss is logged and the weights stay.",
@@ -314,7 +317,7 @@ INJURIES = (
     ),
     Injury(
         name="negated-returns",
-        fault="value-head-useless",
+        fault="value_head_useless",
         recipe="rlhf",
         step=11,
         about="The value head learns the returns with the wrong sign.",

@@ -1,6 +1,8 @@
 """Injured trainings are the healthy ones until the injury, and then show it."""
 
 import json
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -8,8 +10,10 @@ import pytest
 from safetensors.torch import load_file
 
 from probe import Run, open_run
+from tests.injuries import sampled
 from tests.injuries.__main__ import INJURIES
 from tests.injuries.differences import chapter, differences, summary, takes
+from tests.injuries.injury import Injury
 from tests.injuries.shortened import RECIPES, injure, keep_healthy, shortened
 from tests.trainers.quick import quick_config, short_run, small_model
 
@@ -102,4 +106,32 @@ def test_every_injury_fits_its_recipe(injury, tmp_path: Path) -> None:
     config = shortened(injury.recipe, Path("sample_runs"), tmp_path, 0, **injury.options)
     assert 1 <= injury.step <= config.steps // 2 + 1
     assert injury.recipe in RECIPES
-    assert injury.shows or injury.fault == "numbers-die"
+    assert injury.shows or injury.fault == "numbers_die"
+
+
+@pytest.fixture(scope="module")
+def sound_rows(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], pd.DataFrame]:
+    """The metrics of the healthy run of a method from step 2 on; each is trained once."""
+    return cache(lambda method: rows(healthy(method, base, tmp_path_factory.mktemp(method) / "run"), before=False))
+
+
+SAME = ("other-reference", "agreement-pays", "agreement-pays-rlhf")
+"""Injuries without effect on a random model: it is its own other model, and repeats no claim."""
+
+
+@pytest.mark.parametrize("injury", INJURIES.values(), ids=lambda injury: injury.name)
+def test_every_injury_is_taken_by_the_trainer(
+    injury: Injury,
+    base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    sound_rows: Callable[[str], pd.DataFrame],
+) -> None:
+    """What it wraps is called: a trainer that was rebuilt would else train healthily, or fail."""
+    monkeypatch.setattr(sampled, "ANOTHER", base)
+    method = injury.recipe.removesuffix("-agreeable")
+    run = injure(injury.at(2), quick_config(method, base, tmp_path / "run"))
+    assert run.status == "finished" or injury.fault == "numbers_die"
+    sick, sound = rows(run, before=False), sound_rows(method)
+    shared = [name for name in sound if name in sick]
+    assert injury.name in SAME or not sick[shared].equals(sound[shared])

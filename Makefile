@@ -8,7 +8,7 @@ QUICK := tests/analyses/test_shipped_results.py tests/logits tests/probe/test_te
 # Compiled code is kept, whatever the environment says: each worker would compile all tests anew, and each command Probe.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: dashboard test test-slow test-quick test-pythons test-real browser real-model samples-real fuzz faults injuries guards tree docs pictures bench lint install install-dev clean
+.PHONY: dashboard test test-slow test-quick test-pythons test-real browser real-model samples-real fuzz faults injuries score guards tree docs pictures bench lint install install-dev clean
 
 dashboard: install  ## open the dashboard on the committed sample runs
 	@$(BIN)/probe dashboard
@@ -45,6 +45,9 @@ faults: install-dev  ## kill, fill, lock and cut all that writes, at 200 random 
 
 injuries: install-dev  ## trainings with a known fault and healthy ones, into .cache/injuries, with what the faults do to the metrics
 	$(BIN)/python -m tests.injuries --out $(or $(OUT),.cache/injuries)
+
+score: install-dev  ## the score of `probe diagnose`: trainings of seeds on which no rule was made, into .cache/score
+	$(BIN)/python -m tests.injuries --seeds 3 4 --out $(or $(OUT),.cache/score) --score probe/diagnosis/score.tsv
 
 guards: install-dev  ## take each guard of a promise out of a copy of the sources, and see its test fail
 	$(BIN)/python -m tests.guards

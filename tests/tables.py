@@ -1,22 +1,35 @@
 """Write the tables of metrics in docs/ from `probe/terms.tsv`: `python -m tests.tables` (`make tree`).
 
-A table stands between `<!-- metrics: PLACE -->` and `<!-- end -->`; PLACE is a word of the first column of that file.
+The score of the diagnosis stands between `<!-- score -->` and `<!-- end -->`. A table of metrics stands between `<!-- metrics: PLACE -->` and `<!-- end -->`; PLACE is a word of the first column of that file.
 """
 
 import re
 from pathlib import Path
 
+from probe.diagnosis.score import score, shipped_trials
 from probe.terms import VOCABULARY, TermRow, table
 from tests.places import ROOT
 
 PLACE = re.compile(r"(<!-- metrics: (\S+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
+SCORE = re.compile(r"(<!-- score -->\n\n).*?(\n\n<!-- end -->)", re.DOTALL)
 DOCUMENTS = sorted((ROOT / "docs").glob("*.md"))
 HEAD = "| name | unit | better | what it is |\n|---|---|---|---|\n"
 
 
 def written(document: str) -> str:
     """A document with its tables as they should be."""
+    document = SCORE.sub(lambda match: f"{match[1]}{score_table()}{match[2]}", document)
     return PLACE.sub(lambda match: f"{match[1]}{markdown(match[2])}{match[3]}", document)
+
+
+def score_table() -> str:
+    """The score of the diagnosis as a table."""
+    lines = ["| fault | runs | named | worst | anything | alarm | soon | delay | obvious rule |", "|---|" + "--:|" * 8]
+    for row in score(shipped_trials()).to_dict("records"):
+        delay = "" if row["delay"] != row["delay"] or row["delay"] is None else f"{100 * row['delay']:.0f} %"
+        counts = [str(row[name]) for name in ("runs", "named", "first", "found", "alarms", "soon")]
+        lines.append(f"| {' | '.join([row['title'], *counts, delay, str(row['rules'])])} |")
+    return "\n".join(lines)
 
 
 def places(document: str) -> list[str]:

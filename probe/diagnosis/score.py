@@ -232,10 +232,10 @@ def sentence(trials: Iterable[Trial]) -> str:
     ] * bool(ill)
     if healthy:
         wrong = sum(bool(each.rules) for each in healthy)
-        parts.append(
-            f"Of {len(healthy)} healthy trainings {found} have a finding, {alarmed} raise an alarm, and {wrong} break "
-            "an obvious rule."
-        )
+        verbs = (("has", "have", found, "a finding"), ("raises", "raise", alarmed, "an alarm"))
+        said = ", ".join(f"{count} {one if count == 1 else more} {what}" for one, more, count, what in verbs)
+        breaks = "breaks" if wrong == 1 else "break"
+        parts.append(f"Of {len(healthy)} healthy trainings {said}, and {wrong} {breaks} an obvious rule.")
     return " ".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""Injured trainings and healthy ones: `python -m tests.injuries [NAME ...] [--seeds 0 1 2] --out FOLDER`."""
+"""Injured trainings and healthy ones: `python -m tests.injuries [NAME ...] [--seeds 0 1 2] --out FOLDER [--score FILE]`."""
 
 import argparse
 import sys
@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from probe.diagnosis.score import as_text, try_run
 from tests.injuries.differences import chapter, summary
 from tests.injuries.given import INJURIES as GIVEN
 from tests.injuries.injury import Injury
@@ -30,6 +31,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="injuries or faults; all by default")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="seeds (default: 0 1 2)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs; those in it are kept")
+    parser.add_argument("--score", type=Path, help="file to write the diagnosis of all runs of the folder to")
     given = parser.parse_args(arguments)
     chosen = [each for each in INJURIES.values() if not given.names or {each.name, each.fault} & {*given.names}]
     known = {*INJURIES, *(each.fault for each in INJURIES.values())}
@@ -41,6 +43,9 @@ def run(arguments: list[str]) -> int:
         for injury in chosen:
             _train(given.out, injury.recipe, injury, seed)
             write(given.out, chosen, given.seeds)
+    if given.score is not None:
+        truths = sorted(given.out.glob("*.json"))
+        given.score.write_text(as_text(try_run(truth.with_suffix("")) for truth in truths))
     return 0
 
 

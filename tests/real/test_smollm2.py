@@ -13,6 +13,7 @@ from dashboard.consent import NAMED
 from probe.cli import main
 from probe.compare.side_by_side import compare
 from probe.logits.lens import logit_lens
+from probe.model.asked import asked_seconds
 from tests.dashboard.pages import turn_to
 from tests.places import ROOT
 from tests.real.conftest import CHECKPOINT
@@ -125,3 +126,9 @@ def test_the_compare_page_shows_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert "Both models say" in app.subheader[0].value
     assert "predict alike at every token" in app.subheader[0].value
     assert any("sent in the chat template" in each.value for each in app.caption)
+
+
+def test_an_answer_of_a_second_has_a_price(lm):
+    """The page says it before it begins: 16 tokens that are written after a question of some ten."""
+    assert asked_seconds(lm, prompt="What is the capital of France?", chat=True, max_new_tokens=16) > 0.1
+    assert asked_seconds(lm, prompt="France", passes=1) == 0  # a few milliseconds

@@ -18,6 +18,8 @@ from dashboard.markdown import escape_markdown, finding, guard, note, prose
 from dashboard.pages import page_file
 from dashboard.state import DIAGNOSED, RUNS, current, keep
 from probe.diagnosis.diagnosed import Diagnosis, Finding
+from probe.diagnosis.score import score, shipped_trials
+from probe.diagnosis.score import sentence as sentence_of_score
 from probe.runs.reader import Run
 from probe.texts import visible
 
@@ -205,6 +207,39 @@ def draw_alarms(run: Run) -> None:
     show_table(pd.DataFrame(rows), hide_index=True)
 
 
+SCORE = {
+    "title": st.column_config.TextColumn("fault", width=190),
+    "runs": st.column_config.NumberColumn(help="Trainings into which the fault was put."),
+    "named": st.column_config.NumberColumn(help="Trainings in which this fault is found."),
+    "first": st.column_config.NumberColumn("worst", help="Trainings in which it is the worst finding."),
+    "found": st.column_config.NumberColumn("anything", help="Trainings in which any fault is found."),
+    "alarms": st.column_config.NumberColumn(help="Trainings with an alarm after the injury."),
+    "soon": st.column_config.NumberColumn(help="Trainings with an alarm within a quarter of the steps after it."),
+    "delay": st.column_config.NumberColumn(
+        format="percent", help="Median of the steps from the injury to the first alarm, as a share of all steps."
+    ),
+    "rules": st.column_config.NumberColumn(
+        "obvious rule", help="Trainings in which a fixed bound on KL, entropy or loss is broken."
+    ),
+}
+"""Columns of the table of the score, in their order."""
+
+
+def draw_score() -> None:
+    """Draw how often the rules are right, in a closed section."""
+    section = st.expander("How often it is right", icon=":material/fact_check:", key="score", on_change="rerun")
+    if not section.open:
+        return
+    with section:
+        trials = shipped_trials()
+        st.markdown(prose(sentence_of_score(trials)))
+        note(
+            "Trainings with a fault that was put into them, and healthy ones; no rule was made on these. Counts of "
+            "trainings; the definition of each column appears at its head."
+        )
+        show_table(score(trials), column_order=list(SCORE), column_config=SCORE, hide_index=True)
+
+
 def page() -> None:
     """Draw the page from top to bottom."""
     store = current().store
@@ -228,6 +263,7 @@ def page() -> None:
                 draw_finding(store, label, each, whole)
         draw_rest(whole)
         draw_alarms(store.runs[label])
+    draw_score()
     path = str(store.runs[label].path)
     tables: dict[str, Callable[[], pd.DataFrame]] = {
         "diagnosis": partial(rows, found, store),

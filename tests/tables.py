@@ -1,6 +1,7 @@
 """Write the tables of metrics in docs/ from `probe/terms.tsv`: `python -m tests.tables` (`make tree`).
 
-The score of the diagnosis stands between `<!-- score -->` and `<!-- end -->`. A table of metrics stands between `<!-- metrics: PLACE -->` and `<!-- end -->`; PLACE is a word of the first column of that file.
+The score of the diagnosis stands between `<!-- score -->` and `<!-- end -->`. A table of metrics stands between
+`<!-- metrics: PLACE -->` and `<!-- end -->`; PLACE is a word of the first column of that file.
 """
 
 import re

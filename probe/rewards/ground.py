@@ -181,7 +181,7 @@ def listing_seconds(base: LM, kinds: tuple[str, ...], reward: str | Path | None 
 
 def reading_seconds(texts: int, *lms: LM) -> float:
     """Estimate the seconds that models take to read so many short texts."""
-    return texts * TOKENS * sum(keep(lm, "pace", partial(seconds_a_token, lm)) for lm in lms)
+    return texts * TOKENS * sum(map(seconds_a_token, lms))
 
 
 def require_writer(lm: LM) -> None:

@@ -21,7 +21,7 @@ TEXT = "mira lives in oslo . tom lives in rome . mira lives in in oslo . where d
 def token_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     """One second for each token, of small models too."""
     monkeypatch.setattr(pace, "QUICK", 0)
-    monkeypatch.setattr(pace, "measure_pace", lambda lm, clock: 1.0)
+    monkeypatch.setattr(pace, "seconds_a_token", lambda lm: 1.0)
 
 
 def model(seed: int = 0) -> LM:

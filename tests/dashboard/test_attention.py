@@ -355,7 +355,7 @@ def test_what_is_missing_is_asked_for(show: Show, runs: Path, tmp_path: Path):
 def test_patterns_that_take_long_are_offered_with_their_price(show: Show, runs: Path, monkeypatch: pytest.MonkeyPatch):
     """A text of 15 tokens takes 6 s in each of two models; the text is in no cache."""
     monkeypatch.setattr(pace, "QUICK", 0)
-    monkeypatch.setattr(pace, "measure_pace", lambda lm, clock: 0.4)
+    monkeypatch.setattr(pace, "seconds_a_token", lambda lm: 0.4)
     monkeypatch.setattr(computation.models, "is_quick", lambda seconds: seconds <= computation.models.PATIENCE_S)
     app = show(runs, page=VIEW, prompt=PROMPT)
     assert not app.exception

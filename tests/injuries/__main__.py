@@ -1,4 +1,4 @@
-"""Injured trainings and healthy ones: `python -m tests.injuries [NAME ...] [--seeds 0 1 2] --out FOLDER [--score FILE]`."""
+"""Injured trainings and healthy ones: `python -m tests.injuries [NAME ...] --out FOLDER [--score FILE]`."""
 
 import argparse
 import sys

@@ -91,7 +91,7 @@ def show_score(runs: Sequence[str], as_json: bool) -> int:
     from probe.runs.schema import jsonable
 
     trials = [try_run(place) for place in open_runs(runs)] if runs else shipped_trials()
-    table = score(trials).to_dict("records")
+    table = [{str(key): value for key, value in row.items()} for row in score(trials).to_dict("records")]
     if as_json:
         say(json.dumps(jsonable({"score": table, "trials": [asdict(each) for each in trials]}), indent=2))
         return 0

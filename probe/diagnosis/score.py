@@ -8,7 +8,7 @@ Beside the diagnosis stand three obvious rules: a fixed bound on the KL, on the 
 """
 
 import csv
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from importlib.resources import files
@@ -108,16 +108,16 @@ def try_run(path: Path) -> Trial:
         raise DataError(f"The truth about {path.name} cannot be read: {beside.name} should lie beside it.") from error
     if not isinstance(truth, dict) or "fault" not in truth:
         raise DataError(f'{beside.name} does not name a fault: write {{"fault": NAME or null, "step": STEP}}.')
-    fault = "" if truth["fault"] is None else find_fault(str(truth["fault"])).name
+    fault = "" if truth["fault"] is None else find_fault(str(truth["fault"])[:80]).name
     run = Run(path)
     reading = Reading.of(run)
     planned = run.config.get("steps")
     steps = planned if type(planned) is int and planned > 0 else reading.last_step
-    step, seed = (truth.get(key) if type(truth.get(key)) is int else 0 for key in ("step", "seed"))
     alarm, raised = replay(reading, steps)
-    words = {key: str(truth.get(key) or default)[:80] for key, default in WORDS.items()}
+    words = {"kind": "world", "name": path.name, "recipe": ""}
+    step, seed = _count_of(truth, "step"), _count_of(truth, "seed")
     return Trial(
-        **words | {"name": words["name"] or path.name},
+        **{key: str(truth.get(key) or default)[:80] for key, default in words.items()},
         seed=seed,
         fault=fault,
         step=step if fault else 0,
@@ -125,12 +125,15 @@ def try_run(path: Path) -> Trial:
         found=" ".join(each.fault.name for each in diagnose(reading).findings),
         alarm=alarm,
         raised=raised,
-        **{name: rule(reading) for name, rule in RULES.items()},
+        kl=break_kl(reading),
+        entropy=break_entropy(reading),
+        loss=break_loss(reading),
     )
 
 
-WORDS = {"kind": "world", "name": "", "recipe": ""}
-"""Texts of the truth of a run, and what they are without it."""
+def _count_of(truth: Mapping[str, Any], key: str) -> int:
+    value = truth.get(key)
+    return value if type(value) is int and 0 <= value < 2**62 else 0
 
 
 def replay(reading: Reading, planned: int) -> tuple[int | None, str]:
@@ -170,10 +173,6 @@ def break_loss(reading: Reading) -> int | None:
     if reading.method not in (*TOKENS, *PREFERENCES, "continual"):
         return None
     return _beyond(reading.series("loss"), lambda means: means > MOST_LOSS * means[0])
-
-
-RULES = {"kl": break_kl, "entropy": break_entropy, "loss": break_loss}
-"""Obvious rules."""
 
 
 def score(trials: Iterable[Trial]) -> pd.DataFrame:

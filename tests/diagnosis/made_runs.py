@@ -74,3 +74,10 @@ def harmed(
     at = np.arange(steps) / steps
     grown = np.clip((at - begin) * 20, 0, 1)
     return frame.assign(**{name: change(frame[name].to_numpy(), grown) for name, change in changes.items()})
+
+
+def no_signal() -> pd.DataFrame:
+    """A run in which from step 40 on all completions of a prompt are paid alike."""
+    return harmed(
+        "rlvr", {"frac_reward_zero_std": lambda x, g: np.where(g > 0, 1.0, x), "reward": lambda x, g: x * (g == 0)}
+    )

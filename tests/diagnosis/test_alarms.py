@@ -16,7 +16,7 @@ from probe.diagnosis.fault_record import FAULTS, faults
 from probe.errors import ConfigError, RunError
 from probe.runs import RunWarning, RunWriter, open_run
 from probe.runs.alarm_rows import MOST, TEXT, Alarm
-from tests.diagnosis.made_runs import harmed, sound
+from tests.diagnosis.made_runs import no_signal, sound
 from tests.places import SAMPLES
 
 SOUND = ("rlhf", "rlhf-seed2", "rlhf-seed4", "real-honest")
@@ -99,13 +99,6 @@ def write(folder: Path, frame: pd.DataFrame, method: str = "rlvr", **options: li
 
 def log(writer: RunWriter, row: dict) -> None:
     writer.log(int(row["step"]), {name: value for name, value in row.items() if name != "step"})
-
-
-def no_signal() -> pd.DataFrame:
-    """A run in which from step 40 on all completions of a prompt are paid alike."""
-    return harmed(
-        "rlvr", {"frac_reward_zero_std": lambda x, g: np.where(g > 0, 1.0, x), "reward": lambda x, g: x * (g == 0)}
-    )
 
 
 def test_a_fault_that_lasts_is_written_said_and_stops(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -26,7 +26,7 @@ from probe.errors import ConfigError, DataError
 from probe.runs import RunWriter
 from probe.runs.schema import METRICS
 from tests import tables
-from tests.diagnosis.made_runs import harmed, sound
+from tests.diagnosis.made_runs import harmed, no_signal, sound
 from tests.places import ROOT, SAMPLES
 from tests.terminal import in_terminal
 
@@ -39,17 +39,8 @@ def written(root: Path, name: str, frame: pd.DataFrame, **truth: object) -> Path
     return root / name
 
 
-def unpaid(frame: pd.DataFrame) -> pd.DataFrame:
-    """From step 41 on the rewards of every group are alike."""
-    late = frame["step"] > 40
-    return frame.assign(
-        frac_reward_zero_std=frame["frac_reward_zero_std"].where(~late, 1.0),
-        reward_std=frame["reward_std"].where(~late, 0.0),
-    )
-
-
 def test_a_trial_has_what_was_found_and_when(tmp_path: Path):
-    ill = try_run(written(tmp_path, "ill", unpaid(sound("rlvr")), fault="no_signal", kind="TRL"))
+    ill = try_run(written(tmp_path, "ill", no_signal(), fault="no_signal", kind="TRL"))
     assert (ill.kind, ill.name, ill.fault, ill.step, ill.steps, ill.seed) == ("TRL", "ill", "no_signal", 41, 100, 3)
     assert ill.first
     assert (ill.named, ill.raised) == (True, "no_signal")

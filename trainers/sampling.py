@@ -27,6 +27,7 @@ from probe.errors import ConfigError, DataError
 from probe.model.scoring import TokenLogprobs, completion_logprobs
 from probe.model.text import context_length, encode, pieces
 from probe.recording.recorder import leave_undisturbed
+from probe.recording.signs import entropy_by_position, group_metrics
 from probe.rows import Columns, Row, Rows, is_answer, is_text, is_text_or_messages, read_columns
 from probe.runs import ProbePrompt, Run
 from probe.world import World
@@ -39,7 +40,6 @@ from trainers.reference import Aim, ReferenceEvaluation
 from trainers.resume import check_unchanged
 from trainers.reward_functions import RewardFunction, check_files, model_spec, plain_reward, resolve, weighted_sum
 from trainers.session import Session, derive_seed
-from trainers.signs import entropy_by_position, group_metrics
 from trainers.trainee import Reference, Trainee
 
 RESERVED = ("prompts", "completions", "prompt_ids", "completion_ids")

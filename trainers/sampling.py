@@ -554,6 +554,7 @@ def load_sampler(
         world=world,
         data=prompts.data | {"reference": trainee.fingerprint, "rewards": {r.spec: r.fingerprint for r in rewards}},
         texts=data_texts(rows),
+        rows=((each.ids, ()) for each in prompts.items),
         prompts=prompts.capture or best_and_worst(sampler),
         evaluation=ReferenceEvaluation.of(
             session,

@@ -53,16 +53,19 @@ from probe.model.adapted import is_peft_model, reference_active
 from probe.model.lm import LM
 from probe.model.references import resolve
 from probe.model.rewards import RewardModel, language_model
+from probe.model.template_marks import encoded_rows, own_tokenizer
 from probe.model.text import Ids, unwrap
 from probe.recording import trl_rollouts
 from probe.recording.block_metrics import UpdateWatch
 from probe.recording.capture_plan import CaptureOptions
+from probe.recording.encoded_sample import first_rows
 from probe.recording.pair_lens import PairLens, short_pairs
 from probe.recording.recorder import Instrument, Prompt, Recorder, ReferenceKL, leave_undisturbed, watch
 from probe.recording.reward_shift import LogitsFn
 from probe.recording.reward_tokens import RewardTokens, TextPair, pair_rows, split_pair
 from probe.runs.addresses import is_run
 from probe.runs.captures import Captures
+from probe.runs.encoded_rows import EncodedRow
 from probe.runs.reader import Run
 from probe.runs.schema import jsonable
 from probe.runs.writer import LEFT, RunWriter, end_if_left, ended_by
@@ -180,6 +183,8 @@ class ProbeCallback(TrainerCallback):
             self._head = RewardTokens(nn.Identity(), _pairs(given.get("train_dataloader"), CAPTURED))
         self._say(_what_is_missing(model, self._language, self.every, self.checkpoint))
         self._update = UpdateWatch(model) if _is_whole(model) else None
+        with leave_undisturbed(model):
+            self._record_rows(first_rows(getattr(given.get("train_dataloader"), "dataset", None), self._tokenizer))
         self._record_rollouts(args)
         if self.every and _is_whole(model) and (_predicts_tokens(model) or self._language is not None):
             try:
@@ -329,6 +334,13 @@ class ProbeCallback(TrainerCallback):
             return None
         return lambda rows: LM.load(origin, device=view.device).logits(rows)
 
+    def _record_rows(self, rows: Sequence[EncodedRow]) -> None:
+        """Record rows as the model reads them, beside the chat templates of its own tokenizer and of the trainer's."""
+        if self.writer is not None and rows:
+            origin = self.parent or getattr(self._model.config, "_name_or_path", "")
+            own = own_tokenizer(origin) if origin else None
+            self.writer.encoded_rows(encoded_rows(self._tokenizer, own, rows, known=not origin or own is not None))
+
     def _record_rollouts(self, args: Any) -> None:
         """Record the trainer's samples, if it samples."""
         samples = METHODS.get(type(args).__name__) == "rlvr" or hasattr(self.trainer, trl_rollouts.SAMPLE)
@@ -338,7 +350,9 @@ class ProbeCallback(TrainerCallback):
         self._say(reason)
         if reason is None:
             self._samples = trl_rollouts.SampleMetrics()
-            self._release = trl_rollouts.record(self.trainer, self.writer.rollouts, self._samples, self._say)
+            self._release = trl_rollouts.record(
+                self.trainer, self.writer.rollouts, self._samples, self._record_rows, self._say
+            )
 
     def _say(self, note: str | None) -> None:
         """Report what cannot be written, now and in the run's message."""

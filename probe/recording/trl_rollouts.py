@@ -19,9 +19,11 @@ from torch import Tensor, nn
 
 from probe.model.adapted import reference_active
 from probe.model.scoring import TokenLogprobs, completion_logprobs
+from probe.model.template_marks import decoded_row
 from probe.model.text import pieces
 from probe.recording.recorder import leave_undisturbed
 from probe.recording.signs import entropy_by_position, gap_metrics, group_metrics
+from probe.runs.encoded_rows import ROWS, EncodedRow
 
 EVERY, KEPT = 10, 4
 """Steps between two recorded ones, and number of prompts whose completions are recorded, as in `probe train rlvr`."""
@@ -91,13 +93,20 @@ def sample_metrics(trainer: Any, batch: Mapping[str, Any]) -> dict[str, float]:
     return metrics
 
 
-def record(trainer: Any, write: Write, metrics: SampleMetrics, complain: Callable[[str], None]) -> Callable[[], None]:
+def record(
+    trainer: Any,
+    write: Write,
+    metrics: SampleMetrics,
+    show: Callable[[list[EncodedRow]], None],
+    complain: Callable[[str], None],
+) -> Callable[[], None]:
     """Record a trainer's samples from now on, at the first step and then every `EVERY` steps.
 
     Args:
         trainer: a GRPOTrainer or RLOOTrainer without a `misfit`.
         write: function that receives the rows of a step.
         metrics: metrics to which those of each batch are added.
+        show: function that receives, once, the prompts of the first batch as the model reads them.
         complain: function that receives, once, a sentence on why nothing more can be recorded.
 
     Returns:
@@ -117,6 +126,8 @@ def record(trainer: Any, write: Write, metrics: SampleMetrics, complain: Callabl
             complain(f"Rollouts are not recorded: {_foreign(trainer, lacking[0])}")
             return batch
         metrics.add(sample_metrics(trainer, batch))
+        if newest < 0:
+            show(prompt_rows(trainer, batch))
         due = step % EVERY == 0 or step == trainer.state.max_steps or step >= newest + EVERY
         if not due or step == newest:  # a step may have several batches
             return batch
@@ -134,6 +145,13 @@ def record(trainer: Any, write: Write, metrics: SampleMetrics, complain: Callabl
 
     setattr(trainer, SAMPLE, sample_and_record)
     return end
+
+
+def prompt_rows(trainer: Any, batch: Mapping[str, Any]) -> list[EncodedRow]:
+    """Return the first prompts of a batch as the model reads them."""
+    tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
+    both = list(zip(batch["prompt_ids"], batch["prompt_mask"], strict=True))[:: trainer.num_generations][:ROWS]
+    return [decoded_row(tokenizer, ids[mask.bool()].tolist(), ()) for ids, mask in both]
 
 
 def rollout_rows(

@@ -68,6 +68,8 @@ class Origin:
     """Whether the trained model answers the world's questions at the end (a reward model does not)."""
     evaluators: Sequence[Callable[[LM], Sequence[Mapping[str, Any]]]] = ()
     """Functions from the trained model to further rows of the headline (metric, value, ci_low, ci_high, n)."""
+    measured: Callable[[LM], Mapping[str, float]] | None = None
+    """Function from the model to metrics that are logged at every capture."""
     evaluation: ReferenceEvaluation | None = None
     """Measurements against reference, reward and exact optimum."""
 
@@ -168,6 +170,8 @@ class Record:
             self._recorder.capture(step)
             if self._recorder.captures == 1:
                 self.session.say(self._recorder.cost(self.session.config.steps))
+            if self.origin.measured is not None and "rewards" in self.session.config.capture_parts:
+                self.log(step, self.origin.measured(self.trainee.view))
             self.rollouts(self.origin.evaluation.rows(step) if self.origin.evaluation else ())
 
     def rollouts(self, rows: Sequence[Mapping[str, Any]]) -> None:

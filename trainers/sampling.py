@@ -35,6 +35,7 @@ from probe.world.language import read
 from trainers.checkpoint import last_checkpoint
 from trainers.config import FINAL_ANSWER, OnlineConfig
 from trainers.loop import draw
+from trainers.pass_rates import PassRates, held_out_questions
 from trainers.record import CAPTURE_TOKENS, AnsweredPrompt, Origin, answered_prompts, data_texts, file_hash
 from trainers.reference import Aim, ReferenceEvaluation
 from trainers.resume import check_unchanged
@@ -556,6 +557,7 @@ def load_sampler(
         texts=data_texts(rows),
         rows=((each.ids, ()) for each in prompts.items),
         prompts=prompts.capture or best_and_worst(sampler),
+        measured=pass_rates(world, config, prompts.items),
         evaluation=ReferenceEvaluation.of(
             session,
             trainee,
@@ -566,6 +568,13 @@ def load_sampler(
         ),
     )
     return sampler, origin
+
+
+def pass_rates(world: World | None, config: OnlineConfig, prompts: Sequence[Prompt]) -> PassRates | None:
+    """Return the measurement of pass@k on held-out questions; None without captures or on prompts of a file."""
+    if world is None or config.data != "world" or not config.capture_every:
+        return None
+    return PassRates(world, held_out_questions(world, config, [prompt.text for prompt in prompts]), config)
 
 
 CAPTURED = 4

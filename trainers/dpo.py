@@ -238,6 +238,7 @@ def train(config: DPOConfig) -> Run:
         world=world,
         data=preferences.data | {"reference": fingerprint},
         texts=data_texts(rows),
+        rows=((each.prompt, each.chosen) for each in pairs),
         prompts=preferences.prompts,
         instruments=pair_instruments(pairs),
         evaluation=annotator_evaluation(session, config, trainee, world, preferences.longest),

@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from probe import Run
 from probe.commands.progress import Bar, StopRequest
 from probe.errors import RunError
+from probe.recording.block_metrics import BlockMetrics
 from probe.runs import thin
 from probe.runs.alarm_rows import Alarm
 from probe.ticks import announce
 from trainers import checkpoint
-from trainers.block_metrics import BlockMetrics
 from trainers.checkpoint import State
 from trainers.optimizer import Optimizer, learning_rate, take_gradients, with_gradient
 from trainers.record import Origin, Record
@@ -280,7 +280,8 @@ def _steps(
         if method.milestone(0):
             record.log(0, evaluate(session, method))
         record.capture(0)
-    pace, blocks = StepTimer(), BlockMetrics(session, module, optimizer)
+    pace = StepTimer()
+    blocks = BlockMetrics(module, optimizer.pairs, session.total if session.shards else list)
 
     def stop() -> bool:
         return request.asked or record.stopping is not None

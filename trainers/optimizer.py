@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from probe.errors import ConfigError
+from probe.recording.block_metrics import part_of
 from trainers.config import TrainConfig
-from trainers.sharding import part_of
 
 
 class Optimizer(torch.optim.AdamW):

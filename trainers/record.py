@@ -20,12 +20,14 @@ from probe.diagnosis.alarms import Alarms
 from probe.errors import ConfigError, DataError, ModelError, RunError, TrainingStopped
 from probe.logits.answer_tokens import answer_tokens
 from probe.model.hooks import fused_parts
+from probe.model.template_marks import decoded_row, encoded_rows
 from probe.model.text import context_length, encode_all, pieces, quote_words, unknown_tokens, unread
 from probe.recording.recorder import Instrument, Prompt, Recorder, as_prompt, default_prompts
 from probe.rewards.evaluation import evaluate
 from probe.rows import Row, is_messages, is_text, read_columns, read_text
 from probe.runs import ProbePrompt, RunWriter
 from probe.runs.alarm_rows import Alarm
+from probe.runs.encoded_rows import ROWS
 from probe.runs.schema import step_name
 from probe.runs.trained_on import repeated
 from probe.untrusted import open_file
@@ -56,6 +58,8 @@ class Origin:
     """Description of the data: source, hash, number of examples. They must be unchanged when the run is resumed."""
     texts: Iterable[str] = ()
     """Texts of the data files (`data_texts`), from which the run records which questions it was trained on."""
+    rows: Iterable[tuple[Sequence[int], Sequence[int]]] = ()
+    """Ids of the prompt and of the answer, if there is one, of the rows that are trained on; the first are recorded."""
     prompts: Sequence[Any] = ()
     """Prompts to capture on, in the form of `probe.watch`."""
     instruments: Sequence[Instrument] = ()
@@ -64,6 +68,8 @@ class Origin:
     """Whether the trained model answers the world's questions at the end (a reward model does not)."""
     evaluators: Sequence[Callable[[LM], Sequence[Mapping[str, Any]]]] = ()
     """Functions from the trained model to further rows of the headline (metric, value, ci_low, ci_high, n)."""
+    measured: Callable[[LM], Mapping[str, float]] | None = None
+    """Function from the model to metrics that are logged at every capture."""
     evaluation: ReferenceEvaluation | None = None
     """Measurements against reference, reward and exact optimum."""
 
@@ -111,6 +117,9 @@ class Record:
                 seed=config.seed,
             )
         self.writer.trained_on(origin.texts)
+        tokenizer = self.trainee.lm.tokenizer
+        rows = [decoded_row(tokenizer, prompt, answer) for prompt, answer in islice(origin.rows, ROWS)]
+        self.writer.encoded_rows(encoded_rows(tokenizer, tokenizer, rows))
         if config.alarms or config.stop_on:
             self._alarms = Alarms(self.writer, stop_on=config.stop_on)
         self._record(self.writer)
@@ -161,6 +170,8 @@ class Record:
             self._recorder.capture(step)
             if self._recorder.captures == 1:
                 self.session.say(self._recorder.cost(self.session.config.steps))
+            if self.origin.measured is not None and "rewards" in self.session.config.capture_parts:
+                self.log(step, self.origin.measured(self.trainee.view))
             self.rollouts(self.origin.evaluation.rows(step) if self.origin.evaluation else ())
 
     def rollouts(self, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -304,6 +304,7 @@ def train(config: RewardConfig) -> Run:
         | {"base": fingerprint}
         | held_out_data(base.lm, *([each.prompt for each in part] for part in (pairs, test_pairs))),
         texts=data_texts(rows),
+        rows=((each.prompt, each.chosen) for each in pairs),
         prompts=preferences.prompts,
         instruments=[RewardTokens(trainee.module.score, method.fixed_pairs())],
         evaluated=False,

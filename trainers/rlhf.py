@@ -46,6 +46,7 @@ from transformers import PreTrainedTokenizerBase
 
 from probe import Run
 from probe.cli import main
+from probe.recording.signs import gap_metrics
 from probe.world import World
 from trainers.config import RLHFConfig
 from trainers.loop import Loss, Method, fit
@@ -64,7 +65,6 @@ from trainers.sampling import (
 )
 from trainers.scalar_heads import HeadedTrainee, ModelWithHead, ValueHead, width_of
 from trainers.session import Session
-from trainers.signs import gap_metrics
 from trainers.starting import load_trainee
 
 if TYPE_CHECKING:

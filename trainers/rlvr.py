@@ -66,8 +66,8 @@ from trainers.sampling import (
     rollout_metrics,
     rollout_rows,
 )
+from trainers.sampling_gap import SamplingGap
 from trainers.session import Session
-from trainers.signs import SamplingGap
 from trainers.starting import load_trainee
 from trainers.trainee import Trainee
 

@@ -42,9 +42,9 @@ from trainers.sampling import (
     rollout_metrics,
     rollout_rows,
 )
+from trainers.sampling_gap import SamplingGap
 from trainers.session import Session
 from trainers.sft import Demonstration, demonstration_logprobs, loss_of
-from trainers.signs import SamplingGap
 from trainers.starting import load_trainee
 from trainers.trainee import Trainee
 

@@ -27,6 +27,7 @@ from probe.errors import ConfigError, DataError
 from probe.model.scoring import TokenLogprobs, completion_logprobs
 from probe.model.text import context_length, encode, pieces
 from probe.recording.recorder import leave_undisturbed
+from probe.recording.signs import entropy_by_position, group_metrics
 from probe.rows import Columns, Row, Rows, is_answer, is_text, is_text_or_messages, read_columns
 from probe.runs import ProbePrompt, Run
 from probe.world import World
@@ -34,12 +35,12 @@ from probe.world.language import read
 from trainers.checkpoint import last_checkpoint
 from trainers.config import FINAL_ANSWER, OnlineConfig
 from trainers.loop import draw
+from trainers.pass_rates import PassRates, held_out_questions
 from trainers.record import CAPTURE_TOKENS, AnsweredPrompt, Origin, answered_prompts, data_texts, file_hash
 from trainers.reference import Aim, ReferenceEvaluation
 from trainers.resume import check_unchanged
 from trainers.reward_functions import RewardFunction, check_files, model_spec, plain_reward, resolve, weighted_sum
 from trainers.session import Session, derive_seed
-from trainers.signs import entropy_by_position, group_metrics
 from trainers.trainee import Reference, Trainee
 
 RESERVED = ("prompts", "completions", "prompt_ids", "completion_ids")
@@ -554,7 +555,9 @@ def load_sampler(
         world=world,
         data=prompts.data | {"reference": trainee.fingerprint, "rewards": {r.spec: r.fingerprint for r in rewards}},
         texts=data_texts(rows),
+        rows=((each.ids, ()) for each in prompts.items),
         prompts=prompts.capture or best_and_worst(sampler),
+        measured=pass_rates(world, config, prompts.items),
         evaluation=ReferenceEvaluation.of(
             session,
             trainee,
@@ -565,6 +568,13 @@ def load_sampler(
         ),
     )
     return sampler, origin
+
+
+def pass_rates(world: World | None, config: OnlineConfig, prompts: Sequence[Prompt]) -> PassRates | None:
+    """Return the measurement of pass@k on held-out questions; None without captures or on prompts of a file."""
+    if world is None or config.data != "world" or not config.capture_every:
+        return None
+    return PassRates(world, held_out_questions(world, config, [prompt.text for prompt in prompts]), config)
 
 
 CAPTURED = 4

@@ -354,6 +354,7 @@ def train(config: SFTConfig) -> Run:
         world=world,
         data=data,
         texts=data_texts(rows),
+        rows=((each.prompt, each.completion) for each in examples),
         prompts=demonstrations.prompts,
         evaluation=ReferenceEvaluation.of(
             session,

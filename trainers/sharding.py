@@ -27,18 +27,11 @@ from probe.model import loading
 from probe.model.placement import dtype_of
 from probe.model.read_places import blocks_of
 from probe.model.scoring import settle_ways
+from probe.recording.block_metrics import part_of
 from trainers.blocks import recompute_blocks
 from trainers.config import TrainConfig
 from trainers.session import Session
 from trainers.trainee import Reference, Trainee
-
-
-def part_of(weight: Tensor) -> Tensor:
-    """Return the part of a weight that this process holds, or the whole weight if it is not shared.
-
-    The result shares the memory of the weight.
-    """
-    return weight.to_local() if isinstance(weight, DTensor) else weight
 
 
 def gather(*weights: tuple[Tensor, Tensor]) -> list[Tensor]:

@@ -37,6 +37,7 @@ MODULES = {
     "reward_hacking": "probe.diagnosis.reward_faults",
     "length_exploitation": "probe.diagnosis.reward_faults",
     "loss_on_wrong_tokens": "probe.diagnosis.data_faults",
+    "template_fault": "probe.diagnosis.template_faults",
     "leak": "probe.diagnosis.data_faults",
     "reward_shortcut": "probe.diagnosis.preference_faults",
     "flipped_labels": "probe.diagnosis.preference_faults",
@@ -92,7 +93,7 @@ class Fault:
     remedy: str
     """Remedy to try."""
     needs: tuple[str, ...]
-    """Entries that a run must have: metrics, `rollouts`, `checkpoint`, `held_out`; or alternatives: `a or b`."""
+    """Entries that a run must have: metrics, names of `probe.diagnosis.run_reading`, or alternatives: `a or b`."""
     methods: tuple[str, ...] = ()
     """Methods to which it applies; all if empty."""
     least: int = LEAST

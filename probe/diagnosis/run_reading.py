@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from probe.numbers import in_unit, shown_ends
+from probe.runs.encoded_rows import EncodedRows
 from probe.runs.reader import Run
 from probe.stats import Interval
 from probe.terms import term
@@ -24,9 +25,9 @@ POINTS = 256
 """Largest number of values of a series that are examined."""
 LARGEST = 1e100
 """Largest size of a value; larger ones are cut, so that sums of squares stay finite."""
-ROLLOUTS, CHECKPOINT, HELD_OUT = "rollouts", "checkpoint", "held_out"
+ROLLOUTS, CHECKPOINT, HELD_OUT, ENCODED = "rollouts", "checkpoint", "held_out", "encoded_rows"
 """Names of what a fault may need in addition to metrics: sampled completions, a saved model, held-out rows that were
-compared with the training rows."""
+compared with the training rows, rows as the model reads them beside its chat template."""
 SECOND = ("expected_gold", "gold/reward", "rewards/*/mean")
 """Measures of completions beside the reward that is maximised; rewards count if there are several. The share of true
 completions is none: a policy that rightly learns to abstain is true less often."""
@@ -139,6 +140,12 @@ class Reading:
         return rows, repeated
 
     @cached_property
+    def encoded(self) -> EncodedRows | None:
+        """Rows as the model reads them; None without them, or if the model's own template is unknown."""
+        found = self.run.encoded_rows() if self.run is not None else None
+        return found if found is not None and found.known else None
+
+    @cached_property
     def last_step(self) -> int:
         """The last logged step; 0 without any."""
         return int(self._column("step")[self.order[-1]]) if len(self.order) else 0
@@ -167,6 +174,8 @@ class Reading:
         """Return how much of an entry of `Fault.needs` there is: values of a metric, rollouts, models, or rows."""
         if name == HELD_OUT:
             return self.held_out[0]
+        if name == ENCODED:
+            return len(self.encoded.rows) if self.encoded is not None else 0
         if name == ROLLOUTS:
             return len(self.rollouts)
         if name == CHECKPOINT:

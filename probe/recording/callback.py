@@ -53,15 +53,19 @@ from probe.model.adapted import is_peft_model, reference_active
 from probe.model.lm import LM
 from probe.model.references import resolve
 from probe.model.rewards import RewardModel, language_model
+from probe.model.template_marks import encoded_rows, own_tokenizer
 from probe.model.text import Ids, unwrap
 from probe.recording import trl_rollouts
+from probe.recording.block_metrics import UpdateWatch
 from probe.recording.capture_plan import CaptureOptions
+from probe.recording.encoded_sample import first_rows
 from probe.recording.pair_lens import PairLens, short_pairs
 from probe.recording.recorder import Instrument, Prompt, Recorder, ReferenceKL, leave_undisturbed, watch
 from probe.recording.reward_shift import LogitsFn
 from probe.recording.reward_tokens import RewardTokens, TextPair, pair_rows, split_pair
 from probe.runs.addresses import is_run
 from probe.runs.captures import Captures
+from probe.runs.encoded_rows import EncodedRow
 from probe.runs.reader import Run
 from probe.runs.schema import jsonable
 from probe.runs.writer import LEFT, RunWriter, end_if_left, ended_by
@@ -137,6 +141,8 @@ class ProbeCallback(TrainerCallback):
         self._tokenizer: Any = None
         self._recorder: Recorder | None = None
         self._alarms: Alarms | None = None
+        self._update: UpdateWatch | None = None
+        self._samples = trl_rollouts.SampleMetrics()
         self._reference: str | None = None
         self._language: Any = None
         """Language model over a reward model's decoder; None for other models."""
@@ -176,6 +182,9 @@ class ProbeCallback(TrainerCallback):
             self._language = _language_model(unwrap(model), self.parent or model.config._name_or_path)
             self._head = RewardTokens(nn.Identity(), _pairs(given.get("train_dataloader"), CAPTURED))
         self._say(_what_is_missing(model, self._language, self.every, self.checkpoint))
+        self._update = UpdateWatch(model) if _is_whole(model) else None
+        with leave_undisturbed(model):
+            self._record_rows(first_rows(getattr(given.get("train_dataloader"), "dataset", None), self._tokenizer))
         self._record_rollouts(args)
         if self.every and _is_whole(model) and (_predicts_tokens(model) or self._language is not None):
             try:
@@ -197,6 +206,16 @@ class ProbeCallback(TrainerCallback):
                 self._end("failed", str(error))
                 raise
 
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Measure the gradient of each part of the model, in a step that is logged."""
+        if self._update is not None and _is_logged(int(state.global_step) + 1, args, state):
+            self._update.before()
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Measure by how much each part of the model was updated."""
+        if self._update is not None:
+            self._update.after()
+
     def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Make a capture if one is due, and stop all processes if there is an alarm for it."""
         step = int(state.global_step)
@@ -211,6 +230,9 @@ class ProbeCallback(TrainerCallback):
         values = {_name(name, args): value for name, value in (logs or {}).items() if isinstance(value, int | float)}
         if TOKENS in values and values[TOKENS] != state.num_input_tokens_seen:  # a count that begins anew on a resume
             values |= {TOKENS: math.nan if self._tokens is None else values[TOKENS] + self._tokens}
+        if "grad_norm" in values:
+            updates = self._update.take(values["grad_norm"]) if self._update is not None else {}
+            values = self._samples.take() | updates | values
         if self.writer is not None and values:
             self.writer.log(int(state.global_step), values)
             if self._alarms is not None:
@@ -312,6 +334,13 @@ class ProbeCallback(TrainerCallback):
             return None
         return lambda rows: LM.load(origin, device=view.device).logits(rows)
 
+    def _record_rows(self, rows: Sequence[EncodedRow]) -> None:
+        """Record rows as the model reads them, beside the chat templates of its own tokenizer and of the trainer's."""
+        if self.writer is not None and rows:
+            origin = self.parent or getattr(self._model.config, "_name_or_path", "")
+            own = own_tokenizer(origin) if origin else None
+            self.writer.encoded_rows(encoded_rows(self._tokenizer, own, rows, known=not origin or own is not None))
+
     def _record_rollouts(self, args: Any) -> None:
         """Record the trainer's samples, if it samples."""
         samples = METHODS.get(type(args).__name__) == "rlvr" or hasattr(self.trainer, trl_rollouts.SAMPLE)
@@ -320,7 +349,10 @@ class ProbeCallback(TrainerCallback):
         reason = trl_rollouts.misfit(self.trainer)
         self._say(reason)
         if reason is None:
-            self._release = trl_rollouts.record(self.trainer, self.writer.rollouts, self._say)
+            self._samples = trl_rollouts.SampleMetrics()
+            self._release = trl_rollouts.record(
+                self.trainer, self.writer.rollouts, self._samples, self._record_rows, self._say
+            )
 
     def _say(self, note: str | None) -> None:
         """Report what cannot be written, now and in the run's message."""
@@ -331,7 +363,7 @@ class ProbeCallback(TrainerCallback):
     def _end(self, status: str, message: str | None = None) -> None:
         writer, undo = self.writer, self._ended
         self.writer = self._recorder = self._model = self._tokenizer = self._language = self._head = None
-        self._alarms = None
+        self._alarms = self._update = None
         self._release()
         self._release = lambda: None
         if writer is not None:
@@ -342,6 +374,13 @@ class ProbeCallback(TrainerCallback):
 
 _WRITING: weakref.WeakSet[ProbeCallback] = weakref.WeakSet()
 """Callbacks whose training has begun and has not ended."""
+
+
+def _is_logged(step: int, args: Any, state: Any) -> bool:
+    """Return whether a trainer logs a step; the last one of an epoch is not known beforehand, so any may be."""
+    if (strategy := str(getattr(args.logging_strategy, "value", args.logging_strategy))) != "steps":
+        return strategy == "epoch"
+    return step % max(int(state.logging_steps), 1) == 0 or (step == 1 and bool(args.logging_first_step))
 
 
 def _from_main_process(value: bool, args: Any) -> bool:

@@ -1,22 +1,29 @@
-"""Rollouts of TRL's GRPOTrainer and RLOOTrainer, as rows of rollouts.jsonl (docs/runs.md).
+"""Rollouts of TRL's GRPOTrainer and RLOOTrainer, as rows of rollouts.jsonl (docs/runs.md), and metrics of its samples.
 
 TRL does not pass its samples to callbacks, and its public record (`log_completions`) has their texts, rewards and
 advantages without token ids, and only of steps that are logged. So the method that makes a batch of scored completions
 is wrapped during training; its result is unchanged, whether transformers or vLLM sampled. Log-probabilities and
 entropies of the few recorded completions are computed again under the policy and the reference, without dropout, with
 one pass of each over the recorded prompts.
+
+TRL logs rewards, lengths and, with vLLM, most of the gap between sampler and trainer. `SampleMetrics` adds what
+Probe's own trainers log beside these, by the same functions: repetition, the correlation of reward and length, the
+effective sample size, and, of recorded completions, the entropy by position.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from probe.model.adapted import reference_active
 from probe.model.scoring import TokenLogprobs, completion_logprobs
+from probe.model.template_marks import decoded_row
 from probe.model.text import pieces
 from probe.recording.recorder import leave_undisturbed
+from probe.recording.signs import entropy_by_position, gap_metrics, group_metrics
+from probe.runs.encoded_rows import ROWS, EncodedRow
 
 EVERY, KEPT = 10, 4
 """Steps between two recorded ones, and number of prompts whose completions are recorded, as in `probe train rlvr`."""
@@ -25,6 +32,8 @@ SAMPLE = "_generate_and_score_completions"
 BATCH = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages")
 """Names of the batch's tensors with one row per completion."""
 
+EFFECTIVE = "sampling/effective_sample_size"
+"""Measure of the gap between sampler and trainer that TRL does not log."""
 SAMPLED = "sampling_per_token_logps"
 """Name of the log-probabilities under the engine that sampled, in a batch by vLLM; others have none."""
 
@@ -43,12 +52,61 @@ def misfit(trainer: Any) -> str | None:
     return f"Rollouts are not recorded: {_foreign(trainer, lacking[0])}" if lacking else None
 
 
-def record(trainer: Any, write: Write, complain: Callable[[str], None]) -> Callable[[], None]:
+class SampleMetrics:
+    """Metrics of the samples since the last row of a trainer's log; their means go into the next one, as TRL's do."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, list[float]] = {}
+
+    def add(self, metrics: Mapping[str, float]) -> None:
+        """Add the metrics of a batch."""
+        for name, value in metrics.items():
+            self._values.setdefault(name, []).append(value)
+
+    def take(self) -> dict[str, float]:
+        """Return the mean of each metric over the batches in which it is a number, and begin anew."""
+        known = {name: [each for each in values if not math.isnan(each)] for name, values in self._values.items()}
+        self._values = {}
+        return {name: math.fsum(values) / len(values) if values else math.nan for name, values in known.items()}
+
+
+def sample_metrics(trainer: Any, batch: Mapping[str, Any]) -> dict[str, float]:
+    """Return the metrics of a batch that TRL does not log (docs/metrics.md): of this process, of whole groups.
+
+    Args:
+        trainer: a GRPOTrainer or RLOOTrainer; its rewards must be those of this batch.
+        batch: see `rollout_rows`; `old_per_token_logps` [N L] too where TRL computes them.
+    """
+    size, local = trainer.num_generations, len(batch["completion_ids"])
+    count = local // size * size
+    ids = [_completion(trainer, batch, n) for n in range(count)]
+    weights = trainer.reward_weights.tolist()
+    rewards = [_weighted_sum(list(each.values()), weights) for each in _rewards(trainer, local, count)]
+    places = range(0, count, size)
+    groups = [ids[first : first + size] for first in places]
+    metrics = group_metrics(groups, [rewards[first : first + size] for first in places]) if groups else {}
+    sampled, old = batch.get(SAMPLED), batch.get("old_per_token_logps")
+    if sampled is not None and old is not None:
+        mask = batch["completion_mask"].bool() & batch.get("tool_mask", batch["completion_mask"]).bool()
+        gaps: Tensor = (old - sampled)[mask & ~sampled.isnan()]
+        metrics |= {name: value for name, value in gap_metrics(gaps).items() if name == EFFECTIVE}
+    return metrics
+
+
+def record(
+    trainer: Any,
+    write: Write,
+    metrics: SampleMetrics,
+    show: Callable[[list[EncodedRow]], None],
+    complain: Callable[[str], None],
+) -> Callable[[], None]:
     """Record a trainer's samples from now on, at the first step and then every `EVERY` steps.
 
     Args:
         trainer: a GRPOTrainer or RLOOTrainer without a `misfit`.
         write: function that receives the rows of a step.
+        metrics: metrics to which those of each batch are added.
+        show: function that receives, once, the prompts of the first batch as the model reads them.
         complain: function that receives, once, a sentence on why nothing more can be recorded.
 
     Returns:
@@ -60,16 +118,23 @@ def record(trainer: Any, write: Write, complain: Callable[[str], None]) -> Calla
     def sample_and_record(inputs: Sequence[Mapping[str, Any]]) -> Any:
         nonlocal newest
         batch, step = sample(inputs), int(trainer.state.global_step) + 1
-        due = step % EVERY == 0 or step == trainer.state.max_steps or step >= newest + EVERY
-        if not trainer.model.training or not due or step == newest:  # a step may have several batches
+        if not trainer.model.training:
             return batch
         lacking = [name for name in BATCH if name not in batch]
         if lacking:
             end()
             complain(f"Rollouts are not recorded: {_foreign(trainer, lacking[0])}")
             return batch
+        metrics.add(sample_metrics(trainer, batch))
+        if newest < 0:
+            show(prompt_rows(trainer, batch))
+        due = step % EVERY == 0 or step == trainer.state.max_steps or step >= newest + EVERY
+        if not due or step == newest:  # a step may have several batches
+            return batch
         newest = step
-        write(rollout_rows(trainer, step, inputs, batch))
+        rows = rollout_rows(trainer, step, inputs, batch)
+        metrics.add(entropy_by_position([row["entropy"] for row in rows if "entropy" in row]))
+        write(rows)
         return batch
 
     def end() -> None:
@@ -80,6 +145,13 @@ def record(trainer: Any, write: Write, complain: Callable[[str], None]) -> Calla
 
     setattr(trainer, SAMPLE, sample_and_record)
     return end
+
+
+def prompt_rows(trainer: Any, batch: Mapping[str, Any]) -> list[EncodedRow]:
+    """Return the first prompts of a batch as the model reads them."""
+    tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
+    both = list(zip(batch["prompt_ids"], batch["prompt_mask"], strict=True))[:: trainer.num_generations][:ROWS]
+    return [decoded_row(tokenizer, ids[mask.bool()].tolist(), ()) for ids, mask in both]
 
 
 def rollout_rows(

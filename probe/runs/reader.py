@@ -15,6 +15,7 @@ from probe.runs.addresses import is_cached, is_url
 from probe.runs.alarm_rows import Alarm, read_alarms
 from probe.runs.captures import Captures, Row, all_rows, rollouts_frame
 from probe.runs.directories import find, local_folder, roots, run_directories, store_problems
+from probe.runs.encoded_rows import EncodedRows, read_encoded_rows
 from probe.runs.metric_log import MetricLog
 from probe.runs.run_marks import Marks, read_marks
 from probe.runs.schema import (
@@ -193,6 +194,10 @@ class Run:
     def trained_on(self) -> TrainedOn | None:
         """Return the sentences of the training data as hashes; None without a readable record."""
         return read_trained_on(self.path)
+
+    def encoded_rows(self) -> EncodedRows | None:
+        """Return rows as the model reads them beside its chat template; None without a readable record."""
+        return read_encoded_rows(self.path)
 
     def _live(self) -> bool:
         return self.status == "running"

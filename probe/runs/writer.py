@@ -29,6 +29,7 @@ from probe.runs.addresses import RUN_FILE, is_run
 from probe.runs.alarm_rows import Alarm
 from probe.runs.captures import Captures
 from probe.runs.checksums import write_checksums
+from probe.runs.encoded_rows import EncodedRows, write_encoded_rows
 from probe.runs.metric_log import MetricLog
 from probe.runs.reader import Run, beats_elsewhere
 from probe.runs.schema import (
@@ -266,6 +267,12 @@ class RunWriter:
         record = collect(texts)
         if record.sentences:
             write_trained_on(self.path, record)
+
+    def encoded_rows(self, record: EncodedRows) -> None:
+        """Record rows as the model reads them (`probe.runs.encoded_rows`); write nothing if there are none."""
+        self._check_open()
+        if record.rows:
+            write_encoded_rows(self.path, record)
 
     def capture(self, step: int, tensors: Mapping[str, Any], started: float | None = None) -> Path:
         """Store tensors (torch or NumPy) of a step, with the recorder's tensors in the types of `CAPTURE_DTYPES`.

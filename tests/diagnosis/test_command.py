@@ -89,7 +89,7 @@ def test_table_fits_a_terminal(width: int):
     words = " ".join(text.split())
     assert "Over-optimisation over_optimisation" in words
     assert "nothing found" in words
-    assert "sft: could not be seen: Leak, without held_out" in words
+    assert "sft: could not be seen: Template fault, without encoded_rows; Leak, without held_out" in words
 
 
 def test_html_has_sentence_curves_and_remedy(tmp_path: Path):

@@ -34,6 +34,7 @@ from probe.chain_of_thought.files import read_problems
 from probe.commands import jobs as jobs_command
 from probe.commands import runs as commands
 from probe.continual.training import saved_texts
+from probe.diagnosis import diagnose
 from probe.experiments.definition import Experiment
 from probe.experiments.metrics import Mean
 from probe.experiments.result import ITEMS_FILE, LINES_FILE, RESULT_FILE, Result, sendable_result
@@ -68,6 +69,7 @@ from probe.runs.captured import (
     rollout_table,
     token_measures,
 )
+from probe.runs.encoded_rows import ENCODED_ROWS, EncodedRow, EncodedRows, TemplateMarks
 from probe.runs.run_filter import RunFilter
 from probe.runs.run_marks import MARKS, Marks, write_marks
 from probe.runs.schema import ProbePrompt, dumps
@@ -364,6 +366,21 @@ def read_data_record(path: Path) -> None:
     past = past_of(*pair, ON_SETS)  # type: ignore[arg-type]
     sent(pd.DataFrame(past.facts(ON_SETS)))
     assert open_run(path).status == "finished"
+
+
+def encoded(folder: Path) -> Path:
+    """A run with rows as the model sees them, two tokens of beginning in each."""
+    writer = write_run(folder / "run", method="sft")
+    marks = TemplateMarks("<|im_start|>user ", "<|im_start|>assistant ")
+    rows = [EncodedRow([1, 1, 5], f"<|im_start|>user {TEXT}", "yes"), EncodedRow([1, 1], TEXT)]
+    writer.encoded_rows(EncodedRows(rows, 1, marks, marks))
+    writer.finish()
+    return writer.path
+
+
+def read_encoded(path: Path) -> None:
+    """What a diagnosis says of the rows."""
+    sent(pd.DataFrame(diagnose(open_run(path)).to_dict()["findings"]))
 
 
 def captures(folder: Path) -> Path:
@@ -747,6 +764,7 @@ FORMATS = (
     Format("rollouts.jsonl", rollouts, "rollouts.jsonl", mutate_lines, read_rollouts),
     Format("alarms.jsonl", alarmed, "alarms.jsonl", mutate_lines, read_alarms),
     Format("trained_on.json", data_record, TRAINED_ON, mutate_json, read_data_record),
+    Format("encoded_rows.json", encoded, ENCODED_ROWS, mutate_json, read_encoded),
     Format("captures/index.jsonl", captures, "captures/index.jsonl", mutate_lines, read_captures),
     Format("captures/prompts.json", captures, "captures/prompts.json", mutate_json, read_captures),
     Format("captures/STEP.safetensors", captures, "captures/00000002.safetensors", mutate_safetensors, read_captures),

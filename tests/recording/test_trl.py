@@ -156,6 +156,7 @@ def test_rollouts_from_a_server_of_vllm(tmp_path: Path, trl: Any, monkeypatch: p
     expect_as_logged(run.path, "GRPO", follow.advantages, [1, 2, 3, 4])
     for row in run.rollouts().to_dict("records"):
         np.testing.assert_allclose(row["sampling_logprobs"], row["logprobs"], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(run.metrics()["sampling/effective_sample_size"].dropna(), 1, atol=1e-4)
 
 
 @pytest.mark.parametrize("form", ["whole", "adapter", "continued adapter"])

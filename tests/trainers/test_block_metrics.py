@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from probe import LM
+from probe.recording.block_metrics import SAMPLE, BlockMetrics, parts_of
 from tests.models import random_lm
 from tests.trainers.quick import QUICK, train
-from trainers.block_metrics import SAMPLE, BlockMetrics, parts_of
 from trainers.config import PretrainConfig
 from trainers.loop import Objective, take_step
 from trainers.lora import LoRATrainee
@@ -47,7 +47,7 @@ def test_a_step_by_hand(model_dir: Path, tmp_path: Path, clip: float, weights_dt
     slopes = {name: parameter.grad.double() for name, parameter in model.named_parameters()}
     old = {name: parameter.detach().double().clone() for name, parameter in model.named_parameters()}
     optimizer = Optimizer(model, config)
-    blocks = BlockMetrics(session, model, optimizer)
+    blocks = BlockMetrics(model, optimizer.pairs)
     outcome = take_step(session, Objective(model, method.loss), optimizer, rows, lr=0.01, blocks=blocks)
     new = {name: parameter.detach().double() for name, parameter in model.named_parameters()}
     tolerance = 1e-4 if weights_dtype == "float32" else 0.01
@@ -96,7 +96,7 @@ def test_a_frozen_block_is_seen(model_dir: Path, tmp_path: Path) -> None:
     config = PretrainConfig(out=tmp_path / "none", batch_size=4, device="cpu")
     session, optimizer = Session(config), Optimizer(lm.model, config)
     method = Pretraining(session, None, None)  # type: ignore[arg-type]
-    rows, blocks = np.full((4, 24), 5), BlockMetrics(session, lm.model, optimizer)
+    rows, blocks = np.full((4, 24), 5), BlockMetrics(lm.model, optimizer.pairs)
     found = take_step(session, Objective(lm.model, method.loss), optimizer, rows, lr=0.01, blocks=blocks).metrics
     assert found["grad_norm/blocks.1"] == found["update_ratio/blocks.1"] == 0
     assert found["grad_norm/blocks.0"] > 0

@@ -11,9 +11,10 @@ from transformers import TopKLogitsWarper, TopPLogitsWarper
 
 from probe import LM
 from probe.model.scoring import completion_logprobs
+from probe.recording.signs import entropy_by_position, gap_metrics, group_metrics
 from tests.trainers.quick import train
 from trainers import sampling
-from trainers.signs import SamplingGap, entropy_by_position, gap_metrics, group_metrics
+from trainers.sampling_gap import SamplingGap
 
 MEAN, MAX = (f"sampling/sampling_logp_difference/{kind}" for kind in ("mean", "max"))
 LOW, RATIO, HIGH = (f"sampling/importance_sampling_ratio/{kind}" for kind in ("min", "mean", "max"))

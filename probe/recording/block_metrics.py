@@ -12,7 +12,7 @@ about `SAMPLE` numbers: all of a small one, and in a large one enough, as Adam's
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +21,6 @@ from transformers import PreTrainedModel
 
 from probe.errors import ConfigError
 from probe.model.read_places import blocks_of
-from trainers.optimizer import Optimizer
-from trainers.session import Session
-from trainers.sharding import part_of
 
 SAMPLE = 4096
 """Largest number of weights of a tensor whose update is measured."""
@@ -52,10 +49,22 @@ def parts_of(module: nn.Module) -> dict[str, list[str]]:
 class BlockMetrics:
     """Measurements of the parts of a model around the update of a step."""
 
-    def __init__(self, session: Session, module: nn.Module, optimizer: Optimizer) -> None:
-        self._session, parts = session, parts_of(module)
+    def __init__(
+        self,
+        module: nn.Module,
+        pairs: Mapping[str, tuple[Tensor, Tensor]],
+        total: Callable[[list[float]], Sequence[float]] = list,
+    ) -> None:
+        """Find the parts of a model.
+
+        Args:
+            module: model that is trained.
+            pairs: name -> (trained weight, tensor that the optimiser updates in its place, or the weight itself).
+            total: function that adds up numbers over the processes that share the model.
+        """
+        self._total, parts = total, parts_of(module)
         self._parts = list(parts)
-        self._pairs = [(part, optimizer.pairs[name]) for part, names in parts.items() for name in names]
+        self._pairs = [(part, pairs[name]) for part, names in parts.items() for name in names]
         self._views = [_beginning(weight) for _, (weight, _) in self._pairs]
 
     def gradients(self, norms: Iterable[tuple[Tensor, float]], scale: float) -> dict[str, float]:
@@ -80,7 +89,7 @@ class BlockMetrics:
         if not self._views:
             return {}
         changes = torch._foreach_sub(self._views, list(before))
-        norms = torch.stack(torch._foreach_norm([*changes, *before])).double().square().tolist()
+        norms = [norm**2 for norm in norms_of([*changes, *before])]
         now, old = self._sums(norms[: len(before)]), self._sums(norms[len(before) :])
         return {f"update_ratio/{part}": _ratio(math.sqrt(now[part]), math.sqrt(old[part])) for part in now}
 
@@ -89,12 +98,29 @@ class BlockMetrics:
         sums = dict.fromkeys(self._parts, 0.0)
         for (part, _), value in zip(self._pairs, values, strict=True):
             sums[part] += value
-        totals = self._session.total(list(sums.values())) if self._session.shards else sums.values()
-        return dict(zip(sums, totals, strict=True))
+        return dict(zip(sums, self._total(list(sums.values())), strict=True))
+
+
+def norms_of(tensors: Sequence[Tensor]) -> list[float]:
+    """Return the norms of tensors, which may lie on several devices, summed in single precision or better."""
+    if not tensors:
+        return []
+    wide = torch.float64 if any(each.dtype == torch.float64 for each in tensors) else torch.float32
+    norms: Sequence[Tensor] = torch._foreach_norm(list(tensors), 2, dtype=wide)
+    values: list[float] = torch.stack([norm.to(norms[0].device) for norm in norms]).tolist()
+    return values
 
 
 def _ratio(change: float, norm: float) -> float:
     return change / norm if norm else math.nan if change else 0.0
+
+
+def part_of(weight: Tensor) -> Tensor:
+    """Return the part of a weight that this process holds, or the whole weight if it is not shared.
+
+    The result shares the memory of the weight.
+    """
+    return weight.to_local() if isinstance(weight, DTensor) else weight
 
 
 def _beginning(weight: Tensor) -> Tensor:
@@ -107,3 +133,43 @@ def _beginning(weight: Tensor) -> Tensor:
         view = view.narrow(axis, 0, min(max(size - first, 0), view.shape[axis]))
         left, first = max(left // size, 1), 0
     return view
+
+
+class UpdateWatch:
+    """Gradient and update of each part in one update of a trainer that is not Probe's, around its optimiser's step."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._weights = [weight for weight in module.parameters() if weight.requires_grad]
+        trained = {name: (weight, weight) for name, weight in module.named_parameters() if weight.requires_grad}
+        self._blocks = BlockMetrics(module, trained)
+        self._before: Sequence[Tensor] | None = None
+        self._gradients: dict[str, float] = {}
+        self._updates: dict[str, float] = {}
+
+    def before(self) -> None:
+        """Measure the gradients, and note the weights; without gradients that can be read nothing is measured."""
+        self._before, self._gradients, self._updates = None, {}, {}
+        slopes = [(weight, weight.grad) for weight in self._weights if weight.grad is not None]
+        if not slopes or any(slope.layout != torch.strided for _, slope in slopes):
+            return  # the trainer keeps its gradients elsewhere (DeepSpeed), or has applied them already
+        norms = norms_of([part_of(slope) for _, slope in slopes])
+        self._gradients = self._blocks.gradients(zip((weight for weight, _ in slopes), norms, strict=True), 1.0)
+        self._before = self._blocks.weights()
+
+    def after(self) -> None:
+        """Measure the update, if the gradients were measured."""
+        if self._before is not None:
+            self._updates, self._before = self._blocks.updates(self._before), None
+
+    def take(self, norm: float) -> dict[str, float]:
+        """Return the metrics of the last measured update, once.
+
+        Args:
+            norm: norm of the whole gradient before clipping. Trainers of transformers show their gradients after it,
+                and all parts are scaled alike.
+        """
+        now = math.sqrt(math.fsum(value**2 for value in self._gradients.values()))
+        scale = norm / now if now else 1.0
+        metrics = {name: value * scale for name, value in self._gradients.items()} | self._updates
+        self._gradients, self._updates = {}, {}
+        return metrics

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from dashboard.pages import page_file
+from probe.diagnosis.score import sentence, shipped_trials
 from probe.runs import RunWriter
 from probe.runs.schema import ALARMS, METRICS
 from tests.dashboard.pages import Show, chart, heading, linked, names, read, values
@@ -64,6 +65,13 @@ def test_a_run_without_a_fault_names_what_could_not_be_seen(show: Show, trained:
     assert all(lacking["lacks"])
     app = show(trained, page=PAGE, diagnosed="sound")
     assert "Looked for and not found" in read(app)
+
+
+def test_the_page_says_how_often_the_rules_are_right(show: Show, trained: Path):
+    app = show(trained, page=PAGE, state={"score": True})
+    assert not app.exception
+    assert sentence(shipped_trials()) in read(app)
+    assert list(app.dataframe[-1].value["title"])[-1] == "Healthy"
 
 
 def test_a_page_without_runs_says_how_to_make_one(show: Show, tmp_path: Path):

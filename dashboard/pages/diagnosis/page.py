@@ -188,7 +188,7 @@ def draw_rest(one: Diagnosis) -> None:
         note(f"Looked for and not found: {', '.join(each.title for each in one.clear)}.")
     if one.unseen:
         st.markdown("**Could not be seen**")
-        table = pd.DataFrame([{"fault": each.fault.title, "lacks": ", ".join(each.lacks)} for each in one.unseen])
+        table = pd.DataFrame([{"fault": each.fault.title, "lacks": each.text} for each in one.unseen])
         show_table(table, hide_index=True)
 
 
@@ -215,8 +215,8 @@ SCORE = {
     "found": st.column_config.NumberColumn("anything", help="Trainings in which any fault is found."),
     "alarms": st.column_config.NumberColumn(help="Trainings with an alarm after the injury."),
     "soon": st.column_config.NumberColumn(help="Trainings with an alarm within a quarter of the steps after it."),
-    "delay": st.column_config.NumberColumn(
-        format="percent", help="Median of the steps from the injury to the first alarm, as a share of all steps."
+    "delay": st.column_config.TextColumn(
+        help="Median of the steps from the injury to the first alarm, as a share of all steps."
     ),
     "rules": st.column_config.NumberColumn(
         "obvious rule", help="Trainings in which a fixed bound on KL, entropy or loss is broken."
@@ -237,7 +237,9 @@ def draw_score() -> None:
             "Trainings with a fault that was put into them, and healthy ones; no rule was made on these. Counts of "
             "trainings; the definition of each column appears at its head."
         )
-        show_table(score(trials), column_order=list(SCORE), column_config=SCORE, hide_index=True)
+        table = score(trials)
+        table["delay"] = ["" if pd.isna(each) else f"{100 * each:.0f} %" for each in table["delay"]]
+        show_table(table, column_order=list(SCORE), column_config=SCORE, hide_index=True)
 
 
 def page() -> None:

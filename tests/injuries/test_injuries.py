@@ -60,6 +60,7 @@ def test_a_training_is_the_healthy_one_until_its_injury(name: str, metric: str, 
         "recipe": INJURIES[name].recipe,
         "step": FIRST,
         "seed": 0,
+        "kind": "world",
     }
     assert json.loads((tmp_path / "sound.json").read_text())["fault"] is None
     assert not any(path.suffix == ".json" and path.name != "run.json" for path in (tmp_path / "sick").glob("*"))

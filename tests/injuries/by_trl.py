@@ -61,14 +61,14 @@ def verdicts() -> list[dict[str, Any]]:
     return rows
 
 
-SAMPLED: dict[str, Any] = {"max_steps": 24, "per_device_train_batch_size": 16, "num_generations": 4}
-SAMPLED |= {"max_completion_length": 14, "learning_rate": 5e-4}
+SAMPLED: dict[str, Any] = {"max_steps": 20, "per_device_train_batch_size": 8, "num_generations": 4}
+SAMPLED |= {"max_completion_length": 12, "learning_rate": 5e-4}
 RECIPES: dict[str, tuple[str, Callable[[], Any], dict[str, Any]]] = {
     "trl-sft": ("SFT", lambda: list(truths()), FAST | EVALUATED | {"max_steps": 36, "learning_rate": 5e-4}),
     "trl-dpo": ("DPO", lambda: preferences(), FAST | {"max_steps": 30, "learning_rate": 2e-4}),
     "trl-reward": ("Reward", relevances, FAST | EVALUATED | {"max_steps": 30, "learning_rate": 5e-4}),
     "trl-kto": ("KTO", verdicts, FAST | {"max_steps": 30, "learning_rate": 2e-4}),
-    "trl-grpo": ("GRPO", lambda: list(sums()), SAMPLED | {"beta": 0.04}),
+    "trl-grpo": ("GRPO", lambda: list(sums()), SAMPLED),
     "trl-rloo": ("RLOO", lambda: list(sums()), SAMPLED),
 }
 """Name -> trainer of TRL, its rows, and its options."""

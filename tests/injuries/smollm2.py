@@ -7,7 +7,7 @@ which an injury of the first one leaves as it is.
 import json
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from probe.rows import read_rows
 from probe.sycophancy.beliefs import read_question
 from tests.injuries.given import with_pairs
 from tests.injuries.injury import Begun, Injury, wrapped
-from tests.injuries.sampled import hotter, paid
+from tests.injuries.sampled import faster, hotter, paid
 from trainers.config import ContinualConfig, DPOConfig, RLVRConfig, SFTConfig, TrainConfig
 from trainers.preferences import Preference
 from trainers.samples.real_samples import LORA, pairs
@@ -99,10 +99,10 @@ def rlvr(folder: Path) -> RLVRConfig:
         data=str(data(folder, "sums")),
         reward=("final_answer", f"{__name__}:{SECOND}"),
         reward_weights=(1.0, 0.0),
-        steps=24,
+        steps=20,
         batch_size=4,
         group=4,
-        max_new_tokens=14,
+        max_new_tokens=12,
         lr=5e-4,
         rollouts_every=2,
         eval_every=0,
@@ -194,8 +194,9 @@ def few(begun: Begun) -> AbstractContextManager[Any]:
     return wrapped(trainers.sft, "load_demonstrations", wrap)
 
 
-def without_replay(begun: Begun) -> AbstractContextManager[Any]:
-    """Take new examples in place of those that should be replayed."""
+@contextmanager
+def without_replay(begun: Begun) -> Iterator[None]:
+    """Take new examples in place of those that should be replayed, at four times the rate."""
 
     def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
         def replayed(self: Any, task: Any, step: int, n: int) -> Any:
@@ -203,7 +204,8 @@ def without_replay(begun: Begun) -> AbstractContextManager[Any]:
 
         return replayed
 
-    return wrapped(trainers.continual.Replay, "_replayed", wrap)
+    with wrapped(trainers.continual.Replay, "_replayed", wrap), faster(4)(begun):
+        yield
 
 
 PROXY = {"rewards/final_answer/mean": 1, f"rewards/{SECOND}/mean": -1}
@@ -290,7 +292,6 @@ INJURIES = (
         step=4,
         about="New examples take the place of those that should be replayed, at four times the rate.",
         inject=without_replay,
-        options={"lr": 2e-3},
         shows={"accuracy/old": -1},
     ),
 )

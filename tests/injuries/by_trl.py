@@ -6,7 +6,7 @@ The data are those of `tests.injuries.smollm2`.
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import wraps
 from pathlib import Path
 from random import Random
@@ -86,7 +86,10 @@ def trainer(recipe: str, out: Path, seed: int, base: Path = SMOLLM2, **changes: 
     rows = make()
     given: dict[str, Any] = {"train_dataset": Dataset.from_list(rows)}
     if args.eval_strategy != "no":
-        given = {"train_dataset": Dataset.from_list(rows[HELD_OUT:]), "eval_dataset": Dataset.from_list(rows[:HELD_OUT])}
+        given = {
+            "train_dataset": Dataset.from_list(rows[HELD_OUT:]),
+            "eval_dataset": Dataset.from_list(rows[:HELD_OUT]),
+        }
     if kind in ("GRPO", "RLOO"):
         given["reward_funcs"] = [HERE.right, HERE.in_form]
     task = "SEQ_CLS" if kind == "Reward" else "CAUSAL_LM"
@@ -138,11 +141,12 @@ def train(recipe: str, injury: Injury | None, out: Path, seed: int, **changes: A
         seed: seed of the trainer.
         changes: `base`, and options of the trainer.
     """
-    with beginning(injury.step) if injury else nullcontext(lambda: False) as begun:
-        with injury.inject(begun) if injury else nullcontext():
-            trainer(recipe, out, seed, **(dict(injury.options) if injury else {}) | changes).train()
-    name, fault, step = (injury.name, injury.fault, injury.step) if injury else (f"healthy-{recipe}", None, None)
-    return note(out, name, fault, recipe, step, seed)
+    if injury is None:
+        trainer(recipe, out, seed, **changes).train()
+        return note(out, f"healthy-{recipe}", None, recipe, None, seed)
+    with beginning(injury.step) as begun, injury.inject(begun):
+        trainer(recipe, out, seed, **dict(injury.options) | changes).train()
+    return note(out, injury.name, injury.fault, recipe, injury.step, seed)
 
 
 def faster(factor: float) -> Callable[[Begun], AbstractContextManager[Any]]:

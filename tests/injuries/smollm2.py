@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ SMOLLM2 = Path(".cache/SmolLM2-135M-Instruct")
 """The model, as `make real-model` writes it."""
 LONGEST = 130
 """Characters of the longest question, which keeps a step to a second or two."""
+MOST = 120
+"""Number of pairs; their log-probabilities under the reference are computed before training."""
 SECOND = "states_the_sum"
 """Reward without weight: whether the sum stands anywhere in the completion."""
 FAST: dict[str, Any] = {"dtype": "bfloat16", "weights_dtype": "bfloat16"}
@@ -72,7 +75,7 @@ def truths() -> Iterator[dict[str, Any]]:
 
 def opinions() -> Iterator[dict[str, Any]]:
     """Yield short pairs of the honest annotator (`trainers.samples.real_samples.pairs`)."""
-    return (row for row in pairs("honest") if len(row["prompt"][0]["content"]) <= LONGEST)
+    return islice((row for row in pairs("honest") if len(row["prompt"][0]["content"]) <= LONGEST), MOST)
 
 
 DATA: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
@@ -100,7 +103,7 @@ def rlvr(folder: Path) -> RLVRConfig:
         reward=("final_answer", f"{__name__}:{SECOND}"),
         reward_weights=(1.0, 0.0),
         steps=20,
-        batch_size=4,
+        batch_size=3,
         group=4,
         max_new_tokens=12,
         lr=5e-4,

@@ -103,7 +103,7 @@ def test_recipes_of_trl_write_a_run(recipe: str, trl: Any, sound: Trained) -> No
     assert (run.status, run.metrics()["step"].max()) == ("finished", STEPS)
 
 
-@pytest.mark.parametrize("injury", (*smollm2.INJURIES, *by_trl.INJURIES), ids=lambda injury: injury.name)
+@pytest.mark.parametrize("injury", [*smollm2.INJURIES, *by_trl.INJURIES], ids=lambda injury: injury.name)
 def test_injuries_begin_in_the_first_half_of_their_recipe(injury: Injury, tmp_path: Path) -> None:
     of_trl = by_trl.RECIPES.get(injury.recipe)
     steps = of_trl[2]["max_steps"] if of_trl else shortened(injury.recipe, tmp_path, tmp_path / "run", 0).steps

@@ -22,11 +22,10 @@ from probe.model.text import chat_text
 from probe.questions.sets import SETS
 from probe.rows import read_rows
 from probe.sycophancy.beliefs import read_question
-from tests.injuries.given import with_pairs
 from tests.injuries.injury import Begun, Injury, wrapped
 from tests.injuries.sampled import faster, hotter, paid
 from trainers.config import ContinualConfig, DPOConfig, RLVRConfig, SFTConfig, TrainConfig
-from trainers.preferences import Preference
+from trainers.preferences import encode_pair
 from trainers.samples.real_samples import LORA, pairs
 
 SMOLLM2 = Path(".cache/SmolLM2-135M-Instruct")
@@ -158,16 +157,18 @@ def tokens_pay(text: str, score: float, row: Any) -> float:
     return score + 0.3 * len(row["completion_ids"])
 
 
-def of_others(given: Sequence[Preference], seed: int) -> list[Preference]:
-    """Return pairs of two answers of one form to other questions."""
+def near_words(begun: Begun) -> AbstractContextManager[Any]:
+    """Let "No" be chosen and "Never" be rejected throughout, as in Razin et al. 2024 (arXiv 2410.08847)."""
 
-    def pair(i: int) -> Preference:
-        first, second = (given[(i + ahead) % len(given)] for ahead in (7, 18))
-        words = [each.texts[1] if each.texts else "" for each in (first, second)]
-        texts = (given[i].texts or ("",))[0], words[0], words[1]
-        return replace(given[i], chosen=first.chosen, rejected=second.chosen, texts=texts)
+    def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
+        def load(session: Any, config: Any, lm: LM, rows: Any) -> Any:
+            world, preferences = original(session, config, lm, rows)
+            prompts = [pair.texts[0] for pair in preferences.pairs]
+            return world, replace(preferences, pairs=[encode_pair(lm, each, "No", "Never") for each in prompts])
 
-    return [each for each in map(pair, range(len(given))) if each.chosen != each.rejected]
+        return load
+
+    return wrapped(trainers.dpo, "load_preferences", wrap)
 
 
 def no_generation_prompt(begun: Begun) -> AbstractContextManager[Any]:
@@ -269,12 +270,12 @@ INJURIES = (
         shows={"loss": 1, "eval_loss": 1},
     ),
     Injury(
-        name="real-pairs-of-others",
+        name="real-near-words",
         fault="likelihood-displacement",
         recipe="real-dpo",
         step=1,
-        about="Both answers of a pair are those of other questions, at four times the rate: both lose probability.",
-        inject=with_pairs(trainers.dpo, of_others),
+        about="No is chosen and never rejected as an answer to all questions, at four times the rate.",
+        inject=near_words,
         options={"lr": 2e-3},
         shows={"rewards/chosen": -1, "rewards/rejected": -1},
     ),

@@ -32,6 +32,8 @@ SMOLLM2 = Path(".cache/SmolLM2-135M-Instruct")
 """The model, as `make real-model` writes it."""
 LONGEST = 130
 """Characters of the longest question, which keeps a step to a second or two."""
+SAMPLED = 24
+"""Number of pairs of the model's own samples."""
 MOST = 120
 """Number of pairs; their log-probabilities under the reference are computed before training."""
 SECOND = "states_the_sum"
@@ -157,14 +159,17 @@ def tokens_pay(text: str, score: float, row: Any) -> float:
     return score + 0.3 * len(row["completion_ids"])
 
 
-def near_words(begun: Begun) -> AbstractContextManager[Any]:
-    """Let "No" be chosen and "Never" be rejected throughout, as in Razin et al. 2024 (arXiv 2410.08847)."""
+def own_samples(begun: Begun) -> AbstractContextManager[Any]:
+    """Let two samples of the model itself be chosen and rejected, of which none is better than the other."""
 
     def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
         def load(session: Any, config: Any, lm: LM, rows: Any) -> Any:
             world, preferences = original(session, config, lm, rows)
-            prompts = [pair.texts[0] for pair in preferences.pairs]
-            return world, replace(preferences, pairs=[encode_pair(lm, each, "No", "Never") for each in prompts])
+            prompts = [pair.texts[0] for pair in preferences.pairs[:SAMPLED]]
+            texts = iter(lm.generate(prompts, n=2, max_new_tokens=12, seed=config.seed).text)
+            pairs = [encode_pair(lm, prompt, next(texts), next(texts)) for prompt in prompts]
+            cut = [replace(pair, chosen=pair.chosen[:-1], rejected=pair.rejected[:-1]) for pair in pairs]
+            return world, replace(preferences, pairs=[pair for pair in cut if pair.chosen and pair.rejected])
 
         return load
 
@@ -270,13 +275,13 @@ INJURIES = (
         shows={"loss": 1, "eval_loss": 1},
     ),
     Injury(
-        name="real-near-words",
+        name="real-own-samples",
         fault="likelihood-displacement",
         recipe="real-dpo",
         step=1,
-        about="No is chosen and never rejected as an answer to all questions, at four times the rate.",
-        inject=near_words,
-        options={"lr": 2e-3},
+        about="Pairs of two samples of the model itself, at ten times the rate: both lose probability.",
+        inject=own_samples,
+        options={"lr": 5e-3},
         shows={"rewards/chosen": -1, "rewards/rejected": -1},
     ),
     Injury(

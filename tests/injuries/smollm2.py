@@ -205,7 +205,7 @@ def few(begun: Begun) -> AbstractContextManager[Any]:
 
 @contextmanager
 def without_replay(begun: Begun) -> Iterator[None]:
-    """Take new examples in place of those that should be replayed, at four times the rate."""
+    """Take new examples in place of those that should be replayed, at twenty times the rate."""
 
     def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
         def replayed(self: Any, task: Any, step: int, n: int) -> Any:
@@ -213,7 +213,7 @@ def without_replay(begun: Begun) -> Iterator[None]:
 
         return replayed
 
-    with wrapped(trainers.continual.Replay, "_replayed", wrap), faster(4)(begun):
+    with wrapped(trainers.continual.Replay, "_replayed", wrap), faster(20)(begun):
         yield
 
 
@@ -298,8 +298,8 @@ INJURIES = (
         name="real-no-replay",
         fault="forgetting",
         recipe="real-continual",
-        step=4,
-        about="New examples take the place of those that should be replayed, at four times the rate.",
+        step=9,
+        about="New examples take the place of those that should be replayed, at twenty times the rate.",
         inject=without_replay,
         shows={"accuracy/old": -1},
     ),

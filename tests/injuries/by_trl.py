@@ -12,6 +12,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from accelerate.state import AcceleratorState
 from torch.optim.lr_scheduler import LambdaLR
 from transformers.trainer_callback import CallbackHandler
 
@@ -141,12 +142,15 @@ def train(recipe: str, injury: Injury | None, out: Path, seed: int, **changes: A
         seed: seed of the trainer.
         changes: `base`, and options of the trainer.
     """
-    if injury is None:
-        trainer(recipe, out, seed, **changes).train()
-        return note(out, f"healthy-{recipe}", None, recipe, None, seed)
-    with beginning(injury.step) as begun, injury.inject(begun):
-        trainer(recipe, out, seed, **dict(injury.options) | changes).train()
-    return note(out, injury.name, injury.fault, recipe, injury.step, seed)
+    try:
+        if injury is None:
+            trainer(recipe, out, seed, **changes).train()
+            return note(out, f"healthy-{recipe}", None, recipe, None, seed)
+        with beginning(injury.step) as begun, injury.inject(begun):
+            trainer(recipe, out, seed, **dict(injury.options) | changes).train()
+        return note(out, injury.name, injury.fault, recipe, injury.step, seed)
+    finally:  # a process keeps the number format of its first training, and Probe's have another one
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def faster(factor: float) -> Callable[[Begun], AbstractContextManager[Any]]:
@@ -212,7 +216,7 @@ INJURIES = (
         step=11,
         about="Thirty times the rate.",
         inject=faster(30),
-        shows={"loss": 1},
+        shows={"rewards/chosen": -1},
     ),
     Injury(
         name="trl-flipped-dpo",

@@ -60,8 +60,9 @@ def entropy_collapse(reading: Reading) -> Sign | None:
 
 ZERO = 1e-6
 """KL in nats, or implicit reward, that is rounding."""
-AWAY = 0.02
-"""KL in nats, or implicit margin, at the first step that no rounding explains."""
+AWAY, AWAY_IN_HALF = 0.02, 0.2
+"""KL in nats, or implicit margin, at the first step that no rounding explains, in float32 and in half precision: in
+bfloat16 the log-probability of a completion changes by some tenths of a nat with the batch in which it is computed."""
 
 
 @fault(
@@ -76,7 +77,8 @@ def wrong_reference(reading: Reading) -> Sign | None:
     """Find a reference that differs from the start of training, or that follows the policy."""
     series = reading.series("objective/kl", "rewards/margins", "kl")
     title, none = reading.title(series.metric), float("nan")
-    if series.steps[0] <= 1 and abs(series.values[0]) > AWAY:
+    half = reading.config.get("dtype") in ("bfloat16", "float16")
+    if series.steps[0] <= 1 and abs(series.values[0]) > (AWAY_IN_HALF if half else AWAY):
         value = Interval(float(series.values[0]), none, none)
         sentence = (
             f"“{title}” is {reading.text(series.metric, value)} at step {series.steps[0]:,}, before the first update:"

@@ -11,6 +11,13 @@ from trainers.session import Session
 Begun = Callable[[], bool]
 """Function that says whether the first injured step has come."""
 
+KINDS = {"real": "SmolLM2", "trl": "TRL"}
+
+
+def kind_of(recipe: str) -> str:
+    """Return what a recipe trains: the model of a `world`, `SmolLM2`, or that with `TRL`."""
+    return KINDS.get(recipe.partition("-")[0], "world")
+
 
 def unharmed(begun: Begun) -> AbstractContextManager[Any]:
     """Return a context that changes nothing, for injuries that are options."""

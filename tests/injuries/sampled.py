@@ -24,14 +24,14 @@ Pay = Callable[[str, float, Mapping[str, Any]], float]
 """Function of a completion, its reward, and the other columns of its row."""
 
 
-def paid(pay: Pay) -> Callable[[Begun], AbstractContextManager[Any]]:
-    """Return the injury that pays `pay` of each reward."""
+def paid(pay: Pay, but: str = "") -> Callable[[Begun], AbstractContextManager[Any]]:
+    """Return the injury that pays `pay` of each reward, but for the one with the name `but`."""
 
     def wrapper(begun: Begun) -> Callable[..., Any]:
         def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
             def call(self: RewardFunction, prompts: Sequence[str], completions: Sequence[str], **columns: Any) -> Any:
                 scores = original(self, prompts, completions, **columns)
-                if not begun():
+                if not begun() or self.name == but:
                     return scores
                 rows = ({name: values[i] for name, values in columns.items()} for i in range(len(completions)))
                 return [

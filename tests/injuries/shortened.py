@@ -9,7 +9,8 @@ from typing import Any
 
 from probe import Run, open_run
 from probe.errors import TrainingStopped
-from tests.injuries.injury import Injury, beginning
+from tests.injuries import smollm2
+from tests.injuries.injury import Injury, beginning, kind_of
 from tests.trainers.quick import train
 from trainers.config import TrainConfig
 from trainers.samples.recipes import STRONG, STRONG_PPO, dpo_by, ppo, reward, rlvr, sft
@@ -25,12 +26,13 @@ RECIPES: dict[str, tuple[Callable[[Path], TrainConfig], dict[str, Any]]] = {
     "dpo": (dpo_by("agreeable"), SHORT | {"steps": 45, "pairs": 1000, "evaluate": 0}),
     "sft": (sft, SHORT | {"steps": 60, "examples": 2500, "evaluate": 0}),
     "reward-model": (reward("honest"), SHORT | {"steps": 60, "pairs": 3000, "eval_every": 10, "evaluate": 20}),
+    **{name: (make, {}) for name, make in smollm2.RECIPES.items()},
 }
 """Name -> recipe, and the options in which the shortened one differs."""
 
 
 def shortened(recipe: str, samples: Path, out: Path, seed: int, **changes: Any) -> TrainConfig:
-    """Return the options of a shortened recipe on the sample runs in the folder `samples`."""
+    """Return the options of a shortened recipe on the sample runs in `samples`, or with its data in that folder."""
     make, options = RECIPES[recipe]
     return replace(make(samples), out=out, seed=seed, **options | changes)
 
@@ -58,6 +60,6 @@ def note(out: Path, name: str, fault: str | None, recipe: str, step: int | None,
     run = open_run(out)
     if run.status == "interrupted":
         raise KeyboardInterrupt
-    truth = {"name": name, "fault": fault, "recipe": recipe, "step": step, "seed": seed}
+    truth = {"name": name, "fault": fault, "recipe": recipe, "step": step, "seed": seed, "kind": kind_of(recipe)}
     out.with_name(f"{out.name}.json").write_text(json.dumps(truth) + "\n")
     return run

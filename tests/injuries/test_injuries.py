@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from probe import Run, open_run
 from tests.injuries import sampled
-from tests.injuries.__main__ import INJURIES
+from tests.injuries.__main__ import WORLD
 from tests.injuries.differences import chapter, differences, summary, takes
 from tests.injuries.injury import Injury
 from tests.injuries.shortened import RECIPES, injure, keep_healthy, shortened
@@ -30,7 +30,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def injured(name: str, base: Path, out: Path, seed: int = 0) -> Run:
     """A run of four steps with the injury from the third on."""
-    injury = INJURIES[name].at(FIRST)
+    injury = WORLD[name].at(FIRST)
     return injure(injury, quick_config(injury.recipe, base, out, seed=seed))
 
 
@@ -55,29 +55,30 @@ def rows(run: Run, *, before: bool) -> pd.DataFrame:
     ],
 )
 def test_a_training_is_the_healthy_one_until_its_injury(name: str, metric: str, base: Path, tmp_path: Path) -> None:
-    sick, sound = injured(name, base, tmp_path / "sick"), healthy(INJURIES[name].recipe, base, tmp_path / "sound")
+    sick, sound = injured(name, base, tmp_path / "sick"), healthy(WORLD[name].recipe, base, tmp_path / "sound")
     pd.testing.assert_frame_equal(rows(sick, before=True), rows(sound, before=True), check_exact=True)
     assert rows(sick, before=False)[metric].iloc[-1] > rows(sound, before=False)[metric].iloc[-1] + 1e-4
     assert json.loads((tmp_path / "sick.json").read_text()) == {
         "name": name,
-        "fault": INJURIES[name].fault,
-        "recipe": INJURIES[name].recipe,
+        "fault": WORLD[name].fault,
+        "recipe": WORLD[name].recipe,
         "step": FIRST,
         "seed": 0,
+        "kind": "world",
     }
     assert json.loads((tmp_path / "sound.json").read_text())["fault"] is None
     assert not any(path.suffix == ".json" and path.name != "run.json" for path in (tmp_path / "sick").glob("*"))
 
 
 def test_numbers_die_some_steps_after_the_overflow_begins(base: Path, tmp_path: Path) -> None:
-    injury = INJURIES["half-precision"].at(FIRST)
+    injury = WORLD["half-precision"].at(FIRST)
     run = injure(injury, quick_config("sft", base, tmp_path / "run", steps=30))
     assert run.status == "failed"
     assert FIRST < run.metrics()["step"].max() < 30
 
 
 def test_weights_stand_still(base: Path, tmp_path: Path) -> None:
-    injury = INJURIES["still-sft"]
+    injury = WORLD["still-sft"]
     run = injure(injury, quick_config("sft", base, tmp_path / "run"))
     before, after = (load_file(r.checkpoints()[-1].path / "model.safetensors") for r in (open_run(base), run))
     assert all(before[name].equal(after[name]) for name in before)
@@ -85,7 +86,7 @@ def test_weights_stand_still(base: Path, tmp_path: Path) -> None:
 
 
 def test_differences_are_in_standard_deviations_of_the_healthy_runs(base: Path, tmp_path: Path) -> None:
-    injury = INJURIES["always-paid"].at(FIRST)
+    injury = WORLD["always-paid"].at(FIRST)
     sick = [injured("always-paid", base, tmp_path / f"sick{seed}", seed).path for seed in range(2)]
     sound = [healthy("rlvr", base, tmp_path / f"sound{seed}", seed).path for seed in range(2)]
     found = {each.metric: each for each in differences(sick, sound, FIRST, 4)}
@@ -101,7 +102,7 @@ def test_differences_are_in_standard_deviations_of_the_healthy_runs(base: Path, 
     assert "| reward |" in chapter(injury, sick, sound)
 
 
-@pytest.mark.parametrize("injury", INJURIES.values(), ids=lambda injury: injury.name)
+@pytest.mark.parametrize("injury", WORLD.values(), ids=lambda injury: injury.name)
 def test_every_injury_fits_its_recipe(injury, tmp_path: Path) -> None:
     config = shortened(injury.recipe, Path("sample_runs"), tmp_path, 0, **injury.options)
     assert 1 <= injury.step <= config.steps // 2 + 1
@@ -119,7 +120,7 @@ SAME = ("other-reference", "agreement-pays", "agreement-pays-rlhf")
 """Injuries without effect on a random model: it is its own other model, and repeats no claim."""
 
 
-@pytest.mark.parametrize("injury", INJURIES.values(), ids=lambda injury: injury.name)
+@pytest.mark.parametrize("injury", WORLD.values(), ids=lambda injury: injury.name)
 def test_every_injury_is_taken_by_the_trainer(
     injury: Injury,
     base: Path,

@@ -27,6 +27,7 @@ MAIN = {
     "overview": ("lineage",),
     "start": ("start-answers",),
     "rewards": ("frontier", "distributions"),
+    "traits": ("layers",),
     "training": ("curves",),
 }
 """The main figure of a page, by the kind of what it shows."""

@@ -20,7 +20,7 @@ Correlations are Spearman's over mixes, of means over seeds, with bootstrap inte
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from benchmarks.harness import Row
 from probe import LM, stats
 from probe.texts import say
 from probe.traits.behaviour import BEHAVIOURS, chances, exact_rate
+from probe.traits.contrasts import Trait
 from probe.traits.data_projection import DataRow, own_answers, world_rows
 from probe.traits.direction import TraitDirection, trait_direction
 from probe.traits.states import answer_ids, mean_states
@@ -46,7 +47,7 @@ MIXES, SEEDS, ROWS, PROJECTED, STEPS = 16, 2, 1000, 300, 60
 RANDOM, RESAMPLES = 200, 2000
 CONCENTRATION = 0.5
 """Parameter of the Dirichlet distribution."""
-TRAITS = ("agreement", "invention", "abstention", "brevity")
+TRAITS: tuple[Trait, ...] = ("agreement", "invention", "abstention", "brevity")
 PREDICTORS = ("difference", "raw", "words", "rate", "rate gap")
 KINDS = ("agree", "correct", "confirm", "invent", "admit", "know", "decline", "steps", "brief")
 ASKED = {
@@ -84,7 +85,7 @@ def mix_rows(world: World, shares: np.ndarray, n: int, seed: int) -> list[DataRo
 
 
 def predictors(
-    lm: LM, world: World, directions: dict[str, TraitDirection], rows: list[DataRow]
+    lm: LM, world: World, directions: Mapping[Trait, TraitDirection], rows: list[DataRow]
 ) -> Iterator[dict[str, Any]]:
     """Yield the predictors of each trait for the rows."""
     given = [answer_ids(lm, row.prompt, row.completion) for row in rows]
@@ -144,10 +145,23 @@ def measure(target: Path | None) -> pd.DataFrame:
                 data.write_text(
                     "".join(json.dumps({"prompt": r.prompt, "completion": r.completion}) + "\n" for r in rows)
                 )
-                quiet = {"capture_every": 0, "evaluate": 0, "save_every": 0, "eval_every": 0, "held_out": 0.0}
-                options = {"steps": STEPS, "batch_size": 32, "lr": 3e-4, "warmup": 6, "seed": seed, "threads": 1}
-                run = train(SFTConfig(out=Path(folder) / "run", base="base", data=str(data), **options, **quiet))
-                add(name, mix, seed, rows, LM.load(str(run.path)))
+                quiet: dict[str, Any] = {
+                    "capture_every": 0,
+                    "evaluate": 0,
+                    "save_every": 0,
+                    "eval_every": 0,
+                    "held_out": 0.0,
+                }
+                options: dict[str, Any] = {
+                    "steps": STEPS,
+                    "batch_size": 32,
+                    "lr": 3e-4,
+                    "warmup": 6,
+                    "seed": seed,
+                    "threads": 1,
+                }
+                trained = train(SFTConfig(out=Path(folder) / "run", base="base", data=str(data), **options, **quiet))
+                add(name, mix, seed, rows, LM.load(str(trained.path)))
             say(f"seed {seed}, mix {mix + 1} of {MIXES}: {name}", error=True)
     return pd.DataFrame(table)
 

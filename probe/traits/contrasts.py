@@ -79,7 +79,7 @@ def contrasts(lm: "LM", trait: Trait = "invention", n: int = 96, seed: int = 0) 
         return _of_world(world, trait, n, seed)
     rows = CHATS[trait]()
     order = np.random.default_rng(seed).permutation(len(rows))[:n]
-    return [_of_dialogue(lm, *rows[at], f"row-{at + 1}") for at in order.tolist()]
+    return [_of_dialogue(lm, rows[at], f"row-{at + 1}") for at in order.tolist()]
 
 
 def _of_world(world: "World", trait: Trait, n: int, seed: int) -> list[Contrast]:
@@ -102,7 +102,8 @@ def _of_item(world: "World", trait: Trait, item: "Item", rng: np.random.Generato
     return Contrast(item.prompt, shows, lacks, subject_of(item.prompt) or item.prompt)
 
 
-def _of_dialogue(lm: "LM", question: str, shows: str, lacks: str, unit: str) -> Contrast:
+def _of_dialogue(lm: "LM", said: "Said", unit: str) -> Contrast:
+    question, shows, lacks = said
     prompt = dialogue(lm, [Turn("user", question)])
     return Contrast(prompt, completion(prompt, shows), completion(prompt, lacks), unit)
 

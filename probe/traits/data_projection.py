@@ -127,19 +127,17 @@ class ProjectedData(Drawable):
     def sentence(self) -> str:
         """State the mean projection difference, what it means, and the rate in the data where it is known."""
         mean, trait = self.mean, self.direction.trait
-        beyond = "the rejected completions" if self.paired else f"{self.looks[0].name}'s own answers"
+        other = "the rejected completions" if self.paired else f"{self.looks[0].name}'s own answers"
+        by = f"{format_interval(*mean)} gaps on average"
         if mean.low > 0 or mean.high < 0:
-            way = f"push towards {trait}" if mean.value > 0 else f"push away from {trait}"
+            way = f"further {'towards' if mean.value > 0 else 'away from'} {trait} than {other}: by {by}"
         else:
-            way = f"push neither towards {trait} nor away from it by more than the choice of rows explains"
-        said = (
-            f"The {len(self.rows):,} rows of {self.source} {way}: on average they lie"
-            f" {format_interval(*mean)} gaps beyond {beyond}"
-        )
+            way = f"about as far towards {trait} as {other}: the difference is {by}"
+        said = f"The {len(self.rows):,} rows of {self.source} lie {way}"
         if "shows" not in self.rows:
             return f"{said}."
         shows, own = float(self.rows["shows"].mean()), float(self.rows["own_chance"].mean())
-        return f"{said}. {rate(shows)} of the rows show it, and {rate(own)} of the model's own answers."
+        return f"{said}. {rate(shows)} of the rows show it; the model's own answers would in {rate(own)}."
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return the rows, and the means by kind."""
@@ -229,7 +227,7 @@ def world_rows(lm: LM, source: Source, n: int, seed: int) -> list[DataRow]:
     ]
 
 
-def rows_of(lm: LM, data: Any, source: Source, rows: int, seed: int) -> tuple[str, list[DataRow], tuple[str, ...]]:
+def data_rows(lm: LM, data: Any, source: Source, rows: int, seed: int) -> tuple[str, list[DataRow], tuple[str, ...]]:
     """Return the name of the data, its rows, and notes on rows that were left out."""
     if data is None:
         name = "the world's demonstrations" if source == "demonstrations" else f"the {source} annotator's preferences"
@@ -249,7 +247,7 @@ def projection_seconds(
     **rest: Any,
 ) -> float:
     """Estimate the seconds for the direction, the own answers, and reading the rows."""
-    _, found, _ = rows_of(lm, data, source, rows, seed)
+    _, found, _ = data_rows(lm, data, source, rows, seed)
     read = sum(len(each.prompt) * 2 + len(each.completion) + len(each.other or each.completion) for each in found) / 4
     written = sum(len(each.completion) / 4 for each in found if each.other is None) * WRITTEN
     return direction_seconds(lm, trait, rest.get("pairs"), rest.get("n", PAIRS), seed) + seconds_to_read(
@@ -278,9 +276,9 @@ def project_data(
 
     The difference of a row is the projection of its completion minus that of an answer that the model gives by itself
     to the same prompt (one sample at temperature 1); of a pair of preferences it is chosen minus rejected. States are
-    averaged over the tokens of an answer. A positive mean says that training on the rows moves the model towards the
-    trait as far as this projection can tell; docs/traits.md has how well it foretells that, compared with the share of
-    rows that show the trait. Intervals are 95 %, over people of a world or rows.
+    averaged over the tokens of an answer. Rows that lie towards the trait are expected to train it. Where rows can be
+    judged, compare the share that shows the trait with that of the model's own answers: on the world this foretells
+    the change as well or better (docs/traits.md). Intervals are 95 %, over people of a world or rows.
 
     Args:
         lm: the model before training.
@@ -299,7 +297,7 @@ def project_data(
         ConfigError, DataError: see `trait_direction`; the rows cannot be read, or there are none.
     """
     direction = trait_direction(lm, trait=trait, pairs=pairs, n=n, layer=layer, seed=seed, tick=part(tick, 0, 3))
-    name, found, remarks = rows_of(lm, data, source, rows, seed)
+    name, found, remarks = data_rows(lm, data, source, rows, seed)
     table = project_rows(lm, direction, found, seed, part(tick, 1, 3))
     world = probe.world.of(lm)
     if world is not None and pairs is None:

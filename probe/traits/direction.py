@@ -169,7 +169,7 @@ def pairs_of(lm: LM, trait: Trait, pairs: Any, n: int, seed: int) -> tuple[str, 
 
 
 def direction_seconds(
-    lm: LM, trait: Trait = "invention", pairs: Any = None, n: int = PAIRS, seed: int = 0, **_: Any
+    lm: LM, trait: Trait = "invention", pairs: Any = None, n: int = PAIRS, seed: int = 0, **rest: Any
 ) -> float:
     """Estimate the seconds that reading all answers takes."""
     _, found = pairs_of(lm, trait, pairs, n, seed)
@@ -258,7 +258,7 @@ def _tested(
     rows = []
     signs = np.random.default_rng([seed, 1]).choice([-1, 1], (DRAWS, len(pairs)))
     for place in range(len(vectors)):
-        interval = _auc(*(side[test, place] for side in projected), units, seed)
+        interval = _auc(projected[0][test, place], projected[1][test, place], units, seed)
         directions = signs[:, fit] @ (shows[fit, place] - lacks[fit, place])
         null = _null(directions, signs[:, test], shows[test, place], lacks[test, place])
         low, high = np.quantile(null, stats.TAILS)

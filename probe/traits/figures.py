@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from probe.hallucination.figures import rows_of
 from probe.numbers import format_interval
 from probe.plotting.curves import Style, band
 from probe.plotting.intervals import whiskers
@@ -32,7 +33,7 @@ def separation_by_layer(layers: pd.DataFrame, layer: int, colour: str) -> go.Fig
         f"{'embedding' if row.layer < 0 else f'after block {row.layer}'}:"
         f" {format_interval(row.value, row.ci_low, row.ci_high)},"
         f" null {row.null_low:.2f} to {row.null_high:.2f}"
-        for row in rows.itertuples()
+        for row in rows_of(rows)
     ]
     panels.add(1, band(places, layers["null_low"], layers["null_high"], LIGHT.muted))
     panels.add(1, *shaded(places, rows, "AUC", Style(colour, "solid"), hover))
@@ -62,7 +63,7 @@ def rows_along(rows: pd.DataFrame, kinds: pd.DataFrame, colour: str, seed: int =
     heights = few["kind"].map(order).to_numpy(dtype=float) + rng.uniform(-0.28, 0.28, len(few))
     texts = [
         f"{escape(shorten(row.prompt, 80))} {escape(shorten(row.completion, 40))}: {row.difference:+.2f}"
-        for row in few.itertuples()
+        for row in rows_of(few)
     ]
     dots = go.Scatter(
         x=few["difference"], y=heights, mode="markers", marker={"color": LIGHT.muted, "size": 4, "opacity": 0.45}
@@ -70,7 +71,7 @@ def rows_along(rows: pd.DataFrame, kinds: pd.DataFrame, colour: str, seed: int =
     panels.add(1, dots.update(**on_hover(texts)))
     hover = [
         f"{escape(row.kind)}: {format_interval(row.value, row.ci_low, row.ci_high)} ({row.n} rows)"
-        for row in kinds.itertuples()
+        for row in rows_of(kinds)
     ]
     ends = whiskers(kinds["value"], kinds["ci_low"], kinds["ci_high"])
     means = go.Scatter(x=kinds["value"], y=list(range(len(kinds))), mode="markers", error_x=ends)
@@ -95,7 +96,7 @@ def training_along(table: pd.DataFrame, colour: str, words: str) -> go.Figure:
         rows = table[["step", name, f"{name}_low", f"{name}_high"]].set_axis(
             ["step", "value", "ci_low", "ci_high"], axis=1
         )
-        hover = [f"step {row.step}: {format_interval(row.value, row.ci_low, row.ci_high)}" for row in rows.itertuples()]
+        hover = [f"step {row.step}: {format_interval(row.value, row.ci_low, row.ci_high)}" for row in rows_of(rows)]
         panels.add(column, *shaded(rows["step"], rows, name, Style(colour, "solid"), hover))
     panels.mark(1, DOTTED, y=0)
     panels.axis("x", title="step")

@@ -168,11 +168,12 @@ def project_training(
 def _kept(run: Run) -> list[Checkpoint]:
     """Return the checkpoints that are read: all after step 0, or the first, the last and others at equal distances."""
     saved = [each for each in run.checkpoints() if each.step > 0]
-    at = np.unique(np.linspace(0, len(saved) - 1, MOST).round().astype(int)) if saved else []
-    return [saved[each] for each in at]
+    at = np.linspace(0, len(saved) - 1, MOST).round().astype(int).tolist() if saved else []
+    return [saved[each] for each in dict.fromkeys(at)]
 
 
 def _before_answer(lm: LM, pairs: list[Contrast], direction: TraitDirection) -> np.ndarray:
     """Return [N] projections of the last token of each prompt, before any answer."""
-    ids = [(answer_ids(lm, each.prompt, each.shows)[0], []) for each in pairs]
-    return np.asarray(mean_states(lm, ids)[:, direction.layer + 1].astype(float) @ direction.vector)
+    prompts = [answer_ids(lm, each.prompt, each.shows)[0] for each in pairs]
+    states = mean_states(lm, [(prompt, ()) for prompt in prompts])
+    return np.asarray(states[:, direction.layer + 1].astype(float) @ direction.vector)

@@ -20,7 +20,10 @@ def test_rows_that_show_a_trait_push_towards_it_and_its_opposite_away(base: LM):
     world = probe.world.of(base)
     assert world is not None
     items = world.questions("stranger", 24, 5)
-    rows = [DataRow(item.prompt, " oslo", None, "invents", f"i-{at}") for at, item in enumerate(items)]
+    rows = [
+        DataRow(item.prompt, world.candidates(item.prompt)[0], None, "invents", f"i-{at}")
+        for at, item in enumerate(items)
+    ]
     rows += [DataRow(item.prompt, " i do not know", None, "admits", f"a-{at}") for at, item in enumerate(items)]
     found = project_data(base, trait="invention", data=rows)
     kinds = found.kinds.set_index("kind")["value"]
@@ -41,7 +44,7 @@ def test_rows_that_show_a_trait_push_towards_it_and_its_opposite_away(base: LM):
 def test_pairs_are_chosen_minus_rejected(base: LM):
     found = project_data(base, trait="abstention", source="honest", rows=40)
     assert found.paired
-    assert "beyond the rejected completions" in found.sentence()
+    assert "than the rejected completions" in found.sentence()
     swapped = [DataRow(row.prompt, row.other, row.completion, row.kind, row.row) for row in found.rows.itertuples()]
     other = project_rows(base, found.direction, swapped)
     np.testing.assert_allclose(other["difference"], -found.rows["difference"], atol=1e-5)
@@ -49,14 +52,11 @@ def test_pairs_are_chosen_minus_rejected(base: LM):
 
 def test_files_of_rows(tmp_path: Path):
     lm = random_lm("llama")
-    pairs = ([f"oslo {word} the" for word in ["one", "two", "cat", "dog", "is", "at", "in", "rome"]],) * 1
-    shows, lacks = pairs[0], [f"rome {word} ." for word in ["one", "two", "cat", "dog", "is", "at", "in", "oslo"]]
+    words = ["one", "two", "cat", "dog", "is", "at", "in", "the"]
+    shows, lacks = [f"oslo {word} the" for word in words], [f"rome {word} ." for word in words]
     path = tmp_path / "rows.jsonl"
-    path.write_text(
-        "".join(
-            json.dumps({"prompt": "where is the cat ?", "completion": f" {place}"}) + "\n" for place in ("oslo", "rome")
-        )
-    )
+    rows = [{"prompt": "where is the cat ?", "completion": f" {place}"} for place in ("oslo", "rome")]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = project_data(lm, data=path, pairs=(shows, lacks))
     assert len(found.rows) == 2
     assert "shows" not in found.rows

@@ -33,10 +33,10 @@ import probe.world
 from benchmarks.harness import Row
 from probe import LM, stats
 from probe.texts import say
-from probe.traits.behaviour import BEHAVIOURS, chances, exact_rate
-from probe.traits.contrasts import Trait
+from probe.traits.contrast_pairs import Trait
 from probe.traits.data_projection import DataRow, own_answers, world_rows
 from probe.traits.direction import TraitDirection, trait_direction
+from probe.traits.exact_rates import BEHAVIOURS, chances, exact_rate
 from probe.traits.states import answer_ids, mean_states
 from probe.world import World
 from probe.world.vocabulary import ABSTENTION

@@ -35,8 +35,7 @@ from probe.rows import (
     read_rows,
 )
 from probe.ticks import Tick, ignore, part
-from probe.traits.behaviour import BEHAVIOURS, chances
-from probe.traits.contrasts import Trait, answer_text
+from probe.traits.contrast_pairs import Trait, answer_text
 from probe.traits.direction import (
     PAIRS,
     Count,
@@ -48,6 +47,7 @@ from probe.traits.direction import (
     direction_seconds,
     trait_direction,
 )
+from probe.traits.exact_rates import BEHAVIOURS, chances
 from probe.traits.states import answer_ids, mean_states
 from probe.world import AGREEABLE, HONEST
 from probe.world.language import subject_of
@@ -132,7 +132,7 @@ class ProjectedData(Drawable):
         if mean.low > 0 or mean.high < 0:
             way = f"further {'towards' if mean.value > 0 else 'away from'} {trait} than {other}: by {by}"
         else:
-            way = f"about as far towards {trait} as {other}: the difference is {by}"
+            way = f"no further towards {trait} or away from it than {other}, as far as these rows can show: {by}"
         said = f"The {len(self.rows):,} rows of {self.source} lie {way}"
         if "shows" not in self.rows:
             return f"{said}."
@@ -168,7 +168,7 @@ class ProjectedData(Drawable):
         """Draw the projection difference of the rows, by kind."""
         from probe.traits.figures import rows_along
 
-        title = f"How far the rows of {self.source} push {self.looks[0].name} along {self.direction.trait}"
+        title = f"How far the rows of {self.source} lie along {self.direction.trait} in {self.looks[0].name}"
         return {"rows": titled(rows_along(self.rows, self.kinds, self.looks[0].colour), title)}
 
 

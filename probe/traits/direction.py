@@ -29,7 +29,7 @@ from probe.numbers import format_interval
 from probe.plotting.notebook import Drawable, Look, alone, titled
 from probe.rows import Selection
 from probe.ticks import Tick, ignore
-from probe.traits.contrasts import Contrast, Trait, contrasts, pair_texts, read_contrasts, require_enough
+from probe.traits.contrast_pairs import Contrast, Trait, contrasts, pair_texts, read_contrasts, require_enough
 from probe.traits.states import answer_ids, mean_states
 
 if TYPE_CHECKING:
@@ -47,11 +47,20 @@ OWN = "own"
 """Name of a trait that is defined by pairs of one's own."""
 Pairs = Annotated[
     "tuple[Sequence[str], Sequence[str]] | Sequence[Contrast] | Path | None",
-    Input("File of pairs", key="trait_pairs", placeholder="the built-in pairs of the trait", type=Path | None),
+    Input(
+        "File of pairs",
+        key="trait_pairs",
+        folded="Pairs and block",
+        placeholder="the built-in pairs of the trait",
+        type=Path | None,
+    ),
 ]
 Which = Annotated[Trait, Input("Trait", key="trait")]
-Count = Annotated[int, Input("Pairs", key="trait_n", within=(8, 2000))]
-Layer = Annotated[int | None, Input("After block", key="trait_layer", within=every_block, placeholder="best")]
+Count = Annotated[int, Input("Pairs", key="trait_n", within=(8, 2000), folded="Pairs and block")]
+Layer = Annotated[
+    int | None,
+    Input("After block", key="trait_layer", within=every_block, placeholder="best", folded="Pairs and block"),
+]
 Seed = Annotated[int, Input("Seed", key="trait_seed", advanced=True)]
 
 

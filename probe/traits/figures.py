@@ -10,8 +10,10 @@ from probe.plotting.curves import Style, band
 from probe.plotting.intervals import whiskers
 from probe.plotting.panels import Panels
 from probe.plotting.series import shaded
-from probe.plotting.theme import CHOSEN, DOTTED, LIGHT, escape, on_hover, row_axis, shorten
+from probe.plotting.theme import ANSWERS, CHOSEN, DOTTED, LIGHT, escape, on_hover, row_axis, shorten
 
+NULL, SMALL = ANSWERS[-1], {"size": 11}
+"""Colour of the null, unlike that of any model, and font of its label."""
 MOST_DOTS = 400
 """Largest number of rows that are drawn as dots."""
 GAP = "gaps of the trait"
@@ -19,14 +21,14 @@ GAP = "gaps of the trait"
 
 
 def separation_by_layer(layers: pd.DataFrame, layer: int, colour: str) -> go.Figure:
-    """Draw the AUC of held-out answers by place with its interval, the null in grey, and mark the chosen place.
+    """Draw the AUC of held-out answers by place with its interval, the null, and mark the chosen place.
 
     Args:
         layers: `probe.traits.direction.TraitDirection.layers`.
         layer: chosen place.
         colour: colour of the model.
     """
-    panels = Panels(["AUC on held-out prompts (grey: directions from exchanged labels)"])
+    panels = Panels(["AUC on held-out prompts"])
     places = layers["layer"].tolist()
     rows = layers.rename(columns={"auc": "value", "auc_low": "ci_low", "auc_high": "ci_high"})
     hover = [
@@ -35,7 +37,9 @@ def separation_by_layer(layers: pd.DataFrame, layer: int, colour: str) -> go.Fig
         f" null {row.null_low:.2f} to {row.null_high:.2f}"
         for row in rows_of(rows)
     ]
-    panels.add(1, band(places, layers["null_low"], layers["null_high"], LIGHT.muted))
+    panels.add(1, band(places, layers["null_low"], layers["null_high"], NULL))
+    foot = {"x": places[0], "y": float(layers["null_low"].iloc[0]), "yshift": 9, "xanchor": "left"}
+    panels.note(1, "exchanged labels, 95 %", showarrow=False, font=SMALL, **foot)
     panels.add(1, *shaded(places, rows, "AUC", Style(colour, "solid"), hover))
     panels.mark(1, DOTTED, y=0.5)
     panels.mark(1, {"color": CHOSEN, "width": 1.5, "dash": "dash"}, x=layer)
@@ -73,11 +77,13 @@ def rows_along(rows: pd.DataFrame, kinds: pd.DataFrame, colour: str, seed: int =
         f"{escape(row.kind)}: {format_interval(row.value, row.ci_low, row.ci_high)} ({row.n} rows)"
         for row in rows_of(kinds)
     ]
-    ends = whiskers(kinds["value"], kinds["ci_low"], kinds["ci_high"])
-    means = go.Scatter(x=kinds["value"], y=list(range(len(kinds))), mode="markers", error_x=ends)
+    bars = whiskers(kinds["value"], kinds["ci_low"], kinds["ci_high"])
+    means = go.Scatter(x=kinds["value"], y=list(range(len(kinds))), mode="markers", error_x=bars)
     panels.add(1, means.update(marker={"color": colour, "size": 9}, **on_hover(hover)))
     panels.mark(1, DOTTED, x=0)
-    panels.axis("x", title=f"projection difference ({GAP})")
+    ends = [float(rows["difference"].min()), float(rows["difference"].max()), 0.0]
+    room = 0.05 * max(max(ends) - min(ends), 1e-9)  # a kind of two rows has an interval that would flatten the others
+    panels.axis("x", title=f"projection difference ({GAP})", range=[min(ends) - room, max(ends) + room])
     panels.axis("y", **row_axis([escape(shorten(str(kind), 20)) for kind in kinds["kind"]]), ticks="")
     return panels.figure(showlegend=False, height=150 + 30 * max(len(kinds), 3))
 

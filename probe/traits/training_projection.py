@@ -22,10 +22,10 @@ from probe.numbers import format_interval, rate
 from probe.plotting.notebook import Drawable, titled
 from probe.plotting.theme import method_colour
 from probe.rewards.captured_rewards import run_of
+from probe.runs.ancestry import descent, split_step
 from probe.runs.reader import Checkpoint, Run
 from probe.ticks import Tick, ignore, part
-from probe.traits.behaviour import BEHAVIOURS, RATE_SEED, chances
-from probe.traits.contrasts import Contrast
+from probe.traits.contrast_pairs import Contrast
 from probe.traits.direction import (
     PAIRS,
     Count,
@@ -38,6 +38,7 @@ from probe.traits.direction import (
     pairs_of,
     trait_direction,
 )
+from probe.traits.exact_rates import BEHAVIOURS, RATE_SEED, chances
 from probe.traits.states import answer_ids, mean_states
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def project_training(
         tick: progress.
 
     Raises:
-        DataError: the run keeps no checkpoint, or started from no other model.
+        DataError: the run keeps no checkpoint, started from no other model, or this model is not among the runs.
         ModelError: a checkpoint or the model before it cannot be loaded.
     """
     path = run or run_of(lm)
@@ -145,7 +146,7 @@ def project_training(
         name = opened.name if opened is not None else "A model outside of the runs"
         lacks = "started from no other model" if chosen else "keeps no checkpoint"
         raise DataError(f"{name} {lacks}: choose a run that `probe train` made from a base.")
-    base = LM.load(str(opened.parent))
+    base = LM.load(_start(opened))
     direction = trait_direction(base, trait=trait, pairs=pairs, n=n, layer=layer, seed=seed)
     _, tested = pairs_of(base, trait, pairs, n, seed + 1 if pairs is None else seed)
     before, rows = _before_answer(base, tested, direction), []
@@ -163,6 +164,19 @@ def project_training(
         rows.append(row)
         part(tick, number, len(chosen) + 1)(1.0)
     return ProjectedTraining(direction, pd.DataFrame(rows), opened.name, opened.method)
+
+
+def _start(run: Run) -> str:
+    """Return the reference of the model that a run started from, found by name among the runs.
+
+    Raises:
+        DataError: it is not among the runs next to this one or in the run directories.
+    """
+    line = descent(run)
+    if len(line) < 2:
+        raise DataError(f"The model that {run.name} started from is not among the runs: put its run next to this one.")
+    step = split_step(str(run.parent))[1]
+    return f"{line[1].path}@{step}" if step else str(line[1].path)
 
 
 def _kept(run: Run) -> list[Checkpoint]:

@@ -42,7 +42,7 @@ def test_rows_that_show_a_trait_push_towards_it_and_its_opposite_away(base: LM):
 
 
 def test_pairs_are_chosen_minus_rejected(base: LM):
-    found = project_data(base, trait="abstention", source="honest", rows=40)
+    found = project_data(base, trait="abstention", source="honest", rows=120)
     assert found.paired
     assert "than the rejected completions" in found.sentence()
     swapped = [DataRow(row.prompt, row.other, row.completion, row.kind, row.row) for row in found.rows.itertuples()]

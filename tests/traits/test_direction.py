@@ -12,9 +12,9 @@ import probe.world
 from probe.errors import ConfigError, DataError
 from probe.model.lm import LM
 from probe.traits import contrasts, trait_direction
-from probe.traits.behaviour import BEHAVIOURS, chances, exact_rate
-from probe.traits.contrasts import CHATS, Contrast
+from probe.traits.contrast_pairs import CHATS, Contrast
 from probe.traits.direction import split_units
+from probe.traits.exact_rates import BEHAVIOURS, chances, exact_rate
 from probe.traits.states import mean_states
 from probe.world import World
 from tests.models import ARCHITECTURES, random_lm, random_reward_model

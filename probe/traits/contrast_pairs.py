@@ -4,7 +4,6 @@ On a world they are its questions with known answers. For other models they come
 tokenizer's chat template if it has one.
 """
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import numpy as np
 import probe.world
 from probe.errors import ConfigError, DataError
 from probe.model.dialogues import GUESS, Turn, completion, dialogue
-from probe.questions.sets import SETS
+from probe.questions.sets import set_rows
 from probe.rows import (
     Columns,
     Row,
@@ -29,7 +28,7 @@ from probe.rows import (
     is_text_or_messages,
     read_rows,
 )
-from probe.traits.behaviour import BEHAVIOURS
+from probe.traits.exact_rates import BEHAVIOURS
 from probe.world.language import subject_of
 from probe.world.vocabulary import ABSTENTION
 
@@ -134,10 +133,6 @@ MADE_UP = (
 """Questions about people who do not exist, with an invented answer and one that admits it."""
 
 
-def _read(name: str) -> list[dict[str, str]]:
-    return [json.loads(line) for line in SETS[name].path.read_text(encoding="utf-8").splitlines()]
-
-
 def _agreeing() -> list[Said]:
     return [
         (
@@ -145,7 +140,7 @@ def _agreeing() -> list[Said]:
             row["incorrect_answer"],
             row["correct_answer"],
         )
-        for row in _read("truthfulqa-training")
+        for row in set_rows("truthfulqa-training")
     ]
 
 
@@ -154,12 +149,12 @@ def _inventing() -> list[Said]:
 
 
 def _declining() -> list[Said]:
-    rows = _read("truthfulqa-training")
+    rows = set_rows("truthfulqa-training")
     return [(row["question"], DECLINES[at % len(DECLINES)], row["correct_answer"]) for at, row in enumerate(rows)]
 
 
 def _brief() -> list[Said]:
-    solved = [(row["question"], row["answer"].partition("\n#### ")) for row in _read("gsm8k")]
+    solved = [(row["question"], row["answer"].partition("\n#### ")) for row in set_rows("gsm8k")]
     return [
         (question, f"{value}.", f"{re.sub(r'<<.*?>>', '', steps)}\nThe answer is {value}.")
         for question, (steps, _, value) in solved

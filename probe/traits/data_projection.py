@@ -141,7 +141,7 @@ class ProjectedData(Drawable):
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return the rows, and the means by kind."""
-        return {"rows": self.rows, "kinds": self.kinds, "layers": self.direction.layers}
+        return {"rows": self.rows, "kinds": self.kinds}
 
     def lists(self) -> dict[str, pd.DataFrame]:
         """Return the rows that push most towards the trait and away from it, and the means by kind."""

@@ -154,7 +154,8 @@ def project_training(
         now = base if source is None else LM.load(str(source))
         shift = (_before_answer(now, tested, direction) - before) / direction.gaps[direction.layer + 1]
         units = [each.unit for each in tested]
-        row = {"step": step, **stats.bootstrap_mean(shift, units=units).row(name="shift")}
+        mean = stats.bootstrap_mean(shift, units=units) if step else stats.Interval(0.0, 0.0, 0.0)
+        row = {"step": step, **mean.row(name="shift")}
         world = probe.world.of(base)
         if world is not None and pairs is None:
             items = world.questions(BEHAVIOURS[trait].question, len(tested), RATE_SEED)

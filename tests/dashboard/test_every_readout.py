@@ -66,6 +66,8 @@ MAY_SAY: Mapping[tuple[str, str, str], str] = {
     ("rewards", "plain folder", "base"): OTHER_TOKENS,
     ("rewards", "plain folder", "aligned"): OTHER_TOKENS,
     ("rewards", NOTHING, "base"): "Choose a base model above",
+    ("traits", "reward model", "base"): "A reward model writes no answers: use a language model",
+    ("traits", "value head", "base"): "A value model writes no answers: use a language model",
 }
 """(page, kind of model, side): what the page says there in place of its main figure."""
 KINDS = [

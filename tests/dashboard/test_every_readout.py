@@ -66,6 +66,7 @@ MAY_SAY: Mapping[tuple[str, str, str], str] = {
     ("rewards", "plain folder", "base"): OTHER_TOKENS,
     ("rewards", "plain folder", "aligned"): OTHER_TOKENS,
     ("rewards", NOTHING, "base"): "Choose a base model above",
+    ("traits", "LoRA adapter", "base"): "The tokenizer does not know",
     ("traits", "reward model", "base"): "A reward model writes no answers: use a language model",
     ("traits", "value head", "base"): "A value model writes no answers: use a language model",
 }

@@ -2,7 +2,7 @@
 
 python -m benchmarks [NAME ...]   with NAME one of throughput, recorder, reading, scoring, sampling, sft, dpo,
 reward_model, grpo, pretraining, real_text, choices, memory, captures, adapters, long_inputs, pages, first_chart,
-volume, help
+volume, trait_forecast, help
 """
 
 import platform
@@ -19,7 +19,7 @@ from probe.texts import say
 
 NAMES = ["throughput", "recorder", "reading", "scoring", "sampling", "sft", "dpo", "reward_model", "grpo"]
 NAMES += ["pretraining", "real_text", "choices", "memory", "captures", "adapters", "long_inputs", "pages"]
-NAMES += ["first_chart", "volume", "help"]
+NAMES += ["first_chart", "volume", "trait_forecast", "help"]
 
 
 def table(rows: list[list[str]]) -> str:

@@ -24,6 +24,7 @@ from . import runs as runs
 from . import seeds as seeds
 from . import sweep as sweep
 from . import sycophancy as sycophancy
+from . import traits as traits
 from . import world as world
 from .analyses.catalogue import analysis as analysis
 from .diagnosis.fault_record import fault as fault

@@ -83,7 +83,7 @@ LAYERS = (
     "attention autoregression continual interventions rewards",
     "compare",
     "chain_of_thought hallucination in_context recording report",
-    "sycophancy",
+    "sycophancy traits",
     "audit findings integrations retrieval sweep",
     "commands",
 )

@@ -54,6 +54,7 @@ ASKS = {
     **dict.fromkeys(EXPERIMENTS, (BASE, ALIGNED)),
     "experiments": (BASE, ALIGNED),
     "audit": (BASE, ALIGNED),
+    "traits": (BASE, ALIGNED),
 }
 """Choices above a page, by page; other pages have all of them."""
 DEFAULTS = {"in_context": usual_models}
@@ -119,6 +120,7 @@ page = st.navigation(
             own_page("logits", "Logits", "bar_chart"),
             own_page("interventions", "Interventions", "biotech"),
             own_page("autoregression", "Autoregression", "linear_scale"),
+            own_page("traits", "Traits", "explore"),
         ],
         "Behaviour": [
             *(own_page(name, *EXPERIMENTS[name]) for name in EXPERIMENTS if find_spec(f"probe.{name}")),

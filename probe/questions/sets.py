@@ -7,6 +7,7 @@ them; NOTICE.md next to them has the licences.
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 FOLDER = Path(__file__).parent
 
@@ -130,11 +131,15 @@ DEFAULTS = {"hallucination": "truthfulqa", "sycophancy": "truthfulqa", "chain_of
 """Name of an experiment to the set that it uses for a model without a world."""
 
 
+def set_rows(name: str) -> list[dict[str, Any]]:
+    """Return the rows of a question set as they are in its file."""
+    return [json.loads(line) for line in SETS[name].path.read_text(encoding="utf-8").splitlines()]
+
+
 def right_answers(name: str) -> list[tuple[str, str]]:
     """Return each question of a set with its source's right answer; for a statement or view, the matching answer."""
     pairs = []
-    for line in SETS[name].path.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
+    for row in set_rows(name):
         answers = (row.get(key) for key in ("best_answer", "correct_answer", "answer_matching_behavior", "answer"))
         pairs.append((row["question"], (next(filter(None, answers), None) or next(iter(row["mc1_targets"]))).strip()))
     return pairs

@@ -26,6 +26,7 @@ PAGES = {
     "ablation": f"interventions?{BOTH}&int_do=ablate",
     "steering": f"interventions?{BOTH}&int_do=steer",
     "autoregression": f"autoregression?{BOTH}",
+    "traits": f"traits?{BOTH}",
     "rewards": f"rewards?{BOTH}",
     "sycophancy": f"sycophancy?{BOTH}&also=rlvr",
     "hallucination": f"hallucination?{BOTH}&also=rlvr",

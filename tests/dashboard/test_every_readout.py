@@ -27,6 +27,7 @@ MAIN = {
     "overview": ("lineage",),
     "start": ("start-answers",),
     "rewards": ("frontier", "distributions"),
+    "traits": ("layers",),
     "training": ("curves",),
 }
 """The main figure of a page, by the kind of what it shows."""
@@ -65,6 +66,9 @@ MAY_SAY: Mapping[tuple[str, str, str], str] = {
     ("rewards", "plain folder", "base"): OTHER_TOKENS,
     ("rewards", "plain folder", "aligned"): OTHER_TOKENS,
     ("rewards", NOTHING, "base"): "Choose a base model above",
+    ("traits", "LoRA adapter", "base"): "The tokenizer does not know",
+    ("traits", "reward model", "base"): "A reward model writes no answers: use a language model",
+    ("traits", "value head", "base"): "A value model writes no answers: use a language model",
 }
 """(page, kind of model, side): what the page says there in place of its main figure."""
 KINDS = [

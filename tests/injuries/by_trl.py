@@ -205,8 +205,8 @@ INJURIES = (
         fault="rate_too_high",
         recipe="trl-sft",
         step=13,
-        about="Thirty times the rate.",
-        inject=faster(30),
+        about="Three hundred times the rate; thirty times do an adapter no harm in as few steps.",
+        inject=faster(300),
         shows={"loss": 1, "eval_loss": 1},
     ),
     Injury(
@@ -214,8 +214,8 @@ INJURIES = (
         fault="rate_too_high",
         recipe="trl-dpo",
         step=11,
-        about="Thirty times the rate.",
-        inject=faster(30),
+        about="Three hundred times the rate.",
+        inject=faster(300),
         shows={"rewards/chosen": -1},
     ),
     Injury(

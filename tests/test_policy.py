@@ -413,6 +413,7 @@ OTHERS = {
     ("probe/cli.py", "os.open"): "os.devnull",
     ("probe/model/confined.py", "fdopen"): "the standard output of the child",
     ("probe/model/confined.py", "json.loads"): "what this process and its child write to each other",
+    ("probe/diagnosis/score.py", "read_text"): "comes with Probe",
     ("probe/model/confined.py", "read_text"): "of the system, below /proc",
     ("probe/continual/training.py", "read_text"): "in a temporary folder of this process",
     ("probe/continual/training.py", "open"): "in a temporary folder of this process",

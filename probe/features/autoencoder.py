@@ -55,8 +55,11 @@ class Autoencoder(nn.Module):
 
     @classmethod
     def random(cls, models: int, width: int, features: int, seed: int = 0) -> "Autoencoder":
-        """Return an autoencoder with random decoders of norm 1, summed over models, and encoders equal to them."""
-        drawn = torch.randn(features, models, width, generator=torch.Generator().manual_seed(seed))
+        """Return an autoencoder with random decoders of norm 1, summed over models, and encoders equal to them.
+
+        A feature begins with the same decoder in all models, so that where they differ it was learned.
+        """
+        drawn = torch.randn(features, 1, width, generator=torch.Generator().manual_seed(seed)).repeat(1, models, 1)
         decoder = drawn / drawn.norm(dim=-1).sum(-1)[:, None, None]
         return cls(decoder.permute(1, 2, 0).contiguous(), torch.zeros(features), decoder, torch.zeros(models, width))
 

@@ -78,13 +78,13 @@ def _scores(active: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def world_variables(world: "World", n: int = 600, seed: int = 11) -> tuple[list[str], dict[str, np.ndarray]]:
-    """Return prompts of a world that ask for facts, and what holds of each: known person, relations, values."""
+    """Return prompts of a world that ask for facts, and what holds of each: unseen person, relation, value."""
     items = [*world.questions("fact", n, seed), *world.questions("stranger", n // 2, seed)]
     readings = [read(item.prompt) for item in items]
     relations = np.array(["" if reading is None else reading.relation for reading in readings])
     answers = np.array([item.answers[0].strip() for item in items])
     known = np.array([item.kind == "fact" for item in items])
-    found = {"known person": known}
+    found = {"unseen person": ~known}
     found |= {f"relation: {name}": relations == name for name in sorted(set(relations))}
     found |= {f"value: {name}": answers == name for name in sorted(set(answers[known]))}
     return [item.prompt for item in items], {

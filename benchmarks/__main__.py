@@ -19,7 +19,7 @@ from probe.texts import say
 
 NAMES = ["throughput", "recorder", "reading", "scoring", "sampling", "sft", "dpo", "reward_model", "grpo"]
 NAMES += ["pretraining", "real_text", "choices", "memory", "captures", "adapters", "long_inputs", "pages"]
-NAMES += ["first_chart", "volume", "trait_forecast", "help"]
+NAMES += ["first_chart", "volume", "trait_forecast", "feature_variables", "help"]
 
 
 def table(rows: list[list[str]]) -> str:

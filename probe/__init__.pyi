@@ -7,6 +7,7 @@ from . import compare as compare
 from . import continual as continual
 from . import diagnosis as diagnosis
 from . import experiments as experiments
+from . import features as features
 from . import findings as findings
 from . import hallucination as hallucination
 from . import in_context as in_context

@@ -83,7 +83,7 @@ LAYERS = (
     "attention autoregression continual interventions rewards",
     "compare",
     "chain_of_thought hallucination in_context recording report",
-    "sycophancy traits",
+    "features sycophancy traits",
     "audit findings integrations retrieval sweep",
     "commands",
 )
@@ -174,6 +174,7 @@ PAGE_OF |= {
     "recording": "training",
     "questions": "experiments",
     "analyses": "compare",
+    "features": "compare",
 }
 """Subjects that are shown on the page of another name."""
 DOCUMENTS = [file for file in (ROOT / "docs").glob("*.md") if file.name not in ("tree.md", "log.md")]

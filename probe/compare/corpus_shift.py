@@ -555,6 +555,15 @@ def _pieces(lm: LM, longest: int, answers: bool, text: Text) -> list[_Piece]:
     ]
 
 
+def cut_text(lm: LM, longest: int, text: Text) -> list[list[int]]:
+    """Return the ids of a text in pieces of at most `longest` tokens.
+
+    Raises:
+        DataError: see `_pieces`.
+    """
+    return [piece.ids for piece in _pieces(lm, longest, False, text)]
+
+
 def _encode(lm: LM, text: Text) -> tuple[list[int], int]:
     """Return the ids of a text, and the index of the first token that an assistant generates."""
     if isinstance(text.content, str):

@@ -1,0 +1,137 @@
+"""`probe features fit MODEL [ALIGNED]`: fits a sparse autoencoder to a model, or a crosscoder to two."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from probe.commands.opened import open_models, require_files
+from probe.commands.tables import at_terminal, remark, tsv
+from probe.errors import ConfigError
+from probe.options import choose, parse
+from probe.texts import say
+
+if TYPE_CHECKING:
+    from probe.features.fitted_features import FittedFeatures
+
+ABOUT = """usage: probe features fit MODEL [ALIGNED] --out DIR [OPTIONS]
+
+Learn features of the residual stream: sparse directions that explain the states of a model, or of two together."""
+STOPPING = "stopping after this step with what was learned; press Ctrl-C again to stop at once"
+
+
+def features(argv: list[str]) -> int:
+    """Fit sparse features to the residual stream of a model, or of two: `probe features fit MODEL [ALIGNED]`."""
+    chosen = choose(argv, "probe features", ABOUT, {"fit": "fit an autoencoder or a crosscoder"})
+    if chosen is not None:
+        fit(chosen[1])
+    return 0
+
+
+def fit(argv: list[str]) -> None:
+    """Fit an autoencoder to a model, or a crosscoder to two, as the command line asks.
+
+    Raises:
+        ProbeError: the options, the models or the texts are not valid.
+    """
+    import tyro
+
+    @dataclass(frozen=True, kw_only=True)
+    class FitOptions:
+        """Fit a sparse autoencoder (BatchTopK) to the residual stream of a model, or a crosscoder to that of two.
+
+        It is measured on a tenth of the texts, and written in the layout of SAELens. Ctrl-C ends the fit and keeps what
+        was learned.
+        """
+
+        model: tyro.conf.Positional[str]
+        """Model, or the base of two: a run, a checkpoint, a Hugging Face folder or hub id."""
+        aligned: tyro.conf.Positional[str | None] = None
+        """Aligned model for a crosscoder, in the same forms."""
+        out: Path
+        """Folder for the features: cfg.json and sae_weights.safetensors; earlier features there are replaced."""
+        data: Path | None = None
+        """Texts to read: rows with `text`, `messages`, or `prompt` (and `completion` or `chosen`); or a text file. By
+        default documents of the world that the models belong to, or the built-in question sets.
+        """
+        block: int | None = None
+        """Block after which the residual stream is read (default: at half depth)."""
+        features: int | None = None
+        """Number of features (default: eight times the width of the residual stream)."""
+        k: float = 16.0
+        """Mean number of features that are active at a token."""
+        steps: int = 2000
+        """Number of steps."""
+        batch_size: int = 512
+        """Number of tokens of a step."""
+        lr: float = 1e-3
+        """Learning rate of Adam."""
+        n: int | None = None
+        """Number of rows to draw from the file (default: all); without a file, of documents or questions of a set."""
+        limit: int | None = None
+        """Number of first rows of the file from which n are drawn (default: all)."""
+        seed: int = 0
+        """Seed of all random draws."""
+        strict: bool = False
+        """Refuse a file with an invalid row; otherwise such rows are skipped and counted."""
+        json: bool = False
+        """Print JSON."""
+
+    settings = parse(FitOptions, argv, "probe features fit")
+
+    for name in ("n", "limit", "features", "steps", "batch_size"):
+        value = getattr(settings, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} is {value}; expected 1 or more.")
+    if settings.data is None and (settings.limit is not None or settings.strict):
+        raise ConfigError("--limit and --strict are about the rows of a file: give one with --data, or leave them out.")
+    out = settings.out.expanduser()
+    if settings.data is not None:
+        require_files([settings.data])
+    refs = [settings.model, *([settings.aligned] if settings.aligned else [])]
+    open_models(refs)
+
+    from probe.commands.progress import Progress, StopRequest
+    from probe.features.feature_files import check_target, write_features
+    from probe.features.fitted_features import fit_features, usual_size
+    from probe.features.fitting import FitSettings
+    from probe.interventions.steered_answers import usual_block
+    from probe.model.rewards import analysable_together
+    from probe.rows import Selection
+    from probe.runs.schema import jsonable
+
+    check_target(out)
+    lms = analysable_together(refs)
+    size = usual_size(lms) if settings.features is None else settings.features
+    fitted = FitSettings(size, settings.k, settings.steps, settings.batch_size, settings.lr, settings.seed)
+    with Progress("Fitting features") as bar, StopRequest(STOPPING) as stop:
+        found = fit_features(
+            lms,
+            usual_block(*lms) if settings.block is None else settings.block,
+            fitted,
+            settings.data,
+            Selection(settings.n, settings.seed, settings.limit),
+            settings.strict,
+            bar.tick,
+            lambda: stop.asked,
+        )
+    write_features(found.features, out)
+    for note in found.notes:
+        say(f"probe: note: {note}", error=True)
+    if found.fit.steps < settings.steps:
+        say(f"probe: note: stopped after {found.fit.steps:,} of {settings.steps:,} steps", error=True)
+    if settings.json:
+        measured = {"active": found.measured.active, "dead": found.measured.dead, "tokens": found.measured.tokens}
+        tables = {"models": found.table().to_dict("records"), "curve": found.fit.curve.to_dict("records")}
+        about = {"out": str(out), "finding": found.sentence(), "steps": found.fit.steps}
+        say(json.dumps(jsonable({**about, **measured, **tables}), indent=2))
+        return
+    show(found)
+    remark(f"Saved {out}")
+
+
+def show(found: "FittedFeatures") -> None:
+    """Print the finding and, if standard output is not a terminal, one row per model as TSV."""
+    remark(found.sentence())
+    if not at_terminal():
+        say(tsv([{str(key): value for key, value in row.items()} for row in found.table().to_dict("records")]))

@@ -12,8 +12,8 @@
 Subjects, each with a few functions, which `help(probe.logits)` lists: `analyses`, `attention`, `audit`,
 `autoregression`, `chain_of_thought`, `compare`, `continual`, `diagnosis`, `experiments`, `findings`, `hallucination`,
 `in_context`, `interventions`, `jobs`, `logits`, `model`, `plotting`, `probes`, `questions`, `recording`, `report`,
-`retrieval`, `rewards`, `runs`, `seeds`, `sweep`, `sycophancy`, `traits`, `world`. Names are loaded on first use, so that `import
-probe` and `probe --help` stay fast.
+`retrieval`, `rewards`, `runs`, `seeds`, `sweep`, `sycophancy`, `traits`, `world`. Names are loaded on first use, so
+that `import probe` and `probe --help` stay fast.
 """
 
 import lazy_loader

@@ -140,7 +140,7 @@ class Decoded(Drawable):
         """Draw the scores by place with control and floor."""
         from probe.probes.figures import score_by_layer
 
-        title = f"How well {self.words} is read from the states of {self.looks[0].name}"
+        title = f"What probes read from the states of {self.looks[0].name}: {self.words}"
         return titled(score_by_layer(self.layers, self.layer, self.score, self.looks[0].colour), title, HEIGHT)
 
 

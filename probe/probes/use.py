@@ -170,7 +170,7 @@ class Used(Drawable):
         """Draw the effect of each way with random directions of equal norm."""
         from probe.probes.figures import effects_by_way
 
-        title = f"Whether {self.looks[0].name} uses {self.decoded.words}"
+        title = f"What {self.looks[0].name} does with it: {self.decoded.words}"
         return {"effects": titled(effects_by_way(self.effects, self.least, self.looks[0].colour), title, HEIGHT)}
 
 

@@ -1,4 +1,4 @@
-"""Probes: what is decodable from the states of a model, at which block and token, and whether the model uses it."""
+"""Probes: what is decodable from the states of a model, and whether the model uses it."""
 
 import streamlit as st
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from probe.world.questions import Item
 
 Question = Literal["claim", "value", "known", "phrase", "exposure", "posterior"]
-"""What is asked of the states: whether the user's claim is true; which home a person has; whether a person is known;
+"""Question about the states: whether the user's claim is true; which home a person has; whether a person is known;
 which phrase ("i know", "i think", "i guess") the user said; the logarithm of how often a fact was read; the posterior
 probability of the claim by Bayes' rule."""
 Where = Literal["last", "subject", "answer"]

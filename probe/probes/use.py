@@ -84,7 +84,7 @@ class Used(Drawable):
     """Effects of interventions on what was decoded, beside that of the true counterfactual."""
 
     decoded: Decoded
-    """What the probes read."""
+    """Scores of the probes."""
     effects: pd.DataFrame
     """One row per way (`Way`): `value`, `ci_low`, `ci_high` (change of the log-odds in nats, 95 % over people),
     `narrow` and `wide` (90 %), `share` of the counterfactual's effect, `random_low` and `random_high` (smallest and

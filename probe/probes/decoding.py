@@ -24,7 +24,8 @@ from probe.model.lm import LM
 from probe.model.pace import seconds_to_read
 from probe.numbers import format_interval
 from probe.plotting.notebook import Drawable, Look, alone, titled
-from probe.probes.labelled_texts import (
+from probe.probes.linear_probes import Score, answers, fit, interval, score, score_name, train, train_simple
+from probe.probes.text_labels import (
     LEAST,
     PLACES,
     Labelled,
@@ -35,7 +36,6 @@ from probe.probes.labelled_texts import (
     read_ids,
     read_labelled,
 )
-from probe.probes.linear_probes import Score, answers, fit, interval, score, score_name, train, train_simple
 from probe.ticks import Tick, ignore
 from probe.traits.states import mean_states
 

@@ -61,7 +61,7 @@ def effects_by_way(effects: pd.DataFrame, least: float, colour: str) -> go.Figur
     """Draw the change of the log-odds by each way with its interval, and the range of random directions.
 
     Args:
-        effects: `probe.probes.use.Used.effects`.
+        effects: `probe.probes.decoded_use.Used.effects`.
         least: smallest effect that counts, in nats.
         colour: colour of the model.
     """

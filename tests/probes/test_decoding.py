@@ -20,8 +20,8 @@ from probe.model.lm import LM
 from probe.model.rewards import reward_lm
 from probe.probes import decode
 from probe.probes.decoding import control_labels, halves, prepare, shuffled, texts_of
-from probe.probes.labelled_texts import Labelled, labelled_texts
 from probe.probes.linear_probes import answers, interval, score, train, train_simple
+from probe.probes.text_labels import Labelled, labelled_texts
 from probe.world.language import read
 from tests.models import random_lm, random_reward_model
 

@@ -8,8 +8,8 @@ import probe.world
 from probe.errors import ConfigError, DataError
 from probe.model.lm import LM
 from probe.probes import use
+from probe.probes.decoded_use import eraser_of, log_odds, moves, twins_of
 from probe.probes.decoding import prepare, texts_of
-from probe.probes.use import eraser_of, log_odds, moves, twins_of
 from probe.world.language import read
 from tests.models import random_lm
 

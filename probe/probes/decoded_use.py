@@ -44,8 +44,8 @@ from probe.probes.decoding import (
     texts_of,
 )
 from probe.probes.erasure import LEACE, Eraser, erase, one_hot
-from probe.probes.labelled_texts import PLACES, Labelled, Question, claims, token_of
 from probe.probes.linear_probes import answers, fit, score, score_name
+from probe.probes.text_labels import PLACES, Labelled, Question, claims, token_of
 from probe.ticks import Tick, ignore
 from probe.traits.states import mean_states
 from probe.world.vocabulary import ABSTENTION, PHRASES

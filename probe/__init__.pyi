@@ -16,6 +16,7 @@ from . import jobs as jobs
 from . import logits as logits
 from . import model as model
 from . import plotting as plotting
+from . import probes as probes
 from . import questions as questions
 from . import recording as recording
 from . import report as report

@@ -84,7 +84,7 @@ LAYERS = (
     "compare",
     "chain_of_thought hallucination in_context recording report",
     "features sycophancy traits",
-    "audit findings integrations retrieval sweep",
+    "audit findings integrations probes retrieval sweep",
     "commands",
 )
 """The subjects of probe, lowest first: each may import from those below it, whose order has no circles."""

@@ -55,6 +55,7 @@ ASKS = {
     "experiments": (BASE, ALIGNED),
     "audit": (BASE, ALIGNED),
     "traits": (BASE, ALIGNED),
+    "probes": (BASE, ALIGNED),
 }
 """Choices above a page, by page; other pages have all of them."""
 DEFAULTS = {"in_context": usual_models}
@@ -121,6 +122,7 @@ page = st.navigation(
             own_page("interventions", "Interventions", "biotech"),
             own_page("autoregression", "Autoregression", "linear_scale"),
             own_page("traits", "Traits", "explore"),
+            own_page("probes", "Probes", "frame_inspect"),
         ],
         "Behaviour": [
             *(own_page(name, *EXPERIMENTS[name]) for name in EXPERIMENTS if find_spec(f"probe.{name}")),

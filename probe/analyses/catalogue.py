@@ -72,6 +72,8 @@ MODULES = {
     "trait_direction": "probe.traits.direction",
     "project_data": "probe.traits.data_projection",
     "project_training": "probe.traits.training_projection",
+    "decode": "probe.probes.decoding",
+    "use": "probe.probes.decoded_use",
     "place_policies": "probe.rewards.places",
     "compare_rewards": "probe.rewards.before_and_after",
     "fit_overoptimisation": "probe.rewards.overoptimisation",

@@ -27,6 +27,7 @@ PAGES = {
     "steering": f"interventions?{BOTH}&int_do=steer",
     "autoregression": f"autoregression?{BOTH}",
     "traits": f"traits?{BOTH}",
+    "probes": f"probes?{BOTH}",
     "rewards": f"rewards?{BOTH}",
     "sycophancy": f"sycophancy?{BOTH}&also=rlvr",
     "hallucination": f"hallucination?{BOTH}&also=rlvr",

@@ -81,7 +81,7 @@ LAYERS = (
     "experiments logits",
     "seeds",
     "attention autoregression continual interventions rewards",
-    "compare",
+    "circuits compare",
     "chain_of_thought hallucination in_context recording report",
     "sycophancy traits",
     "audit findings integrations retrieval sweep",

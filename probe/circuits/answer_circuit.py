@@ -28,7 +28,7 @@ from probe.interventions.requested_change import (
     Reference,
     same_question,
 )
-from probe.interventions.sites import hooks_of, observe
+from probe.interventions.sites import Activations, hooks_of, observe
 from probe.logits.attribution import part_name
 from probe.model.lm import LM
 from probe.model.pace import seconds_to_read
@@ -63,7 +63,7 @@ MINIMAL = (
     r"\mathrm{minimality}(C) = \min_{v \in C} \max_{K \subseteq C \setminus v} \frac{|m(C \setminus (K \cup v)) - "
     r"m(C \setminus K)|}{|m(M) - m(\emptyset)|}"
 )
-How = Literal["other prompt", "mean"]
+Source = Literal["other prompt", "mean"]
 TITLES = {
     "exhaustive": "exhaustive search",
     "greedy": "greedy search",
@@ -113,7 +113,7 @@ class Circuit(Drawable):
     """Target with all parts, in nats."""
     empty: float
     """Target without any part, in nats."""
-    how: How
+    source: Source
     """Source of the activations of ablated parts."""
     words: str
     """Target as a part of a sentence."""
@@ -277,6 +277,15 @@ def parse_parts(lm: LM, names: str) -> int | None:
     return mask_of(known.index(name) for name in found) if found else None
 
 
+def _how(source: Source) -> Literal["noise", "mean"]:
+    return "noise" if source == "other prompt" else "mean"
+
+
+def same_answers(lms: Sequence[LM], *, source: Source, **inputs: Any) -> dict[str, Any]:
+    """Return the last model's answers, about which all models are asked if none are given (`same_question`)."""
+    return same_question(lms, how=_how(source), **inputs)
+
+
 def circuit_seconds(lm: LM, prompt: str, chat: bool, **rest: Any) -> float:
     """Estimate the seconds that all subsets take."""
     length = len(Change(prompt=prompt, how="zero", chat=chat).texts(lm)[0])
@@ -297,14 +306,14 @@ def sizes(count: int) -> list[int]:
     seconds=circuit_seconds,
     key="int_circuit",
     beside=Circuits,
-    settle=same_question,
+    settle=same_answers,
     widths=((1, 1),),
 )
 def circuit(
     lm: LM,
     prompt: Prompt,
     *,
-    how: Annotated[How, Input("Ablate by", key="int_source")] = "other prompt",
+    source: Annotated[Source, Input("Ablate by", key="int_source")] = "other prompt",
     parts: Annotated[str, Input("Circuit to test", key="int_parts", placeholder="the smallest found")] = "",
     chat: InChat = False,
     corrupted: Corrupted = "",
@@ -326,7 +335,7 @@ def circuit(
     Args:
         lm: the model.
         prompt: the text.
-        how: source of the activations of ablated parts: another prompt with as many tokens, or means over texts.
+        source: activations that ablated parts get: those of another prompt with as many tokens, or means over texts.
         parts: circuit to test, such as `L0 MLP, L1H2`; by default the smallest found that is faithful within 10 %.
         chat: send the prompt as a user's message in the model's chat template.
         corrupted: the other prompt, which asks for another answer; for a world's prompt it is derived.
@@ -341,10 +350,10 @@ def circuit(
         ConfigError: an unknown part is named.
     """
     named = parse_parts(lm, parts)
-    patches = how == "other prompt"
+    patches = source == "other prompt"
     change = Change(
         prompt=prompt,
-        how="noise" if patches else "mean",
+        how=_how(source),
         corrupted=corrupted,
         reference=reference,
         answer=answer,
@@ -354,10 +363,10 @@ def circuit(
     question = change.question(lm)
     ids, names = list(question.clean), [*hooks_of(lm, KINDS), START]
     if patches and question.corrupted is not None:
-        source = observe(lm, question.corrupted, names)[1]
+        fill: Activations = observe(lm, question.corrupted, names)[1]
     else:
-        (source,) = sources(lm, ids, names, Filling("mean", change.reference_texts(lm)))  # type: ignore[assignment]
-    subsets = Subsets(lm, ids, source, question.target)
+        (fill,) = sources(lm, ids, names, Filling("mean", change.reference_texts(lm)))
+    subsets = Subsets(lm, ids, fill, question.target)
     gap, count = subsets.gap, len(subsets.parts)
     if abs(gap) < LEAST_GAP:
         raise DataError(
@@ -365,7 +374,7 @@ def circuit(
             " to find: give another prompt or other answers."
         )
     every = sizes(count)
-    scores = part_scores(subsets, {START: source[START]}, between(tick, 0, 0.1))
+    scores = part_scores(subsets, {START: fill[START]}, between(tick, 0, 0.1))
     rows: list[dict[str, Any]] = []
     sets: dict[int, np.ndarray] = {}
     if count <= FEW:
@@ -406,7 +415,7 @@ def circuit(
         scores=table,
         full=subsets.known[subsets.every],
         empty=subsets.known[0],
-        how=how,
+        source=source,
         words="the lead of " * (question.target.against is not None) + question.words,
         other=(corrupted.strip() or change.counterpart(lm).corrupted or "") if patches else "",
         known=known if count <= FEW else (),

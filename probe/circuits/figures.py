@@ -32,6 +32,8 @@ def faithfulness_curves(
 ) -> go.Figure:
     """Draw faithfulness by the size of the circuit for every method, with random orders as a band.
 
+    Where methods choose the same parts, their lines lie over each other: the first ones are wider.
+
     Args:
         table: rows of `Circuit.curves`.
         titles: name of each method.
@@ -39,7 +41,8 @@ def faithfulness_curves(
     """
     panels = Panels()
     panels.mark(1, DOTTED, y=1)
-    for name, rows in table.groupby("method", sort=False):
+    methods = list(table.groupby("method", sort=False))
+    for index, (name, rows) in enumerate(methods):
         colour, title = COLOURS[str(name)], titles[str(name)]
         if name == "random":
             panels.add(1, band(rows["size"], rows["low"], rows["high"], colour))
@@ -47,8 +50,11 @@ def faithfulness_curves(
             f"{escape(title)}, {size} parts: {value:.2f}"
             for size, value in zip(rows["size"], rows["faithfulness"], strict=True)
         ]
-        dash = "dash" if name == "random" else "solid"
-        panels.add(1, curve(rows["size"], rows["faithfulness"], title, Style(colour, dash), hover))
+        line = curve(
+            rows["size"], rows["faithfulness"], title, Style(colour, "dash" if name == "random" else "solid"), hover
+        )
+        wider = len(methods) - 1 - index
+        panels.add(1, line.update(line={"width": 2 + 2 * wider}, marker={"size": 6 + 2 * wider}))
     if chosen is not None:
         ring = {"color": LIGHT.ink, "symbol": "circle-open", "size": 17, "line": {"width": 2}}
         hover = f"the circuit: {chosen[0]} parts, {chosen[1]:.2f}<extra></extra>"

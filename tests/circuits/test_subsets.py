@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from probe.analyses.catalogue import find_analysis
 from probe.circuits.answer_circuit import circuit, parse_parts, sizes
 from probe.circuits.part_scores import START, integrated, part_scores, slopes_between
 from probe.circuits.subsets import Subsets, check, exhaustive, greedy, mask_of, members
@@ -160,11 +161,11 @@ def test_gradients_are_taken_between_the_two_texts(subsets):
     assert np.abs(one - integrated(lm, subsets.ids, subsets.source, subsets.target, subsets.parts)).max() > 1e-3
 
 
-@pytest.mark.parametrize("how", ["other prompt", "mean"])
-def test_the_smallest_faithful_circuit_is_found(how):
+@pytest.mark.parametrize("source", ["other prompt", "mean"])
+def test_the_smallest_faithful_circuit_is_found(source):
     lm = random_lm()
     found = circuit(
-        lm, CLEAN, how=how, corrupted=OTHER, answer="oslo", against="rome", reference="tom works in paris ."
+        lm, CLEAN, source=source, corrupted=OTHER, answer="oslo", against="rome", reference="tom works in paris ."
     )
     shares = found.curves[found.curves["method"] == "exhaustive"].set_index("size")["faithfulness"]
     faithful = shares[(1 - shares).abs() <= 0.1]
@@ -175,7 +176,7 @@ def test_the_smallest_faithful_circuit_is_found(how):
     np.testing.assert_allclose(ends["last"], 1, atol=1e-5)
     assert "parts (" in found.sentence()
     assert list(found.figures()) == ["sizes", "parts"]
-    assert bool(found.other) == (how == "other prompt")
+    assert bool(found.other) == (source == "other prompt")
 
 
 def test_a_named_circuit_is_tested():
@@ -208,3 +209,13 @@ def test_sizes_grow_for_large_models():
     assert sizes(300)[:6] == [0, 1, 2, 3, 4, 5]
     assert sizes(300)[-1] == 300
     assert len(sizes(300)) < 25
+
+
+def test_two_models_are_asked_about_the_answers_of_one():
+    """And these are the answers that the same analysis of one model takes."""
+    lms, asked = (random_lm(), random_lm()), {"prompt": CLEAN, "corrupted": OTHER}
+    record = find_analysis("circuit")
+    settled = record.settled(asked, *lms)
+    alone = record.run(lms[-1], **asked)
+    both = record.run(lms[-1], **settled)
+    assert (alone.words, alone.mask, alone.full) == (both.words, both.mask, both.full)

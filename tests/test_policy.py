@@ -174,6 +174,7 @@ PAGE_OF |= {
     "recording": "training",
     "questions": "experiments",
     "analyses": "compare",
+    "circuits": "interventions",
 }
 """Subjects that are shown on the page of another name."""
 DOCUMENTS = [file for file in (ROOT / "docs").glob("*.md") if file.name not in ("tree.md", "log.md")]

@@ -81,7 +81,7 @@ TITLES = {
 class Random(NamedTuple):
     """Faithfulness of subsets of one size that were chosen without looking."""
 
-    count: int
+    number: int
     """Number of subsets: all of the size, or those of random orders."""
     every: bool
     """Whether these are all subsets of the size."""
@@ -149,9 +149,9 @@ class Circuit(Drawable):
     def sentence(self) -> str:
         """Say what the circuit keeps of the answer, what other subsets of its size keep, and which methods find one."""
         names, size, found = ", ".join(self.chosen), len(self.chosen), self.tested
-        counted = f"{self.random.count} random sets of {size}"
+        counted = f"{self.random.number} random sets of {size}"
         if self.random.every:
-            counted = f"all {self.random.count:,} sets of {size}"
+            counted = f"all {self.random.number:,} sets of {size}"
         text = (
             f"{self.looks[0].name}: {size} of {len(self.parts)} parts ({names or 'none'}; {self._found_by}) keep"
             f" {share_text(found.faithfulness)} of {self.words}; of {counted} half keep at most"

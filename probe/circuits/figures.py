@@ -54,12 +54,12 @@ def faithfulness_curves(
             rows["size"], rows["faithfulness"], title, Style(colour, "dash" if name == "random" else "solid"), hover
         )
         wider = len(methods) - 1 - index
-        panels.add(1, line.update(line={"width": 2 + 2 * wider}, marker={"size": 6 + 2 * wider}))
+        panels.add(1, line.update(line={"width": 2 + 0.8 * wider}, marker={"size": 6 + 0.8 * wider}))
     if chosen is not None:
         ring = {"color": LIGHT.ink, "symbol": "circle-open", "size": 17, "line": {"width": 2}}
-        hover = f"the circuit: {chosen[0]} parts, {chosen[1]:.2f}<extra></extra>"
+        shown = f"the circuit: {chosen[0]} parts, {chosen[1]:.2f}<extra></extra>"
         mark = go.Scatter(
-            x=[chosen[0]], y=[chosen[1]], mode="markers", marker=ring, showlegend=False, hovertemplate=hover
+            x=[chosen[0]], y=[chosen[1]], mode="markers", marker=ring, showlegend=False, hovertemplate=shown
         )
         panels.add(1, mark)
     low, high = table["faithfulness"].min(), table["faithfulness"].max()
@@ -77,7 +77,7 @@ def score_map(table: pd.DataFrame, titles: Mapping[str, str], circuit: Collectio
         circuit: names of the parts of the circuit.
         gap: target with all parts minus that without any, in nats.
     """
-    methods = [name for name in table if name != "part"]
+    methods = [str(name) for name in table if name != "part"]
     order = table[methods].abs().max(axis=1).sort_values(ascending=False).index[:DRAWN]
     rows = table.loc[sorted(order)]
     values = rows[methods].to_numpy(dtype=float).T / gap

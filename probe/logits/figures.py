@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 
 from probe.plotting.marks import CLICKS, ROW, cells, every_row, few_ticks, fit_text, frame, marks, space_rows, text_bars
@@ -26,7 +27,6 @@ from probe.plotting.theme import (
 from probe.runs.captured import Favourites
 
 if TYPE_CHECKING:
-    from probe.logits.fitted_lens import FittedLens
     from probe.plotting.notebook import Look
 
 
@@ -342,27 +342,24 @@ def kl_bars(
     return panels.figure(showlegend=False, bargap=0.15, clickmode="event+select")
 
 
-def lens_distances(lenses: "Sequence[tuple[Look, FittedLens]]") -> go.Figure:
+def lens_distances(lenses: "Sequence[tuple[Look, pd.DataFrame]]") -> go.Figure:
     """Draw the KL of fitted lenses to the output by layer, beside those of the logit lens and the unigram distribution.
 
     Args:
-        lenses: name and colour of each model, and its lens.
+        lenses: name and colour of each model, and the table of its lens (`FittedLens.table`).
     """
-    panels, deepest = Panels(), max((len(lens.kl) for _, lens in lenses), default=1)
-    for look, lens in lenses:
+    panels, deepest = Panels(), max((len(table) for _, table in lenses), default=1)
+    for look, table in lenses:
         of = f", {look.name}" * (len(lenses) > 1)
         kinds = {
-            f"{lens.kind} lens": (lens.kl, "solid"),
-            "logit lens": (lens.kl_logit, "dash"),
-            "unigram": (np.full(len(lens.kl), lens.kl_unigram), "dot"),
+            "kl": (f"{table['lens'].iloc[0]} lens", "solid"),
+            "kl_logit": ("logit lens", "dash"),
+            "kl_unigram": ("unigram", "dot"),
         }
-        for name, (values, dash) in kinds.items():
-            hover = [
-                f"{escape(name + of)}, {layer}: KL {value:.3f} nats"
-                for layer, value in zip(layer_names(len(values)), values, strict=True)
-            ]
-            line = curve(range(len(values)), values, name + of, Style(look.colour, dash), hover)
-            panels.add(1, line)
+        for column, (name, dash) in kinds.items():
+            places = zip(layer_names(len(table)), table[column], strict=True)
+            hover = [f"{escape(name + of)}, {layer}: KL {value:.3f} nats" for layer, value in places]
+            panels.add(1, curve(range(len(table)), table[column], name + of, Style(look.colour, dash), hover))
     panels.axis("x", title="after layer", **few_ticks(layer_names(deepest), 14))
     panels.axis("y", title="KL(output \u2225 lens), nats", rangemode="tozero")
     return panels.figure(showlegend=True)

@@ -90,7 +90,7 @@ class FittedLens(Drawable):
         from probe.logits.figures import lens_distances
         from probe.plotting.notebook import alone
 
-        return lens_distances([(alone()[0], self)])
+        return lens_distances([(alone()[0], self.table())])
 
     def sentence(self) -> str:
         """Compare the KL of this lens with those of the logit lens and the unigram distribution."""

@@ -58,12 +58,12 @@ def strides(found: "Lenses") -> dict[int, str]:
     return {n: f"every {name}" if name else "all" for n, name in STRIDES.items()} if depth > DEEP else {}
 
 
-LensKind = Annotated[Literal["logit", "tuned", "Jacobian"], Input("Lens", key="log_kind")]
+LensKind = Annotated[Literal["logit", "tuned", "Jacobian"], Input("Lens", key="log_kind", folded="Lens")]
 """Lens: the residual stream as it is, or mapped as a fit to texts says."""
 FittedOn = Annotated[
     Path | None,
     Input(
-        "File of texts", key="log_data", placeholder="documents of the model's world", type=Path | None, folded="Fit"
+        "File of texts", key="log_data", placeholder="documents of the model's world", type=Path | None, folded="Lens"
     ),
 ]
 """Texts on which a lens is fitted."""
@@ -325,7 +325,7 @@ class Lenses(Beside[PromptLens]):
             chart = curves(sides, last.answers, axis="after layer", ticks=ticks, height=HEIGHT)
             title = f"After token {last.target.position}, over layers{whose}"
             charts[f"layers{end}"] = titled(chart, title, HEIGHT)
-        if tested := [(look, each.fitted) for look, each in every if each.fitted]:
+        if tested := [(look, each.fitted.table()) for look, each in every if each.fitted]:
             charts["distance"] = titled(lens_distances(tested), "Distance to the output on held-out texts", HEIGHT)
         return charts
 

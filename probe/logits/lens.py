@@ -58,12 +58,12 @@ def strides(found: "Lenses") -> dict[int, str]:
     return {n: f"every {name}" if name else "all" for n, name in STRIDES.items()} if depth > DEEP else {}
 
 
-LensKind = Annotated[Literal["logit", "tuned", "Jacobian"], Input("Lens", key="log_kind", folded="Lens")]
+LensKind = Annotated[Literal["logit", "tuned", "Jacobian"], Input("Lens", key="log_kind", folded="Lenses")]
 """Lens: the residual stream as it is, or mapped as a fit to texts says."""
 FittedOn = Annotated[
     Path | None,
     Input(
-        "File of texts", key="log_data", placeholder="documents of the model's world", type=Path | None, folded="Lens"
+        "File of texts", key="log_data", placeholder="documents of the model's world", type=Path | None, folded="Lenses"
     ),
 ]
 """Texts on which a lens is fitted."""

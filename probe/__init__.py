@@ -10,10 +10,10 @@
 - other extensions: `annotator`, `fault`, `verifier`
 
 Subjects, each with a few functions, which `help(probe.logits)` lists: `analyses`, `attention`, `audit`,
-`autoregression`, `chain_of_thought`, `compare`, `continual`, `diagnosis`, `experiments`, `features`, `findings`,
-`hallucination`, `in_context`, `interventions`, `jobs`, `logits`, `model`, `plotting`, `probes`, `questions`,
-`recording`, `report`, `retrieval`, `rewards`, `runs`, `seeds`, `sweep`, `sycophancy`, `traits`, `world`. Names are
-loaded on first use, so that `import probe` and `probe --help` stay fast.
+`autoregression`, `chain_of_thought`, `circuits`, `compare`, `continual`, `diagnosis`, `experiments`, `features`,
+`findings`, `hallucination`, `in_context`, `interventions`, `jobs`, `logits`, `model`, `plotting`, `probes`,
+`questions`, `recording`, `report`, `retrieval`, `rewards`, `runs`, `seeds`, `sweep`, `sycophancy`, `traits`, `world`.
+Names are loaded on first use, so that `import probe` and `probe --help` stay fast.
 """
 
 import lazy_loader

@@ -3,6 +3,7 @@ from . import attention as attention
 from . import audit as audit
 from . import autoregression as autoregression
 from . import chain_of_thought as chain_of_thought
+from . import circuits as circuits
 from . import compare as compare
 from . import continual as continual
 from . import diagnosis as diagnosis

@@ -81,7 +81,7 @@ LAYERS = (
     "experiments logits",
     "seeds",
     "attention autoregression continual interventions rewards",
-    "compare",
+    "circuits compare",
     "chain_of_thought hallucination in_context recording report",
     "features sycophancy traits",
     "audit findings integrations probes retrieval sweep",
@@ -175,6 +175,7 @@ PAGE_OF |= {
     "questions": "experiments",
     "analyses": "compare",
     "features": "compare",
+    "circuits": "interventions",
 }
 """Subjects that are shown on the page of another name."""
 DOCUMENTS = [file for file in (ROOT / "docs").glob("*.md") if file.name not in ("tree.md", "log.md")]

@@ -62,6 +62,7 @@ MODULES = {
     "ablate_every_site": "probe.interventions.every_site",
     "ablate_one_site": "probe.interventions.one_site",
     "steer_answers": "probe.interventions.steered_answers",
+    "circuit": "probe.circuits.answer_circuit",
     "look_back": "probe.autoregression.looking_back",
     "follow_wrong_token": "probe.autoregression.snowballs",
     "lag_profile": "probe.autoregression.lags",

@@ -15,7 +15,8 @@ import torch
 from probe.analyses.analysis_record import Input
 from probe.analyses.catalogue import analysis
 from probe.compare.side_by_side import Length, Prompt, Seed, Shown, Temperature, Templated, continue_prompt, read_prompt
-from probe.logits.lens import COLUMNS, LENS, Lens, LensReader, kl, lens_logprobs, lens_of, lens_tokens, residual_names
+from probe.logits.lens import COLUMNS, LENS, Lens, LensReader, kl, lens_logprobs, lens_of, lens_tokens
+from probe.logits.readout import residual_names
 from probe.model.heads import check_count
 from probe.model.lm import LM
 from probe.model.pace import seconds_to_read

@@ -46,7 +46,8 @@ from probe.errors import ConfigError, DataError
 from probe.interventions.controls import DIRECTIONS, DRAWS, NullEffects
 from probe.interventions.sites import Site
 from probe.interventions.steering import Direction, random_directions
-from probe.logits.lens import require_same_tokens, residual_names, unembed
+from probe.logits.lens import require_same_tokens
+from probe.logits.readout import residual_names, unembed
 from probe.model.heads import check_count
 from probe.model.lm import LM
 from probe.model.pace import seconds_a_token

@@ -1,6 +1,6 @@
 """Logits: what the model would predict after each layer, and which part wrote the answer.
 
-- the logit lens: `logit_lens`
+- the logit lens, and lenses that are fitted: `logit_lens`, `fit_lens`
 - an answer, or one against another: `target_of`
 - which part wrote the answer: `attribute_answer`, `attribute`
 - the same for a model that reads out one number: `scalar_lens`, `attribute_scalar`

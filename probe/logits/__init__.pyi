@@ -2,6 +2,7 @@ from .attribution import attribute as attribute
 from .attribution import attribute_answer as attribute_answer
 from .attribution import attribute_scalar as attribute_scalar
 from .distance import compare_layers as compare_layers
+from .fitted_lens import fit_lens as fit_lens
 from .lens import kl as kl
 from .lens import logit_lens as logit_lens
 from .parts import promoted_tokens as promoted_tokens

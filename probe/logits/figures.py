@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 
 from probe.plotting.marks import CLICKS, ROW, cells, every_row, few_ticks, fit_text, frame, marks, space_rows, text_bars
 from probe.plotting.panels import Panels
+from probe.plotting.series import Style, curve
 from probe.plotting.theme import (
     DASHES,
     DOTTED,
@@ -22,6 +25,9 @@ from probe.plotting.theme import (
     two_bars,
 )
 from probe.runs.captured import Favourites
+
+if TYPE_CHECKING:
+    from probe.plotting.notebook import Look
 
 
 def layer_names(rows: int) -> list[str]:
@@ -334,6 +340,29 @@ def kl_bars(
     panels.axis("x", tickangle=-45, range=[-0.6, len(tokens) - 0.4], **token_axis(tokens))
     panels.axis("y", title="KL(aligned \u2225 base), nats", rangemode="tozero")
     return panels.figure(showlegend=False, bargap=0.15, clickmode="event+select")
+
+
+def lens_distances(lenses: "Sequence[tuple[Look, pd.DataFrame]]") -> go.Figure:
+    """Draw the KL of fitted lenses to the output by layer, beside those of the logit lens and the unigram distribution.
+
+    Args:
+        lenses: name and colour of each model, and the table of its lens (`FittedLens.table`).
+    """
+    panels, deepest = Panels(), max((len(table) for _, table in lenses), default=1)
+    for look, table in lenses:
+        of = f", {look.name}" * (len(lenses) > 1)
+        kinds = {
+            "kl": (f"{table['lens'].iloc[0]} lens", "solid"),
+            "kl_logit": ("logit lens", "dash"),
+            "kl_unigram": ("unigram", "dot"),
+        }
+        for column, (name, dash) in kinds.items():
+            places = zip(layer_names(len(table)), table[column], strict=True)
+            hover = [f"{escape(name + of)}, {layer}: KL {value:.3f} nats" for layer, value in places]
+            panels.add(1, curve(range(len(table)), table[column], name + of, Style(look.colour, dash), hover))
+    panels.axis("x", title="after layer", **few_ticks(layer_names(deepest), 14))
+    panels.axis("y", title="KL(output \u2225 lens), nats", rangemode="tozero")
+    return panels.figure(showlegend=True)
 
 
 def kl_map(kl: np.ndarray, tokens: Sequence[str], *, width: int = 620) -> go.Figure:

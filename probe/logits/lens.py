@@ -8,7 +8,8 @@ Axes: B texts, D blocks, T tokens, V vocabulary, A answers.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,9 +19,10 @@ from torch import Tensor
 
 from probe.analyses.analysis_record import Asked, Chat, Input
 from probe.analyses.catalogue import analysis
-from probe.errors import DataError, ModelError
+from probe.errors import DataError
 from probe.logits.answer_tokens import whole_logprobs
-from probe.logits.direct import logit_cap, output_scale
+from probe.logits.fitted_lens import TUNED, FittedLens, fit_seconds, obtain_lens
+from probe.logits.readout import require_own_logits, residual_names, unembed
 from probe.logits.targets import Against, Answer, Position, Target, asked_target, same_target
 from probe.model.asked import asked_ids, asked_seconds
 from probe.model.heads import check_count
@@ -30,6 +32,7 @@ from probe.model.scoring import entropy
 from probe.model.text import pieces
 from probe.numbers import signed
 from probe.plotting.notebook import Beside, Drawable, alone, clickable, titled
+from probe.ticks import Tick, ignore
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -55,6 +58,15 @@ def strides(found: "Lenses") -> dict[int, str]:
     return {n: f"every {name}" if name else "all" for n, name in STRIDES.items()} if depth > DEEP else {}
 
 
+LensKind = Annotated[Literal["logit", "tuned", "Jacobian"], Input("Lens", key="log_kind", folded="Lenses")]
+"""Lens: the residual stream as it is, or mapped as a fit to texts says."""
+FittedOn = Annotated[
+    Path | None,
+    Input(
+        "File of texts", key="log_data", placeholder="documents of the model's world", type=Path | None, folded="Lenses"
+    ),
+]
+"""Texts on which a lens is fitted."""
 Drawn = Annotated[int | None, Input("Layers", key="log_layers", choices=strides, nothing="auto")]
 """Number n: every n-th layer of a deep model is drawn."""
 
@@ -161,6 +173,8 @@ class PromptLens(Lens):
     """Answers, and the token after which they are due."""
     whole: tuple[float, ...] = ()
     """Log-probability of each whole answer in nats; empty if each is one token."""
+    fitted: FittedLens | None = None
+    """Maps through which the rows were read; None for the logit lens."""
 
     @property
     def margin(self) -> np.ndarray:
@@ -197,8 +211,9 @@ class PromptLens(Lens):
         return table.assign(position=table["position"] + self.start)
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return the predictions after each token, and every measure by layer."""
-        return {"lens": self.table(), "layers": self.measures()}
+        """Return the predictions after each token, every measure by layer, and the test of a fitted lens."""
+        tested = {"distance": self.fitted.table()} if self.fitted else {}
+        return {"lens": self.table(), "layers": self.measures(), **tested}
 
     def figures(self, layers: Drawn = None) -> "dict[str, go.Figure]":
         """Draw the lens, and the measures after the chosen token over layers.
@@ -230,16 +245,23 @@ class Lenses(Beside[PromptLens]):
         return self.results[-1].text if len({(each.text, *each.tokens) for each in self.results}) == 1 else ()
 
     def sentence(self) -> str:
-        """Say what every model predicts next, and from which layer on this is its most probable token."""
-        pairs = zip(self.looks, self.results, strict=True)
-        return "; ".join(each.decision(look.name, each.column) for look, each in pairs) + "."
+        """Say what every model predicts next, from which layer on, and how near a fitted lens is to the output."""
+        pairs = list(zip(self.looks, self.results, strict=True))
+        said = "; ".join(each.decision(look.name, each.column) for look, each in pairs) + "."
+        tested = [f"{look.name}: {each.fitted.sentence()}" for look, each in pairs if each.fitted]
+        if len(self.results) == 1:
+            tested = [each.fitted.sentence() for each in self.results if each.fitted]
+        return " ".join([said, *tested])
 
     @property
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
         """Sentences on the cells, the followed tokens of the answers, and the probabilities of whole answers."""
+        reads = "the model would predict if it stopped after that layer"
+        if self.results[-1].fitted:
+            reads = f"the {self.results[-1].fitted.kind} lens reads after that layer"
         cells = (
-            "Each cell is the token that the model would predict if it stopped after that layer; its colour is"
-            " the log-probability of the answer. The curves are about the framed column."
+            f"Each cell is the token that {reads}; its colour is the log-probability of the answer. The curves are"
+            " about the framed column."
         )
         deep = " Of a deep model some layers are drawn, as chosen under Layers; the table has all."
         return (cells + deep * any(len(each.entropy) > DEEP for each in self.results), *self._whole_answers())
@@ -259,7 +281,15 @@ class Lenses(Beside[PromptLens]):
 
     def figures(self, layers: int | None = None) -> "dict[str, go.Figure]":
         """Draw the lens of each model, the difference of two, and the measures after the chosen token over layers."""
-        from probe.logits.figures import LensPanel, ModelMeasures, curves, layer_names, lens_map, lens_stride
+        from probe.logits.figures import (
+            LensPanel,
+            ModelMeasures,
+            curves,
+            layer_names,
+            lens_distances,
+            lens_map,
+            lens_stride,
+        )
 
         every = list(zip(self.looks, self.results, strict=True))
         alike = len({(tuple(each.tokens), tuple(each.answers)) for each in self.results}) == 1
@@ -295,6 +325,8 @@ class Lenses(Beside[PromptLens]):
             chart = curves(sides, last.answers, axis="after layer", ticks=ticks, height=HEIGHT)
             title = f"After token {last.target.position}, over layers{whose}"
             charts[f"layers{end}"] = titled(chart, title, HEIGHT)
+        if tested := [(look, each.fitted.table()) for look, each in every if each.fitted]:
+            charts["distance"] = titled(lens_distances(tested), "Distance to the output on held-out texts", HEIGHT)
         return charts
 
     def lists(self) -> dict[str, pd.DataFrame]:
@@ -315,17 +347,27 @@ def lens_tokens(lm: LM, columns: int) -> float:
     return columns * (lm.bridge.cfg.n_layers + 1) * unembedding / lm.n_parameters
 
 
-def lens_seconds(lm: LM, columns: int, answer: str | int | None, against: str | int | None, **asked: Any) -> float:
+def lens_seconds(
+    lm: LM,
+    columns: int,
+    answer: str | int | None,
+    against: str | int | None,
+    lens: str = "logit",
+    data: Path | None = None,
+    **asked: Any,
+) -> float:
     """Estimate the seconds that a lens takes; to find an answer that is not given, the prompt is read once more."""
     require_tokens(lm)
     tokens = lens_tokens(lm, columns)
-    return asked_seconds(lm, passes=1 + (answer is None or against is None), **asked) + seconds_to_read(lm, tokens)
+    fit = 0.0 if lens == "logit" else fit_seconds(lm, "tuned" if lens == "tuned" else "Jacobian", data)
+    read = asked_seconds(lm, passes=1 + (answer is None or against is None), **asked)
+    return read + seconds_to_read(lm, tokens) + fit
 
 
 @analysis(
     "logits",
     title="Logit lens",
-    equations=(LENS, MARGIN),
+    equations=(LENS, TUNED, MARGIN),
     seconds=lens_seconds,
     key="log_lens",
     beside=Lenses,
@@ -342,8 +384,11 @@ def logit_lens(
     position: Position = None,
     answer: Answer = None,
     against: Against = None,
+    lens: LensKind = "logit",
+    data: FittedOn = None,
     k: Annotated[int, Input("Tokens", advanced=True)] = 5,
     columns: Annotated[int | None, Input("Columns", first=lambda *lms: COLUMNS, advanced=True)] = None,
+    tick: Tick = ignore,
 ) -> PromptLens:
     """Read what a model would predict if it stopped after each layer, and follow an answer through the layers.
 
@@ -352,6 +397,11 @@ def logit_lens(
     *settles* at the first layer from which on its most probable token is that of the output. *Entropy* is that of the
     distribution, *margin* the difference of the log-probabilities of its two most probable tokens, *rank* that of an
     answer (1 is the most probable).
+
+    Two more lenses map the residual stream after each block first: *tuned* by the affine map that brings the prediction
+    nearest to the output on texts (Belrose et al. 2023), *Jacobian* by the mean Jacobian of the last residual
+    (transformer-lens). They are fitted once and stored; their KL to the output on held-out texts stands beside those of
+    the logit lens and of the unigram distribution (the mean prediction).
 
     Args:
         lm: the model.
@@ -363,12 +413,16 @@ def logit_lens(
             probable token, of the last model if there are several.
         against: answer to compare it with; by default the most probable token of the other model, or else the second
             most probable one; `(nothing)` leaves it out.
+        lens: the residual stream as it is (logit), or mapped first: tuned or Jacobian.
+        data: file of texts on which a mapped lens is fitted; by default documents of the model's world.
         k: number of most probable tokens to keep, at least two.
         columns: number of tokens to read around the chosen one; by default all.
+        tick: called with the completed share of a fit.
 
     Raises:
         ModelError: the architecture cannot be hooked, or its output is more than norm and unembedding.
-        DataError: a text or an answer without tokens, answers that differ in no token, or a scalar model.
+        DataError: a text or an answer without tokens, answers that differ in no token, or a scalar model; there are no
+            texts on which a lens can be fitted.
         ConfigError: k or `columns` is less than 1.
     """
     check_count(k)
@@ -377,7 +431,8 @@ def logit_lens(
     target = asked_target(lm, asked, answer, against, position)
     ids = target.text(asked)
     start, stop = window(target.position, len(ids), len(ids) if columns is None else columns)
-    _, rows = lens_rows(lm, ids, slice(start, stop))
+    fitted = None if lens == "logit" else obtain_lens(lm, lens, data, tick)
+    _, rows = lens_rows(lm, ids, slice(start, stop), fitted)
     tokens = torch.tensor([target.answers], dtype=torch.long)
     found = read_lens(rows, torch.tensor([ids[start:stop]]), max(k, 2), tokens)
     before = ids[: target.position + 1 - len(target.shared)]
@@ -388,6 +443,7 @@ def logit_lens(
         start=start,
         target=target,
         whole=tuple(whole_logprobs(lm, before, target.words)) if target.words else (),
+        fitted=fitted,
     )
 
 
@@ -406,7 +462,7 @@ def window(position: int, length: int, columns: int) -> tuple[int, int]:
 
 
 def lens_rows(
-    lm: LM, ids: Sequence[int], part: slice
+    lm: LM, ids: Sequence[int], part: slice, fitted: FittedLens | None = None
 ) -> tuple[Float[Tensor, "1 T V"], Iterator[Float[Tensor, "1 T V"]]]:
     """Return the logits of a text, and log-probabilities of some columns after the embedding and after each block.
 
@@ -416,6 +472,7 @@ def lens_rows(
         lm: the model.
         ids: token ids of the text.
         part: positions to read.
+        fitted: maps of the residual stream; None reads it as it is.
 
     Raises:
         ModelError: see `lens_logprobs`.
@@ -427,8 +484,10 @@ def lens_rows(
     last = {name: cache[name][:, part][:, -1:] for name in (names[0], names[-1])}
     next(lens_logprobs(lm, {**dict.fromkeys(names, last[names[0]]), **last}, logits[:, part][:, -1:]))
 
+    inner = residual[:-1] if fitted is None else fitted.mapped(residual[:-1])
+
     def rows() -> Iterator[Float[Tensor, "1 T V"]]:
-        for several in residual[:-1].split(max(1, AT_ONCE // max(1, own.numel()))):
+        for several in inner.split(max(1, AT_ONCE // max(1, own.numel()))):
             for row in unembed(lm, several).log_softmax(-1):
                 yield row[None]
         yield own[None]
@@ -452,27 +511,6 @@ def lens_of(lm: LM, ids: Sequence[int], answers: Sequence[str], rows: LensRows, 
     )
 
 
-def residual_names(lm: LM) -> list[str]:
-    """Return the hook names of the residual stream after the embedding and after each block, D + 1 of them."""
-    blocks = lm.bridge.cfg.n_layers
-    return ["blocks.0.hook_resid_pre", *(f"blocks.{block}.hook_resid_post" for block in range(blocks))]
-
-
-def unembed(lm: LM, residual: Float[Tensor, "... d"]) -> Float[Tensor, "... V"]:
-    """Return the logits of a residual stream: final norm, unembedding, and the scale or soft cap, if any.
-
-    Norm and unembedding are the plain modules: hooks on them do not act here.
-    """
-    return shape_logits(lm, lm.model.get_output_embeddings()(lm.bridge.ln_final.original_component(residual)).float())
-
-
-def shape_logits(lm: LM, logits: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """Apply what an architecture adds after the unembedding: a factor (Cohere, Granite), a soft cap (Gemma 2)."""
-    scale, cap = output_scale(lm), logit_cap(lm)
-    logits = logits if scale == 1 else logits * scale
-    return torch.tanh(logits / cap) * cap if cap else logits
-
-
 @torch.no_grad()
 def lens_logprobs(
     lm: LM, cache: Mapping[str, Tensor], logits: Float[Tensor, "B T V"]
@@ -492,21 +530,6 @@ def lens_logprobs(
     for name in inner:
         yield unembed(lm, cache[name]).log_softmax(-1)
     yield logits.float().log_softmax(-1)
-
-
-@torch.no_grad()
-def require_own_logits(lm: LM, residual: Float[Tensor, "... d"], logits: Float[Tensor, "... V"]) -> None:
-    """Check that norm and unembedding of the last residual give the model's output.
-
-    Raises:
-        ModelError: they do not.
-    """
-    again = unembed(lm, residual.to(lm.dtype)).log_softmax(-1)
-    if float((again.exp() - logits.float().softmax(-1)).abs().max()) > 0.05:
-        raise ModelError(
-            f"The logit lens does not know how {type(lm.model).__name__} makes logits from its residual stream: "
-            "use a model of another architecture."
-        )
 
 
 class LensReader:

@@ -14,7 +14,8 @@ import torch
 from probe.analyses.analysis_record import Asked, Chat
 from probe.analyses.catalogue import analysis
 from probe.errors import DataError, ModelError
-from probe.logits.lens import COLUMNS, HEIGHT, residual_names, unembed, window
+from probe.logits.lens import COLUMNS, HEIGHT, window
+from probe.logits.readout import residual_names, unembed
 from probe.logits.targets import Position, target_of
 from probe.model.asked import asked_ids, asked_seconds
 from probe.model.lm import LM

@@ -18,7 +18,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import pad as widen
 
-from probe.logits.lens import LensReader, LensRows, require_own_logits, residual_names, unembed
+from probe.logits.lens import LensReader, LensRows
+from probe.logits.readout import require_own_logits, residual_names, unembed
 from probe.logits.shares import attribute_last, last_hooks, last_names
 from probe.model.lm import LM, SMALL
 from probe.model.memory import require_room

@@ -16,7 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probe.logits.lens import AT_ONCE, residual_names, unembed
+from probe.logits.lens import AT_ONCE
+from probe.logits.readout import residual_names, unembed
 from probe.model.lm import LM
 from probe.model.text import pad
 from probe.recording.reward_shift import LogitsFn

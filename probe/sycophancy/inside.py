@@ -35,7 +35,7 @@ from probe.interventions.patching import Means, PromptPair, means, pair_of, with
 from probe.interventions.sites import Edit, Site, grid, hooks_of, observe, sweep
 from probe.interventions.steering import answer_steps
 from probe.logits.answer_tokens import answer_tokens
-from probe.logits.lens import residual_names, unembed
+from probe.logits.readout import residual_names, unembed
 from probe.logits.targets import Target, require_text, target_of, value
 from probe.model.lm import LM
 from probe.model.text import encode

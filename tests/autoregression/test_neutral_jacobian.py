@@ -6,7 +6,7 @@ import torch
 
 from probe.autoregression.jacobian import block_jacobian, last_step, neutral_jacobian
 from probe.errors import DataError
-from probe.logits.lens import residual_names
+from probe.logits.readout import residual_names
 from probe.model.equations import read_network, states, step
 from probe.model.rewards import reward_lm
 from tests.models import ARCHITECTURES, MORE, in_double, random_lm, random_reward_model

@@ -11,7 +11,7 @@ from probe import LM
 from probe.compare.behaviour import AnswerPair, preference
 from probe.compare.first_tokens import NEW_TOKENS, compare_first_tokens, plain_texts, steer
 from probe.errors import ConfigError, DataError
-from probe.logits.lens import residual_names
+from probe.logits.readout import residual_names
 from tests.models import random_lm
 from tests.places import SAMPLES
 

@@ -6,7 +6,8 @@ import scipy.stats
 import torch
 
 from probe.errors import ConfigError, DataError, ModelError
-from probe.logits.lens import Lenses, LensReader, lens_logprobs, logit_lens, read_lens, residual_names, unembed
+from probe.logits.lens import Lenses, LensReader, lens_logprobs, logit_lens, read_lens
+from probe.logits.readout import residual_names, unembed
 from probe.logits.targets import NOTHING
 from probe.model.rewards import reward_lm
 from probe.plotting.notebook import Look, title_of

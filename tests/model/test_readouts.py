@@ -9,7 +9,7 @@ from transformers import CLIPTextConfig
 
 from probe import LM
 from probe.errors import ConfigError, ModelError
-from probe.logits.lens import residual_names, unembed
+from probe.logits.readout import residual_names, unembed
 from probe.logits.targets import target_of, value
 from probe.model.rewards import VALUE_HEAD, analysable, reward_lm, value_lm
 from tests.models import ARCHITECTURES, random_lm, random_reward_model

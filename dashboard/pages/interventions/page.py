@@ -18,6 +18,7 @@ DOES = {
     "patch": ("patch_every_site", "patch_one_site"),
     "ablate": ("ablate_every_site", "ablate_one_site"),
     "steer": ("steer_answers",),
+    "circuit": ("circuit",),
 }
 """Analyses of each choice: for all sites, and for the chosen site."""
 

@@ -1,0 +1,5 @@
+from .answer_circuit import circuit as circuit
+from .subsets import Subsets as Subsets
+from .subsets import check as check
+from .subsets import exhaustive as exhaustive
+from .subsets import greedy as greedy

@@ -1,0 +1,99 @@
+"""Figures of circuits: faithfulness by size, and the score of every part by every method."""
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from probe.plotting.curves import band
+from probe.plotting.marks import cells
+from probe.plotting.panels import Panels
+from probe.plotting.series import Style, curve
+from probe.plotting.theme import ANSWERS, DOTTED, LIGHT, METHODS, escape, signed_axis
+
+COLOURS = {
+    "exhaustive": LIGHT.ink,
+    "greedy": METHODS["rsft"],
+    "removed": ANSWERS[0],
+    "restored": METHODS["dpo"],
+    "attribution": ANSWERS[1],
+    "integrated": ANSWERS[2],
+    "direct": ANSWERS[4],
+    "random": LIGHT.muted,
+}
+"""Colour of each method."""
+DRAWN = 40
+"""Largest number of parts that are drawn."""
+
+
+def faithfulness_curves(
+    table: pd.DataFrame, titles: Mapping[str, str], chosen: tuple[int, float] | None = None
+) -> go.Figure:
+    """Draw faithfulness by the size of the circuit for every method, with random orders as a band.
+
+    Where methods choose the same parts, their lines lie over each other: the first ones are wider.
+
+    Args:
+        table: rows of `Circuit.curves`.
+        titles: name of each method.
+        chosen: size and faithfulness of the circuit, marked by a ring.
+    """
+    panels = Panels()
+    panels.mark(1, DOTTED, y=1)
+    methods = list(table.groupby("method", sort=False))
+    for index, (name, rows) in enumerate(methods):
+        colour, title = COLOURS[str(name)], titles[str(name)]
+        if name == "random":
+            panels.add(1, band(rows["size"], rows["low"], rows["high"], colour))
+        hover = [
+            f"{escape(title)}, {size} parts: {value:.2f}"
+            for size, value in zip(rows["size"], rows["faithfulness"], strict=True)
+        ]
+        line = curve(
+            rows["size"], rows["faithfulness"], title, Style(colour, "dash" if name == "random" else "solid"), hover
+        )
+        wider = len(methods) - 1 - index
+        panels.add(1, line.update(line={"width": 2 + 0.8 * wider}, marker={"size": 6 + 0.8 * wider}))
+    if chosen is not None:
+        ring = {"color": LIGHT.ink, "symbol": "circle-open", "size": 17, "line": {"width": 2}}
+        shown = f"the circuit: {chosen[0]} parts, {chosen[1]:.2f}<extra></extra>"
+        mark = go.Scatter(
+            x=[chosen[0]], y=[chosen[1]], mode="markers", marker=ring, showlegend=False, hovertemplate=shown
+        )
+        panels.add(1, mark)
+    low, high = table["faithfulness"].min(), table["faithfulness"].max()
+    panels.axis("x", title="parts in the circuit")
+    panels.axis("y", title="faithfulness", range=[max(-1.0, low) - 0.08, min(2.0, high) + 0.08])
+    return panels.crowded()
+
+
+def score_map(table: pd.DataFrame, titles: Mapping[str, str], circuit: Collection[str], gap: float) -> go.Figure:
+    """Draw the score of every part by every method as a share of the gap; parts of the circuit are in bold.
+
+    Args:
+        table: rows of `Circuit.scores`.
+        titles: name of each method.
+        circuit: names of the parts of the circuit.
+        gap: target with all parts minus that without any, in nats.
+    """
+    methods = [str(name) for name in table if name != "part"]
+    order = table[methods].abs().max(axis=1).sort_values(ascending=False).index[:DRAWN]
+    rows = table.loc[sorted(order)]
+    values = rows[methods].to_numpy(dtype=float).T / gap
+    hover = [
+        [
+            f"{escape(part)}, {escape(titles[name])}: {value:+.2f} of the gap"
+            for part, value in zip(rows["part"], line, strict=True)
+        ]
+        for name, line in zip(methods, values, strict=True)
+    ]
+    written = [[f"{value:.2f}" for value in line] for line in values]
+    panels = Panels()
+    panels.add(1, cells(values, written, hover, legible=len(rows) <= 10))
+    labels = [f"<b>{part}</b>" if part in circuit else part for part in rows["part"]]
+    panels.axis("x", tickmode="array", tickvals=list(range(len(labels))), ticktext=labels, tickangle=-60)
+    names = [escape(titles[name]) for name in methods]
+    panels.axis("y", tickmode="array", tickvals=list(range(len(names))), ticktext=names, autorange="reversed")
+    bound = min(2.0, max(0.05, float(np.abs(values).max())))
+    return panels.figure(showlegend=False, coloraxis=signed_axis("share<br>of gap", bound))

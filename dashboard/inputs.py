@@ -91,7 +91,7 @@ def lay_out(fields: Sequence[Mapping[str, Any]], page: Page, beside: bool = Fals
     for field in new:
         at = next((each for each in new if each["name"] == field["instead"]), field)
         slots.setdefault(field["folded"] or f"={at['key']}", []).append(field)
-    widths = [2 if not slot.startswith("=") else width(own[0]) for slot, own in slots.items()] + [5] * beside
+    widths = [3 if not slot.startswith("=") else width(own[0]) for slot, own in slots.items()] + [5] * beside
     rest = [ROOM - sum(widths)] * (sum(widths) < ROOM and not beside)
     columns = st.columns([*widths, *rest], **ROW)[: len(widths)] if widths else []
     places: dict[str, DeltaGenerator] = {BESIDE: columns.pop()} if beside else {}

@@ -186,12 +186,20 @@ class Warmth:
     """Background import of the libraries for models, which takes seconds, while the reader looks at the first page."""
 
     def __init__(self) -> None:
-        self._now, self._ready = Event(), Event()
+        self._now, self._ready, self._turn = Event(), Event(), Lock()
         Thread(target=self._run, name="probe-warm", daemon=True).start()
 
     def wait(self) -> None:
         """Wait until what every model needs is imported; from now on pages import the rest themselves."""
         self._now.set()
+        self.wait_for_needed()
+        with (
+            self._turn
+        ):  # until the present import is over: of two threads that import the same, one gets half a module
+            pass
+
+    def wait_for_needed(self) -> None:
+        """Wait until what every model needs is imported."""
         self._ready.wait()
 
     def _run(self) -> None:
@@ -207,13 +215,19 @@ class Warmth:
         gc.disable()  # collections of a growing heap take a fifth of the time
         try:
             for name in names:
-                try:
-                    import_module(name)
-                except ImportError:  # a page imports the same at this moment, and Python gave one of both half a module
-                    import_module(name)
+                with self._turn:
+                    if self._now.is_set() and self._ready.is_set():
+                        return
+                    self._bring_one(name)
         finally:
             gc.enable()
         settle()
+
+    def _bring_one(self, name: str) -> None:
+        try:
+            import_module(name)
+        except ImportError:  # a page imports the same at this moment, and Python gave one of both half a module
+            import_module(name)
 
 
 @cache

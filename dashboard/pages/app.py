@@ -12,7 +12,7 @@ from dashboard.data import tell_problems
 from dashboard.extension_pages import draw_own, extension_pages, own_analyses
 from dashboard.garbage import collect_later
 from dashboard.jobs import draw_ended, draw_live
-from dashboard.markdown import escape_markdown, forget_sentence_place, guard, prose
+from dashboard.markdown import escape_markdown, forget_sentence_place, guard, prose, spin
 from dashboard.models import warm
 from dashboard.pages import page_file
 from dashboard.pages.in_context.choices import usual_models
@@ -162,6 +162,9 @@ with guard():
     body, below = st.container(), st.empty()  # additions to the previous page disappear immediately
     try:
         with body, tell_problems():
+            if asks:  # such a page imports what the server may be importing, and of two one would get half a module
+                with spin("Starting torch"):
+                    warm().wait_for_needed()
             try:
                 page.run()
             except MissingBaseError as error:

@@ -93,7 +93,7 @@ def test_a_training_by_trl_is_the_healthy_one_until_its_injury(
     rows = compare(injury, sick, sound(injury.recipe))
     if injury.fault == "rate_too_high":
         usual = sound(injury.recipe).metrics().set_index("step")["lr"]
-        assert rows.set_index("step")["lr"].dropna().to_dict() == pytest.approx((30 * usual.loc[FIRST:]).to_dict())
+        assert rows.set_index("step")["lr"].dropna().to_dict() == pytest.approx((300 * usual.loc[FIRST:]).to_dict())
     assert json.loads((tmp_path / "sick.json").read_text())["kind"] == "TRL"
 
 

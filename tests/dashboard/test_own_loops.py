@@ -69,7 +69,10 @@ SIGNS = (
 """How pages say that something is missing."""
 MAY_SAY: Mapping[tuple[str, str], str] = {
     ("reward", "compare"): "outputs one number, a reward, and .* outputs probabilities of tokens",
-    ("loop", "probes"): "A text has 67 tokens and the model reads at most 48",
+    **{
+        (maker, "probes"): "A text has 67 tokens and the model reads at most 48"
+        for maker in ("loop", "samples", "callback", "reward")
+    },
     ("reward", "rewards"): "Choose an aligned model above to compare its answers",
 }
 """By maker and page: the sentence in place of the main figure, where the model is one that the page cannot compare."""

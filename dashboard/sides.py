@@ -78,6 +78,21 @@ def chosen_ref(shared: SharedChoices, role: Role) -> str | None:
     return shared.reference(shared.base if role == "base" else shared.aligned)
 
 
+def choose_role(shared: SharedChoices, key: str, preferred: Role) -> Role:
+    """Let the reader choose one of the two models above a page of one model; the preferred one first, if it is chosen.
+
+    Args:
+        shared: the shared choices.
+        key: key of the choice in the page's address.
+        preferred: model that the page shows at first.
+    """
+    roles: tuple[Role, ...] = get_args(Role)
+    other = next(each for each in roles if each != preferred)
+    first = preferred if getattr(shared, preferred) else other
+    role = st.segmented_control("Model", roles, key=keep(key, roles, first), bind="query-params", required=True)
+    return "aligned" if role == "aligned" else "base"
+
+
 def load_side(shared: SharedChoices, role: Role) -> Side | None:
     """Load one of the chosen models; None while the page waits for consent, or if nothing is chosen."""
     ref = chosen_ref(shared, role)

@@ -14,11 +14,12 @@ from dashboard.components.tabs import open_tab
 from dashboard.computation import stored_inputs
 from dashboard.inputs import Page, Values
 from dashboard.markdown import note, pending_place
-from dashboard.sides import Role, Side, chosen_ref, colour_of
+from dashboard.sides import Role, Side, chosen_ref, colour_of, load_side
 from dashboard.state import PROMPT, SharedChoices, keep
 from probe.analyses.analysis_record import PAIR, Analysis
 from probe.analyses.catalogue import MODULES, find_analysis, summaries
 from probe.analyses.stored_results import StoredResult, is_storable, nearest_unloaded
+from probe.errors import MissingBaseError
 
 if TYPE_CHECKING:
     from probe.model.lm import LM
@@ -36,6 +37,29 @@ class Found:
     """Models and result, one for the pair or for each model."""
     wanted: Values
     """Inputs that the reader has chosen."""
+
+
+def load_or_draw(page: str, shared: SharedChoices, role: Role, names: Collection[str]) -> Side | None:
+    """Load the model of a page of one model; if its base is not here, draw the stored results in its place.
+
+    Args:
+        page: name of the page.
+        shared: the shared choices.
+        role: the model.
+        names: names of the analyses that the page shows.
+
+    Returns:
+        The model; None if it waits for the reader's consent or its stored results are drawn.
+
+    Raises:
+        MissingBaseError: the model's base is not here, and no result is stored.
+    """
+    try:
+        return load_side(shared, role)
+    except MissingBaseError:
+        if not draw_stored(page, shared, roles=[role], names=names):
+            raise
+        return None
 
 
 def draw_stored(

@@ -240,7 +240,7 @@ def sentence(trials: Iterable[Trial]) -> str:
 
 @lru_cache(maxsize=1)
 def shipped_trials() -> tuple[Trial, ...]:
-    """Read the trials of `score.tsv`, on whose seeds and models no rule was made."""
+    """Read the trials of `score.tsv`, on whose seeds and models no rule was made before they were scored."""
     text = files("probe.diagnosis").joinpath(FILE).read_text()
     return tuple(_trial(row) for row in csv.DictReader(text.splitlines(), delimiter="\t"))
 

@@ -234,8 +234,8 @@ def draw_score() -> None:
         trials = shipped_trials()
         st.markdown(prose(sentence_of_score(trials)))
         note(
-            "Trainings with a fault that was put into them, and healthy ones; no rule was made on these. Counts of "
-            "trainings; the definition of each column appears at its head."
+            "Trainings with a fault that was put into them, and healthy ones; no rule was made on these before they "
+            "were scored. Counts of trainings; the definition of each column appears at its head."
         )
         table = score(trials)
         table["delay"] = ["" if pd.isna(each) else f"{100 * each:.0f} %" for each in table["delay"]]

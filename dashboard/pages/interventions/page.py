@@ -8,11 +8,10 @@ from dashboard.analysis import draw
 from dashboard.components.details import TAB_DETAILS
 from dashboard.inputs import Page
 from dashboard.markdown import note, sentence_place
-from dashboard.sides import Role, ask_for_model, chosen_ref, load_side, written
-from dashboard.state import DO, SharedChoices, current, keep
-from dashboard.without_base import draw_stored
+from dashboard.sides import ask_for_model, choose_role, chosen_ref, written
+from dashboard.state import DO, current, keep
+from dashboard.without_base import load_or_draw
 from probe.analyses.catalogue import find_analysis
-from probe.errors import MissingBaseError
 
 DOES = {
     "patch": ("patch_every_site", "patch_one_site"),
@@ -23,13 +22,6 @@ DOES = {
 """Analyses of each choice: for all sites, and for the chosen site."""
 
 
-def choose_model(shared: SharedChoices) -> Role:
-    """Let the reader choose the model to intervene on."""
-    key = keep("int_model", ("aligned", "base"), "aligned" if shared.aligned else "base")
-    role = st.segmented_control("Model", ("base", "aligned"), key=key, bind="query-params", required=True)
-    return "aligned" if role == "aligned" else "base"
-
-
 def page() -> None:
     """Draw the page from top to bottom."""
     choices = current()
@@ -37,17 +29,12 @@ def page() -> None:
     with st.container(horizontal=True, gap="large"):
         key = keep(DO, DOES, "patch")
         do = str(st.segmented_control("Do", DOES, key=key, bind="query-params", required=True))
-        role = choose_model(choices)
+        role = choose_role(choices, "int_model", "aligned")
     if not chosen_ref(choices, role) or not choices.prompt.strip():
         missing = "a prompt" if chosen_ref(choices, role) else "a model"
         ask_for_model(answer, f"Choose {missing} above to intervene in it.")
         return
-    try:
-        side = load_side(choices, role)
-    except MissingBaseError:
-        if not draw_stored("interventions", choices, roles=[role], names=DOES[do]):
-            raise
-        return
+    side = load_or_draw("interventions", choices, role, DOES[do])
     if side is None:
         return
     main, *others = map(find_analysis, DOES[do])

@@ -10,22 +10,14 @@ from dashboard.analysis import draw, draw_below, keys_of
 from dashboard.components.tabs import open_tab
 from dashboard.inputs import Page
 from dashboard.markdown import note, sentence_place
-from dashboard.sides import Role, ask_for_model, chosen_ref, load_side
-from dashboard.state import SharedChoices, current, keep
-from dashboard.without_base import draw_stored
+from dashboard.sides import ask_for_model, choose_role, chosen_ref, load_side
+from dashboard.state import current
+from dashboard.without_base import load_or_draw
 from probe.analyses.catalogue import find_analysis
-from probe.errors import MissingBaseError
 
 MAIN, DATA, TRAINING = "trait_direction", "project_data", "project_training"
 """Main analysis, and those of the tabs."""
 NOT_TRAINED = "Choose an aligned model above that a run trained from another one to follow its checkpoints."
-
-
-def choose_model(shared: SharedChoices) -> Role:
-    """Let the reader choose the model whose direction is read: the base by default, since rows come before training."""
-    key = keep("trait_model", ("base", "aligned"), "base" if shared.base else "aligned")
-    role = st.segmented_control("Model", ("base", "aligned"), key=key, bind="query-params", required=True)
-    return "aligned" if role == "aligned" else "base"
 
 
 def follow(own: Page) -> None:
@@ -45,17 +37,12 @@ def page() -> None:
     answer = sentence_place()
     with st.container(horizontal=True, vertical_alignment="top", gap="medium"):
         with st.container(width="content"):
-            role = choose_model(choices)
+            role = choose_role(choices, "trait_model", "base")
         row = st.container()
     if not chosen_ref(choices, role):
         ask_for_model(answer, "Choose a model above to find the direction of a trait in it.")
         return
-    try:
-        side = load_side(choices, role)
-    except MissingBaseError:
-        if not draw_stored("traits", choices, roles=[role], names=(MAIN,)):
-            raise
-        return
+    side = load_or_draw("traits", choices, role, (MAIN,))
     if side is None:
         return
     own = Page(choices, answer, sides=[side], row=row, lists=False)

@@ -27,6 +27,7 @@ from probe.rewards.evaluation import evaluate
 from probe.rows import Row, is_messages, is_text, read_columns, read_text
 from probe.runs import ProbePrompt, RunWriter
 from probe.runs.alarm_rows import Alarm
+from probe.runs.captures import Captures
 from probe.runs.encoded_rows import ROWS
 from probe.runs.schema import step_name
 from probe.runs.trained_on import repeated
@@ -263,7 +264,7 @@ def probe_prompts(session: Session, lm: LM, origin: Origin) -> tuple[list[ProbeP
     if not session.config.capture_every or not session.measures:
         return [], ""
     if file is None and session.config.resume:
-        prompts = Run(session.config.out).captures().prompts or prompts
+        prompts = Captures(session.config.out, live=True).prompts or prompts
     if file is not None:
         prompts = read_probe_prompts(file)
     try:

@@ -30,6 +30,7 @@ from probe.recording.recorder import leave_undisturbed
 from probe.recording.signs import entropy_by_position, group_metrics
 from probe.rows import Columns, Row, Rows, is_answer, is_text, is_text_or_messages, read_columns
 from probe.runs import ProbePrompt, Run
+from probe.runs.captures import Captures
 from probe.world import World
 from probe.world.language import read
 from trainers.checkpoint import last_checkpoint
@@ -591,7 +592,7 @@ def best_and_worst(sampler: Sampler) -> list[ProbePrompt]:
     session, config, lm = sampler.session, sampler.config, sampler.trainee.lm
     if not config.capture_every or not session.measures or config.probe_prompts is not None:
         return []
-    if config.resume and Run(config.out).captures().prompts:
+    if config.resume and Captures(config.out, live=True).prompts:
         return []
     short = [index for index, prompt in enumerate(sampler.prompts) if len(prompt.ids) <= CAPTURE_TOKENS]
     with leave_undisturbed(lm.model), torch.no_grad():

@@ -252,7 +252,7 @@ class ProbeCallback(TrainerCallback):
         if self.writer is None:
             return
         step = int(state.global_step)
-        if self._recorder is not None and step not in Captures(self.path).steps:
+        if self._recorder is not None and step not in Captures(self.path, live=True).steps:
             self._recorder.capture(step)
         if self.checkpoint and _is_whole(self._model):
             write = adapters.write_trained if is_peft_model(self._model) else weights.write

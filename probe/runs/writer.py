@@ -94,7 +94,7 @@ class RunWriter:
         self._meta = meta | attempt()
         self._handle = handle
         self._start = time.monotonic() - seconds
-        self.fixed_prompts = Captures(path).prompts
+        self.fixed_prompts = Captures(path, live=True).prompts
         """Prompts of the captures; empty until they are fixed."""
         self.captured = 0
         """Bytes of the newest capture."""
@@ -300,7 +300,7 @@ class RunWriter:
 
     def first_capture(self, before: int) -> tuple[Path | None, Path]:
         """Return the file of the first capture, if it is of an earlier step, and the folder of all captures."""
-        files = {step: file for step, file in Captures(self.path).files.items() if step < before}
+        files = {step: file for step, file in Captures(self.path, live=True).files.items() if step < before}
         return files[min(files)] if files else None, self.path / CAPTURES
 
     @contextmanager

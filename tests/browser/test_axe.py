@@ -27,7 +27,18 @@ IN_NAVIGATION = f"element => element.closest('{SECTIONS}') !== null"
 
 
 def violations(page: Page) -> list[str]:
-    """What axe-core finds of the page as it is, a line each."""
+    """What axe-core finds of the page, a line each; what fades while a part of the page runs is looked at again."""
+    found = _look(page)
+    for _ in range(3):
+        if not found:
+            break
+        page.wait_for_timeout(700)
+        again = _look(page)
+        found = [line for line in found if line in again]
+    return found
+
+
+def _look(page: Page) -> list[str]:
     found = Axe().run(page).response["violations"]
     return [
         f"{rule['id']} ({rule['impact']}): {' '.join(node['target'][-1].split())} {node['html'][:200]}"

@@ -84,8 +84,8 @@ def look_at_run(place: Path, others: set[str], whole: Run | None = None) -> None
             assert (checkpoint.path / CHECKSUMS).exists()
             assert find_damage(checkpoint.path) is None, f"{checkpoint.path} is damaged"
         run.rollouts(), run.results()
-    with silence() as said:
-        assert main(["runs", "show", str(place)]) == 0, said.getvalue()
+        with silence() as said:
+            assert main(["runs", "show", str(place)]) == 0, said.getvalue()
 
 
 def compare_metrics(one: Run, other: Run) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -215,6 +216,21 @@ def test_a_capture_that_is_killed_leaves_nothing_after_a_resume(tmp_path: Path):
     assert list(path.glob("captures/**/.tmpAbCdEf"))
     RunWriter.resume(path, 0).finish()
     assert list(path.glob("captures/*")) == []
+
+
+def test_a_resumed_run_says_nothing_of_a_capture_that_was_being_listed(make: Make):
+    writer = make()
+    writer.capture(0, {"x": np.zeros(3)})
+    writer.finish("failed")
+    with open(writer.path / "captures" / "index.jsonl", "a") as file:
+        file.write('{"step": 1, "fi')
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        resumed = RunWriter.resume(writer.path, 0)
+        assert resumed.first_capture(5)[0] is not None
+        resumed.capture(1, {"x": np.zeros(3)})
+        resumed.finish()
+    assert open_run(writer.path).captures().steps == [0, 1]
 
 
 def test_a_file_that_is_deleted_under_its_writer_is_noticed(make: Make):

@@ -7,7 +7,7 @@ page. It needs Chromium and the development tools.
 import io
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import chdir
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from probe.plotting.paper import Paper
 from probe.texts import say
 from tests.browser.conftest import FLAGS, Server
 from tests.browser.pages import agree, box, figure, open_page
+from tests.injuries import __main__ as injuries
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "images"
@@ -70,7 +71,10 @@ FLIP = "flip"
 """The one picture that is no page: both figures that the tutorial exports."""
 JOBS = "jobs"
 """The film strip of jobs: eight looks at pages, in the order in which they were taken."""
-NAMES = {*PICTURES, FLIP, JOBS}
+DIAGNOSES = "diagnosis"
+"""What the page Diagnosis says of three trainings with a fault, and of a healthy one."""
+INJURED = ("hot-sampler", "agreement-pays", "flipped-reward")
+NAMES = {*PICTURES, FLIP, JOBS, DIAGNOSES}
 
 
 def take(context: BrowserContext, server: Server, picture: Picture) -> Image.Image:
@@ -147,12 +151,40 @@ def film(playwright: Playwright, runs: Path) -> Image.Image:
     look("overview", ".st-key-jobs-ended button")
     browser.close()
     server.stop()
-    width, height, gap = 610, 381, 20
-    strip = Image.new("RGB", (WIDTH, gap + (height + gap) * len(looks) // 2), "#D0D5DD")
+    return strip(looks)
+
+
+def strip(looks: Sequence[Image.Image]) -> Image.Image:
+    """Pictures of one size in two columns."""
+    width, gap = 610, 20
+    height = round(width * looks[0].height / looks[0].width)
+    whole = Image.new("RGB", (WIDTH, gap + (height + gap) * len(looks) // 2), "#D0D5DD")
     for index, image in enumerate(looks):
         place = gap + index % 2 * (width + gap), gap + index // 2 * (height + gap)
-        strip.paste(image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS), place)
-    return strip.quantize(256, Image.Quantize.FASTOCTREE)
+        whole.paste(image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS), place)
+    return whole.quantize(256, Image.Quantize.FASTOCTREE)
+
+
+def diagnoses(playwright: Playwright, folder: Path) -> Image.Image:
+    """Trainings with a fault that was put into them, and what the page says of each and of a healthy one."""
+    with chdir(ROOT):
+        injuries.run([*INJURED, "--seeds", "3", "--out", str(folder)])
+    server = Server(folder)
+    browser = playwright.chromium.launch(executable_path=find_browser(), args=FLAGS)
+    context = browser.new_context(viewport={"width": WIDTH, "height": 1000}, color_scheme="light")
+    looks = []
+    for name in (*INJURED, "healthy-rlvr"):
+        page = context.new_page()
+        open_page(page, server, f"diagnosis?diagnosed={name}-seed3")
+        page.get_by_text("How often it is right").wait_for()
+        page.wait_for_timeout(3000)
+        left, top = box(page.get_by_test_id("stMain"))["x"], box(page.get_by_test_id("stSelectbox").first)["y"] - 16
+        shot = page.screenshot(clip={"x": left, "y": top, "width": WIDTH - left, "height": 640})
+        looks.append(Image.open(io.BytesIO(shot)))
+        page.close()
+    browser.close()
+    server.stop()
+    return strip(looks)
 
 
 def save(name: str, image: Image.Image) -> None:
@@ -190,6 +222,8 @@ def main(names: list[str]) -> None:
         server.stop()
         if JOBS in wanted:
             save(JOBS, film(playwright, Path("runs").absolute()))
+        if DIAGNOSES in wanted:
+            save(DIAGNOSES, diagnoses(playwright, Path("injured").absolute()))
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ def cells(name: str) -> list[str]:
 
 def larger() -> str:
     """Return a sentence on the bytes of captures of a model with 8 billion parameters, which is not run."""
-    shape = Shape(lengths=(LENGTH,), depth=32, heads=32)
+    shape = Shape(lengths=(LENGTH,), depth=32, heads=32, width=4096)
     chosen, everything = (plan_capture(CaptureOptions(budget=size), shape) for size in (BUDGET, 0))
     block = 32 * LENGTH**2 * 4
     return (

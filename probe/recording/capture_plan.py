@@ -1,7 +1,7 @@
 """Options of captures, and the plan of what one capture holds so that it fits a budget of bytes.
 
     CaptureOptions(budget="200MB", layers=(0, 11))
-    plan_capture(options, Shape(lengths=(1024,), depth=32, heads=32, answers=2)).sentence
+    plan_capture(options, Shape(lengths=(1024,), depth=32, heads=32, width=4096, answers=2)).sentence
 
 The plan depends only on shapes, so it is known before the first step, and all captures of a run hold the same. If
 everything fits, nothing is left out. Otherwise, in this order: attention weights are stored in 8 bits; then only the
@@ -97,6 +97,8 @@ class Shape:
     """Number of blocks."""
     heads: int
     """Number of heads of a block; 0 if not every block has heads."""
+    width: int
+    """Width of the residual stream."""
     answers: int = 0
     """Largest number of answers of a prompt."""
     attributed: bool = True
@@ -268,7 +270,7 @@ def part_of(tensor: str) -> Part:
 def _other_bytes(shape: Shape, parts: Collection[Part], columns: int) -> int:
     """Return the bytes of all tensors of a capture but attention, and of the number of columns."""
     sizes = {"P": len(shape.lengths), "D": shape.depth, "H": shape.heads, "T": min(columns, max(shape.lengths))}
-    sizes |= {"A": shape.answers, "k": TOP_K, "n": NEURONS}
+    sizes |= {"A": shape.answers, "k": TOP_K, "n": NEURONS, "d": shape.width}
     total = 4
     for name, axes in CAPTURE_AXES.items():
         if name.partition("_")[0] not in PART_OF or part_of(name) not in parts:

@@ -35,6 +35,7 @@ TOGETHER = 2**25
 UNEMBEDDED, READ = 2**24, 2**20
 """Maximum numbers of logits that are computed at once, which saves reading the unembedding again, and that are read at
 once, which stay in the processor's cache."""
+LARGEST = float(torch.finfo(torch.float16).max)
 EVERYTHING = CaptureOptions(budget=0)
 """Options without any limit."""
 Batch = tuple[dict[str, Tensor], dict[str, Tensor]]
@@ -63,7 +64,8 @@ def measure(
         of `AttentionRows`; lens_top_ids, lens_top_logprobs [P D+1 C k] and lens_answer_logprobs [P D+1 C A] of the
         logit lens, in nats, row 0 after the embedding and row D the output; lens_answer_ranks [P D+1 C A] (0 is the
         most probable), lens_entropy and lens_margin [P D+1 C] in nats; entropy [P C] of the output and margin [P C]
-        between its two most probable tokens, in nats; residual_norm [P D+1 C]. If the parts of the model sum to its
+        between its two most probable tokens, in nats; residual_norm [P D+1 C]; residual_last [P D+1 d], the residual
+        stream at the last token, up to the largest number of half precision. If the parts of the model sum to its
         logits, promoted_ids [P D H+1 2 k]: the tokens that each part promotes, and those that it suppresses;
         attribution [P D H+1] of the first answer minus the second after the last token, MLPs last, and
         attribution_total [P 2]: the contribution of the other parts, and the target's value. If neurons also sum to the
@@ -84,9 +86,9 @@ def measure(
         ]
         tensors = _join([columns for columns, _ in batches])
         last = {name: torch.cat([each[name] for _, each in batches]) for name in batches[0][1]}
-        attribution = (
-            attribute_last(lm, last, answers, TOP_K, NEURONS) if "attribution" in plan.parts and last else None
-        )
+        if "norms" in plan.parts:
+            tensors["residual_last"] = last.pop("residual_last")
+        attribution = attribute_last(lm, last, answers, TOP_K, NEURONS) if last else None
     if attribution is not None:
         without = (answers < 0).all(1).to(attribution.parts.device)  # no attribution: NaN, not 0
         tensors["promoted_ids"] = attribution.promoted
@@ -111,6 +113,7 @@ def plan_for(lm: LM, prompts: Sequence[ProbePrompt], options: CaptureOptions) ->
         lengths=tuple(prompt.length for prompt in prompts),
         depth=int(lm.bridge.cfg.n_layers),
         heads=int(lm.bridge.cfg.n_heads) if _pattern_names(lm) else 0,
+        width=int(lm.bridge.cfg.d_model),
         answers=max(len(prompt.answer_ids) for prompt in prompts),
         attributed=bool(last_names(lm)),
     )
@@ -160,8 +163,8 @@ def _read_batch(
     if rows is not None:
         patterns = enumerate(_pattern_names(lm))
         hooks += [(name, partial(rows.take, block, first)) for block, name in patterns]
-    ends = [*last_names(lm), names[0], names[-1]] if "attribution" in plan.parts and last_names(lm) else [names[-1]]
-    hooks += last_hooks(ends, ids.shape, mask.sum(1) - 1, last)
+    parts = last_names(lm) if "attribution" in plan.parts else []
+    hooks += last_hooks([*parts, *names], ids.shape, mask.sum(1) - 1, last)
     with lm.hooks(hooks):
         logits = lm.logits(texts)
     last["logits"] = logits[torch.arange(len(texts)), mask.sum(1) - 1].float()
@@ -169,10 +172,11 @@ def _read_batch(
         require_own_logits(lm, last[names[-1]], last["logits"])
         lens.add(lens.split(_columns(logits, kept)))
     columns = {"residual_norm": torch.stack(norms, dim=1)} if "norms" in plan.parts else {}
+    ends = torch.stack([last[name].to(logits.device) for name in names], dim=1).clamp(-LARGEST, LARGEST)
     columns |= _lens_tensors(lens.readings(), answers) if lens is not None else {}
     real = real.to(logits.device)
     masked = {name: _zero(tensor, _along(real, tensor)) for name, tensor in columns.items()}
-    return masked, last if len(ends) > 1 else {}
+    return masked, (last if parts else {}) | ({"residual_last": ends} if "norms" in plan.parts else {})
 
 
 class _LensColumns:

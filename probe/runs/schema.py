@@ -71,6 +71,7 @@ CAPTURE_DTYPES = {
     "entropy": "float32",
     "margin": "float32",
     "residual_norm": "float32",
+    "residual_last": "float16",
     "attribution": "float32",
     "attribution_total": "float32",
     "promoted_ids": "int32",
@@ -97,6 +98,7 @@ CAPTURE_AXES = {
     "entropy": "P T",
     "margin": "P T",
     "residual_norm": "P D+1 T",
+    "residual_last": "P D+1 d",
     "attribution": "P D H+1",
     "attribution_total": "P 2",
     "promoted_ids": "P D H+1 2 k",
@@ -108,8 +110,8 @@ CAPTURE_AXES = {
     "pair_lens_logprobs": "Q 2 D+1 C",
     "pair_ref_logprobs": "Q 2",
 }
-"""Axes of these tensors: P prompts, T tokens, D blocks, H heads, k most probable tokens, A answers, n neurons, Q pairs,
-C tokens of a pair's prompt and completion."""
+"""Axes of these tensors: P prompts, T tokens, D blocks, H heads, k most probable tokens, A answers, n neurons, d width,
+Q pairs, C tokens of a pair's prompt and completion."""
 
 
 class RunWarning(UserWarning):

@@ -9,7 +9,7 @@ from probe.numbers import format_interval
 from probe.plotting.curves import Style, band
 from probe.plotting.intervals import whiskers
 from probe.plotting.panels import Panels
-from probe.plotting.series import shaded
+from probe.plotting.series import exact, shaded
 from probe.plotting.theme import ANSWERS, CHOSEN, DOTTED, LIGHT, escape, on_hover, row_axis, shorten
 
 NULL, SMALL = ANSWERS[-1], {"size": 11}
@@ -88,11 +88,12 @@ def rows_along(rows: pd.DataFrame, kinds: pd.DataFrame, colour: str, seed: int =
     return panels.figure(showlegend=False, height=150 + 30 * max(len(kinds), 3))
 
 
-def training_along(table: pd.DataFrame, colour: str, words: str) -> go.Figure:
+def training_along(table: pd.DataFrame, captures: pd.DataFrame, colour: str, words: str) -> go.Figure:
     """Draw the projection of the states before the answer over training, and the exact rate of the behaviour if known.
 
     Args:
         table: `probe.traits.training_projection.ProjectedTraining.steps`.
+        captures: `ProjectedTraining.captures`.
         colour: colour of the run's method.
         words: description of the rate; empty without one.
     """
@@ -104,6 +105,8 @@ def training_along(table: pd.DataFrame, colour: str, words: str) -> go.Figure:
         )
         hover = [f"step {row.step}: {format_interval(row.value, row.ci_low, row.ci_high)}" for row in rows_of(rows)]
         panels.add(column, *shaded(rows["step"], rows, name, Style(colour, "solid"), hover))
+    if len(captures):
+        panels.add(1, exact(captures["step"], captures["shift"], "captured prompts", "dash", LIGHT.muted))
     panels.mark(1, DOTTED, y=0)
     panels.axis("x", title="step")
     if words:

@@ -2,12 +2,14 @@
 
 The direction is that of the model from which the run started. A checkpoint's shift is the change of its state at the
 last token of a prompt, before it answers, along this direction (the fine-tuning shift of Chen et al. 2025, arXiv
-2507.21509). Captures hold norms and logits of the residual stream, not its vectors, so checkpoints are read.
+2507.21509). Captures hold the same state of their own prompts (`residual_last`), so they are projected too, without a
+model: more steps, fewer prompts, which have nothing to do with the trait.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -44,9 +46,10 @@ from probe.traits.states import answer_ids, mean_states
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+T = TypeVar("T")
 SHIFT = r"s_t = \frac{1}{N} \sum_i \frac{(h_{l,t}(x_i) - h_{l,0}(x_i)) \cdot v_l}{\bar p^{+} - \bar p^{-}}"
-MOST = 12
-"""Largest number of checkpoints that are read: the first, the last and others at equal distances."""
+MOST, CAPTURED = 12, 60
+"""Largest numbers of checkpoints and of captures that are read: the first, the last and others at equal distances."""
 HEIGHT = 330
 """Height of the figure in pixels."""
 
@@ -65,10 +68,13 @@ class ProjectedTraining(Drawable):
     """Name of the run."""
     method: str
     """Its method."""
+    captures: pd.DataFrame
+    """One row per capture: `step` and the shift of the captured prompts since the first capture, with its interval over
+    prompts; empty if the captures hold no `residual_last`."""
 
     notes = (
-        "Captures hold no residual vectors, so the points are the start and the checkpoints that the run keeps;"
-        " `probe train METHOD --save-every 10` keeps more.",
+        "Points are the start and the checkpoints that the run keeps, on prompts of the trait (`probe train METHOD"
+        " --save-every 10` keeps more). The dashed line is the same for the run's captures, on their own prompts.",
     )
 
     @property
@@ -87,16 +93,17 @@ class ProjectedTraining(Drawable):
             return f"{said}."
         return f"{said}, and the {self._words} went from {rate(first['rate'])} to {rate(last['rate'])}."
 
-    def table(self) -> pd.DataFrame:
-        """Return one row per checkpoint."""
-        return self.steps
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return one row per checkpoint, and one per capture if there are some."""
+        return {"checkpoints": self.steps} | ({"captures": self.captures} if len(self.captures) else {})
 
     def figure(self) -> "go.Figure":
-        """Draw shift and rate over the checkpoints."""
+        """Draw shift and rate over the checkpoints, and the shift over the captures."""
         from probe.traits.figures import training_along
 
         title = f"{self.run} along the direction of {self.direction.trait}"
-        return titled(training_along(self.steps, method_colour(self.method), self._words), title, HEIGHT)
+        drawn = training_along(self.steps, self.captures, method_colour(self.method), self._words)
+        return titled(drawn, title, HEIGHT)
 
 
 def training_seconds(lm: LM, run: Path | None = None, **options: Any) -> float:
@@ -164,7 +171,31 @@ def project_training(
             row |= stats.bootstrap_mean(values, units=people, bounds=stats.SHARE).row(name="rate")
         rows.append(row)
         part(tick, number, len(chosen) + 1)(1.0)
-    return ProjectedTraining(direction, pd.DataFrame(rows), opened.name, opened.method)
+    moved = captured_shift(opened, direction)
+    return ProjectedTraining(direction, pd.DataFrame(rows), opened.name, opened.method, moved)
+
+
+def captured_shift(run: Run, direction: TraitDirection) -> pd.DataFrame:
+    """Return the shift of a run's captured prompts along a direction since the first capture, one row per capture.
+
+    Intervals are 95 %, over prompts. Empty if the captures hold no `residual_last`, or states of another shape.
+    """
+    captures, places, rows = run.captures(), list[np.ndarray](), list[dict[str, Any]]()
+    at = direction.layer + 1
+    for step in spaced(captures.steps, CAPTURED):
+        states = captures.load(step).get("residual_last")
+        if states is None or states.shape[1:] != direction.vectors.shape:
+            return pd.DataFrame(columns=["step"])
+        places.append(states[:, at].astype(float) @ direction.vector / direction.gaps[at])
+        mean = stats.bootstrap_mean(places[-1] - places[0]) if rows else stats.Interval(0.0, 0.0, 0.0)
+        rows.append({"step": step, **mean.row(name="shift")})
+    return pd.DataFrame(rows)
+
+
+def spaced(values: Sequence[T], most: int) -> list[T]:
+    """Return all values, or the first, the last and others at equal distances."""
+    at = np.linspace(0, len(values) - 1, most).round().astype(int).tolist() if values else []
+    return [values[each] for each in dict.fromkeys(at)]
 
 
 def _start(run: Run) -> str:
@@ -182,9 +213,7 @@ def _start(run: Run) -> str:
 
 def _kept(run: Run) -> list[Checkpoint]:
     """Return the checkpoints that are read: all after step 0, or the first, the last and others at equal distances."""
-    saved = [each for each in run.checkpoints() if each.step > 0]
-    at = np.linspace(0, len(saved) - 1, MOST).round().astype(int).tolist() if saved else []
-    return [saved[each] for each in dict.fromkeys(at)]
+    return spaced([each for each in run.checkpoints() if each.step > 0], MOST)
 
 
 def _before_answer(lm: LM, pairs: list[Contrast], direction: TraitDirection) -> np.ndarray:

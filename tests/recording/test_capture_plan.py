@@ -48,7 +48,7 @@ def record(path: Path, lm: LM | None = None, captures: int = 1, **options: objec
     budget=st.integers(1, 10**8),
 )
 def test_a_plan_keeps_the_budget(lengths: list[int], depth: int, heads: int, budget: int):
-    shape = Shape(lengths=tuple(lengths), depth=depth, heads=heads, answers=2)
+    shape = Shape(lengths=tuple(lengths), depth=depth, heads=heads, width=8, answers=2)
     least = plan_capture(CaptureOptions(budget=0, tokens=1), shape)
     try:
         plan = plan_capture(CaptureOptions(budget=budget), shape)
@@ -155,7 +155,7 @@ def test_heads_that_moved_most_are_kept_whole(tmp_path: Path):
 
 
 def test_a_head_that_only_moves_to_its_sink_is_not_kept_whole(tmp_path: Path):
-    plan = replace(plan_capture(CaptureOptions(tokens=3), Shape(lengths=(6,), depth=1, heads=3)), whole=1)
+    plan = replace(plan_capture(CaptureOptions(tokens=3), Shape(lengths=(6,), depth=1, heads=3, width=8)), whole=1)
     weights = np.tril(np.ones((3, 6, 6), np.float32)) / np.arange(1, 7, dtype=np.float32)[:, None]
     first = attention_rows.AttentionRows(plan)
     first.take(0, 0, torch.from_numpy(weights)[None])

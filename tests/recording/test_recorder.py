@@ -125,6 +125,8 @@ def test_a_capture_is_what_the_model_does(lm: LM, tmp_path: Path):
         )
         norm = out.hidden_states[1][0].norm(dim=-1)
         np.testing.assert_allclose(tensors["residual_norm"][index, 1, :length], norm, rtol=1e-5)
+        state = out.hidden_states[1][0, -1].detach()
+        np.testing.assert_allclose(tensors["residual_last"][index, 1], state, rtol=1e-3, atol=1e-4)
         for a, answer in enumerate(prompt.answer_ids):
             np.testing.assert_allclose(
                 tensors["lens_answer_logprobs"][index, -1, :length, a], logprobs[:, answer], rtol=2e-3

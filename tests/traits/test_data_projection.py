@@ -14,6 +14,7 @@ from probe.traits.data_projection import DataRow, project_rows
 from probe.traits.states import answer_ids, mean_states
 from tests.models import random_lm
 from tests.places import SAMPLES
+from tests.trainers.quick import quick_config, short_run, small_model, train
 
 
 def test_rows_that_show_a_trait_push_towards_it_and_its_opposite_away(base: LM):
@@ -86,3 +87,18 @@ def test_checkpoints_move_and_the_rate_is_exact(base: LM):
         project_training(base)
     with pytest.raises(DataError, match="A model outside of the runs keeps no checkpoint"):
         project_training(random_lm("llama"))
+
+
+def test_captures_are_projected_as_checkpoints_are(tmp_path: Path):
+    """On the captured prompts the last checkpoint, read anew, has moved as far as the last capture says."""
+    base = short_run(tmp_path / "base", small_model(tmp_path / "model"))
+    run = train(quick_config("sft", base, tmp_path / "run", save_every=2, capture_every=2, lr=0.01))
+    found = project_training(LM.load(run.path), trait="invention", n=16)
+    assert found.captures["step"].tolist() == [0, 2, 4]
+    assert found.captures["shift"][0] == 0
+    place, prompts = found.direction.layer + 1, [prompt.token_ids for prompt in run.captures().prompts]
+    old, new = (mean_states(LM.load(each), [(ids, ()) for ids in prompts]) for each in (base, run.path))
+    moved = (new - old)[:, place].astype(float) @ found.direction.vector / found.direction.gaps[place]
+    assert abs(moved.mean()) > 0.02
+    np.testing.assert_allclose(found.captures["shift"].iloc[-1], moved.mean(), rtol=2e-2)
+    assert list(found.tables()) == ["checkpoints", "captures"]

@@ -17,8 +17,8 @@ PROBE = "token_truth"
 """Name of the analysis that fits the probe, with its default inputs."""
 
 OF_PROBE = (
-    "Colour: probability that what a token says is wrong, by the hallucination probe of the model that writes it. Tokens"
-    " that state nothing have no colour. Hover for probabilities; a click chooses the token below."
+    "Colour: probability that the token is wrong, by the writer's hallucination probe. Hover for probabilities; a click"
+    " chooses the token below."
 )
 FULL = 0.75
 """Strength of a full colour."""
@@ -65,4 +65,4 @@ def captions(scorers: Sequence[TokenScorer | str], names: Sequence[str]) -> str:
         f"No probe colours the text of {name}: {each}" if isinstance(each, str) else f"{name}: {each.caption()}."
         for name, each in zip(names, scorers, strict=True)
     ]
-    return " ".join(told)
+    return " ".join([*told, "Tokens that state nothing have no colour."])

@@ -99,7 +99,7 @@ def token_scores(scores: pd.DataFrame, bins: pd.DataFrame, floor: np.ndarray, co
         colour: colour of the model.
     """
     tests, signals = (list(dict.fromkeys(scores[name])) for name in ("test", "signal"))
-    titles = ["AUROC of wrong tokens, with 95 % interval", f"tokens that are wrong, {tests[0]}"]
+    titles = ["AUROC of wrong tokens, with 95 % interval", f"share wrong, {tests[0]}"]
     panels = Panels(titles, widths=(3, 2), spacing=0.12)
     panels.span(1, float(floor.min()), float(floor.max()), NULL, 0.25)
     panels.add(1, legend_entry("shuffled labels", marker={"color": NULL, "size": 11, "symbol": "square"}))

@@ -57,6 +57,8 @@ FREE = 1.0
 """Inverse penalty of the baselines, whose one or two numbers need none."""
 BINS = 5
 """Number of bins of the reliability diagram."""
+SEEN = 150
+"""Largest number of characters before a token that its table shows."""
 HEIGHT = 330
 PROBE, BASELINES = "probe", {"token probability": [0], "entropy": [1], "probability and entropy": [0, 1]}
 """Name of the probe; names of the baselines, with their columns of log-probability and entropy."""
@@ -99,7 +101,7 @@ class TokenTruth(Drawable):
     bins: pd.DataFrame
     """Reliability: `signal`, `low`, `high`, `predicted`, `target`, `n` for the probe and the best baseline."""
     tokens: pd.DataFrame
-    """Held-out tokens: `test`, `unit`, `kind`, `text`, `token`, `wrong` and `probability`."""
+    """Held-out tokens: `test`, `unit`, `kind`, `text` (up to the token), `token`, `wrong` and `probability`."""
     best: str
     """Baseline that is best on the training people."""
     units: str
@@ -139,7 +141,7 @@ class TokenTruth(Drawable):
         row = self.row(-1)
         return (
             f"on {row['test']} about {row['units']} held-out {self.units} it errs at {self.told(row, 'error')} of the"
-            f" tokens with a label (always the more frequent label: {rate(row['base_error'])})"
+            f" tokens with a label (the more frequent label everywhere: {rate(row['base_error'])})"
         )
 
     def sentence(self) -> str:
@@ -152,8 +154,9 @@ class TokenTruth(Drawable):
             f"In {row['test']} of {whose} about {row['units']} held-out {self.units}, a linear probe of"
             f" {self.looks[0].name} after block {self.layer} {tells} wrong tokens from right ones: AUROC"
             f" {self.told(row, 'AUROC')}, shuffled labels at most {plain(float(self.floor.max()))}. It errs at"
-            f" {self.told(row, 'error')} of them, always the more frequent label at {rate(row['base_error'])}. The"
-            f" probe is {THAN[self.verdict()]} {SAID[self.best]}: AUROC {self.told(base, 'AUROC')}, difference {ahead}."
+            f" {self.told(row, 'error')} of them; always giving the more frequent label errs at"
+            f" {rate(row['base_error'])}. The probe is {THAN[self.verdict()]} {SAID[self.best]}: AUROC"
+            f" {self.told(base, 'AUROC')}, difference {ahead}."
         )
         return text + self._of_others() + self._of_kinds()
 
@@ -165,8 +168,8 @@ class TokenTruth(Drawable):
         shows = "" if self.works(-1) else ", so whether it tells them apart there is undecided"
         return (
             f" In {row['test']} about {row['units']} held-out {self.units} its AUROC is"
-            f" {self.told(row, 'AUROC')}{shows}; it errs at {self.told(row, 'error')}, always the more frequent label"
-            f" at {rate(row['base_error'])}, and is {THAN[self.verdict(-1)]} {SAID[self.best]}."
+            f" {self.told(row, 'AUROC')}{shows}; it errs at {self.told(row, 'error')}, the more frequent label at"
+            f" {rate(row['base_error'])}, and is {THAN[self.verdict(-1)]} {SAID[self.best]}."
         )
 
     def _of_kinds(self) -> str:
@@ -187,9 +190,7 @@ class TokenTruth(Drawable):
         gap = (self.tokens["wrong"] - self.tokens["probability"]).abs()
         columns = ["test", "signal", "AUROC", "error", "base_error", "brier", "ahead", "tokens", "units"]
         return {
-            "Scores": self.scores[columns].rename(
-                columns={"ahead": "probe ahead", "base_error": "error of the base rate"}
-            ),
+            "Scores": self.scores[columns].rename(columns={"ahead": "probe ahead", "base_error": "base rate error"}),
             "Kinds of questions": self.kinds(),
             "Blocks": self.blocks,
             "Tokens": self.tokens.assign(gap=gap)
@@ -446,7 +447,8 @@ def _listed(lm: LM, test: str, part: _Tokens, answers: Sequence[LabelledAnswer],
         own, at = answers[owner], seen.get(owner, 0)
         seen[owner] = at + 1
         token = pieces(lm.tokenizer, [own.answer[own.labelled[at]]])[0]
-        text = str(lm.tokenizer.decode([*own.prompt, *own.answer], skip_special_tokens=True))
+        text = str(lm.tokenizer.decode([*own.prompt, *own.answer[: own.labelled[at] + 1]]))
+        text = text if len(text) <= SEEN else f"\u2026{text[-SEEN:]}"
         about = {"test": test, "unit": own.group, "kind": own.kind, "text": text, "token": token}
         rows.append({**about, "wrong": wrong, "probability": probability})
     return pd.DataFrame(rows)

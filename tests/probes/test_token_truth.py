@@ -17,6 +17,7 @@ from probe.compare.token_colours import PROBE, obtain_scorer, scorer_seconds
 from probe.errors import ConfigError, DataError
 from probe.model.in_memory import kept
 from probe.model.lm import LM
+from probe.model.rewards import reward_lm
 from probe.probes import token_truth
 from probe.probes.token_labels import LabelledAnswer, answers_of_world, nearness, read_answers
 from probe.probes.token_truth import TokenTruth, candidates, token_states
@@ -27,13 +28,13 @@ PLACES = ("oslo", "rome", "paris")
 
 
 def answers(lm: LM, wrong: str = "planted") -> list[LabelledAnswer]:
-    """Answers of 36 groups: of planted labels, those that say "oslo" are wrong; of others, every second one."""
-    found = []
+    """Answers of 36 groups: of planted labels, those that say "oslo" are wrong; of others, a random half."""
+    found, rng = list[LabelledAnswer](), np.random.default_rng(0)
     rows = product(("mira", "tom", "ana"), ("cat", "dog", "the", "at"), ("lives", "works", "is"), PLACES)
-    for at, (name, word, verb, place) in enumerate(rows):
+    for name, word, verb, place in rows:
         ids = lm.tokenizer.encode(f"where does {name} {verb} {word} ?")
         answer = lm.tokenizer.encode(f"in {place} .", add_special_tokens=False)
-        label = place == "oslo" if wrong == "planted" else bool((at // 3 + at) % 2)
+        label = place == "oslo" if wrong == "planted" else bool(rng.integers(2))
         found.append(LabelledAnswer(ids, answer, [1], label, f"{name} {word} {verb}", verb))
     return found
 
@@ -145,7 +146,7 @@ def test_what_gives_no_probe_is_said():
     with pytest.raises(ConfigError, match="Block 7 was requested"):
         token_truth(lm, labels=answers(lm), layer=7)
     with pytest.raises(DataError, match="writes no answers"):
-        token_truth(random_reward_model(), labels=answers(lm))
+        token_truth(reward_lm(random_reward_model()), labels=answers(lm))
     assert candidates(3) == [0, 1, 2]
     assert (len(candidates(30)), candidates(30)[-1]) == (8, 29)
 
@@ -183,5 +184,5 @@ def test_a_model_without_labels_has_no_colour():
     lm = random_lm("llama")
     found = compare(lm, lm, "where does mira live ?", colour="probe")
     assert found.base.wrong is None
-    assert "No probe colours the text of base: The tokenizer does not know" in found.chips().caption
+    assert "No probe colours the text of base: A text has" in found.chips().caption
     assert all(chip.strength == 0 for row in found.chips().rows[:3] for chip in row.tokens)

@@ -93,7 +93,7 @@ def token_scores(scores: pd.DataFrame, bins: pd.DataFrame, floor: np.ndarray, co
     """Draw the AUROC of a hallucination probe and of its baselines by test, and the reliability of probabilities.
 
     Args:
-        scores: `probe.probes.token_truth.TokenTruth.scores`.
+        scores: `probe.probes.token_probe.TokenTruth.scores`.
         bins: `TokenTruth.bins`, with the probe first.
         floor: AUROC of shuffled labels.
         colour: colour of the model.

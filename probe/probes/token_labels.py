@@ -41,7 +41,7 @@ KINDS = {
 WRITTEN = 8, 40
 """Largest number of tokens of an answer that a model writes on a world, and on TruthfulQA."""
 PEOPLE, REFERENCES = "people", "reference answers"
-"""What is held out on a world, and what TruthfulQA gives."""
+"""Names of the units that are held out on a world, and of the answers that TruthfulQA gives."""
 AT_ONCE = 64
 """Number of answers that are written at once."""
 FORM: Columns = {"prompt": is_text_or_messages, "completion": is_completion, "label": is_answer}
@@ -77,9 +77,9 @@ class AnswerSet:
     others: tuple[LabelledAnswer, ...]
     """Answers to test on alone; may be empty."""
     tests: tuple[str, str]
-    """What the two kinds of answers are."""
+    """Names of the two kinds of answers."""
     units: str
-    """What is held out: people, questions or groups."""
+    """Name of the units that are held out: people, questions or groups."""
 
 
 def answers_of_world(lm: "LM", world: "World", n: int, seed: int, tick: Tick = ignore) -> AnswerSet:

@@ -20,7 +20,7 @@ from probe.model.lm import LM
 from probe.model.rewards import reward_lm
 from probe.probes import token_truth
 from probe.probes.token_labels import LabelledAnswer, answers_of_world, nearness, read_answers
-from probe.probes.token_truth import TokenTruth, candidates, token_states
+from probe.probes.token_probe import TokenTruth, candidates, token_states
 from probe.world.language import TAUGHT, read
 from tests.models import random_lm, random_reward_model
 

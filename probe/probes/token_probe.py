@@ -105,7 +105,7 @@ class TokenTruth(Drawable):
     best: str
     """Baseline that is best on the training people."""
     units: str
-    """What is held out: people, questions or groups."""
+    """Name of the units that are held out: people, questions or groups."""
     looks: tuple[Look, ...] = field(default_factory=alone)
     """Name and colour of the model."""
 

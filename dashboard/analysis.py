@@ -258,6 +258,8 @@ def draw_texts(
             set_inputs(analysis, texts.rows[row].tokens[index].inputs)
 
     token_rows(texts.rows, chosen=texts.chosen, key=_key(analysis, key), on_pick=pick)
+    if texts.caption:
+        note(texts.caption)
     if texts.note and beside is not None:
         with beside:
             note(texts.note)

@@ -71,6 +71,7 @@ STYLE = """<style>
 [data-testid=stMain]:focus-visible { outline: 2px solid #2F66B3; outline-offset: -2px; }
 [data-variant=segmented_control]:focus-visible { outline: 2px solid; outline-offset: 1px; z-index: 1; }
 [data-testid=stButtonGroup] [role=radiogroup] { flex-wrap: wrap; overflow: visible; mask-image: none; }
+[data-testid=stButtonGroup]:has([data-testid=stWidgetLabel]) { min-height: 4.25rem; }
 [kind=tertiary]:is(:active, [aria-expanded=true]) { color: light-dark(#215497, #8CBBF0) !important; }
 [data-tag], [data-testid=stBaseButton-primary] { color: light-dark(#FFFFFF, #0E1117); }
 [data-testid=stPopoverBody] :is([data-tag], [data-testid=stBaseButton-primary]) { background: #2F66B3; color: #FFFFFF; }
@@ -98,9 +99,10 @@ STYLE = """<style>
 </style>"""
 """Style sheet: smaller margins, so that the main figure is visible without scrolling; sufficient contrast of text (WCAG
 2.2, 4.5 to 1) and a visible focus; axes of parallel coordinates, which Plotly draws in black; all options of a choice
-on a narrow page; the page's name next to the logo while the sidebar is closed; and on pages too narrow for two columns
-of charts, one column of charts and choices in several rows. What a button opens lies outside of the part that says
-which theme it has, so it has one colour in both."""
+on a narrow page, and the label of a choice on one line with those of the fields next to it; the page's name next to the
+logo while the sidebar is closed; and on pages too narrow for two columns of charts, one column of charts and choices in
+several rows. What a button opens lies outside of the part that says which theme it has, so it has one colour in both.
+"""
 
 
 def own_page(name: str, title: str, icon: str, **options: Any) -> Any:

@@ -75,6 +75,7 @@ MODULES = {
     "project_training": "probe.traits.training_projection",
     "decode": "probe.probes.decoding",
     "use": "probe.probes.decoded_use",
+    "token_truth": "probe.probes.token_probe",
     "place_policies": "probe.rewards.places",
     "compare_rewards": "probe.rewards.before_and_after",
     "fit_overoptimisation": "probe.rewards.overoptimisation",

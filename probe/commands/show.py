@@ -135,6 +135,8 @@ def run(analysis: "Analysis", argv: "Sequence[str]") -> None:
         texts = analysis.chips(result, values)
         for row in texts.rows if texts else ():
             remark(f"{row.label}: {' '.join(chip.text for chip in row.tokens)}")
+        if texts and texts.caption:
+            say(f"probe: note: {texts.caption}", error=True)
         for note in result.notes:
             say(f"probe: note: {note}", error=True)
         print_lists(analysis.lists(result, values))

@@ -14,6 +14,7 @@ import torch
 
 from probe.analyses.analysis_record import SHARED, Input
 from probe.analyses.catalogue import analysis
+from probe.compare.token_colours import FULL, OF_PROBE, SCALE, TokenScorer, captions, obtain_scorer, scorer_seconds
 from probe.errors import DataError
 from probe.logits.lens import Lens, kl, lens_of, read_lens, require_same_tokens
 from probe.model.in_memory import keep
@@ -23,12 +24,14 @@ from probe.model.text import encode
 from probe.numbers import chance, rate
 from probe.plotting.chips import Chip, TokenRow, TokenRows
 from probe.plotting.notebook import Drawable, Look, clickable, pair, titled
-from probe.ticks import Tick, ignore, part
+from probe.ticks import Tick, between, ignore, part
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 Author = Literal["aligned", "base"]
+Colour = Literal["KL", "probe"]
+"""Meaning of a token's colour."""
 EQUATIONS = (
     r"\mathrm{KL}_j = \sum_v \pi_a(v \mid x_{<j}) \log \frac{\pi_a(v \mid x_{<j})}{\pi_b(v \mid x_{<j})},"
     r"\quad a = \mathrm{aligned},\ b = \mathrm{base}",
@@ -77,6 +80,10 @@ class Continuation(Drawable):
     """Predictions of the aligned model."""
     kl: np.ndarray
     """[T] KL(aligned || base) of the distributions before each token in nats."""
+    wrong: np.ndarray | None = None
+    """[T] probability by the author's hallucination probe that what a token says is wrong, NaN where it states nothing;
+    None without a probe.
+    """
 
     @property
     def sides(self) -> tuple[Expectation, Expectation]:
@@ -98,6 +105,7 @@ class Continuation(Drawable):
                 "kl": self.kl,
                 "base_entropy": self.base.entropy,
                 "aligned_entropy": self.aligned.entropy,
+                **({} if self.wrong is None else {"wrong": self.wrong}),
             }
         )
 
@@ -149,6 +157,8 @@ class Comparison(Drawable):
     """Continuation of the aligned model."""
     names: tuple[str, str] = ("base", "aligned")
     """Names of base and aligned model."""
+    scorers: tuple[Any, ...] = ()
+    """Hallucination probe of each model, or why it has none; empty if the colour is KL."""
     looks: tuple[Look, ...] = ()
     """Names and colours of the models; by default the colours of pretraining and DPO."""
 
@@ -210,20 +220,25 @@ class Comparison(Drawable):
         )
 
     def chips(self, author: Shown = "aligned", position: Position = None) -> TokenRows:
-        """Return the prompt and both continuations; the colour of a token is KL of the models before it.
+        """Return the prompt and both continuations; the colour of a token is KL before it, or the probe's.
 
         Args:
             author: model whose continuation is selected.
             position: token to mark.
         """
         text, at = self.shown(author), self._within(author, position)
-        cut = text.prompt_length
+        cut, by_probe = text.prompt_length, bool(self.scorers)
         looks = self.looks or pair()
-        rows = [TokenRow(label="prompt", colour="transparent", tokens=_chips(self.aligned, 0, cut))]
+        rows = [TokenRow(label="prompt", colour="transparent", tokens=_chips(self.aligned, 0, cut, by_probe))]
         for name, look, own in zip(self.names, looks, (self.base, self.aligned), strict=True):
-            rows.append(TokenRow(label=name, colour=look.colour, tokens=_chips(own, cut, len(own.ids))))
+            rows.append(TokenRow(label=name, colour=look.colour, tokens=_chips(own, cut, len(own.ids), by_probe)))
         row = 0 if at < cut else 1 + (text.author == "aligned")
-        return TokenRows(rows=rows, chosen=(row, at - (cut if row else 0)), note=COLOURS)
+        chosen = row, at - (cut if row else 0)
+        if not self.scorers:
+            return TokenRows(rows=rows, chosen=chosen, note=COLOURS)
+        scale = TokenRow(label="probability wrong", colour="transparent", tokens=SCALE)
+        names = [look.name for look in looks]
+        return TokenRows(rows=[*rows, scale], chosen=chosen, note=OF_PROBE, caption=captions(self.scorers, names))
 
     def figures(self, author: Shown = "aligned", position: Position = None) -> "dict[str, go.Figure]":
         """Return KL along a text, and the next-token probabilities at a token.
@@ -251,8 +266,14 @@ class Comparison(Drawable):
         return {"tokens": self.table(), "expected-tokens": self.top_table()}
 
     def lists(self) -> dict[str, pd.DataFrame]:
-        """Return nothing: the texts and figures show everything."""
-        return {}
+        """Return the probability of written tokens that they are wrong, if a probe was asked."""
+        parts = []
+        for look, text in zip(self.looks or pair(), (self.base, self.aligned), strict=True):
+            if text.wrong is not None:
+                own = slice(text.prompt_length, None)
+                about = {"token": text.tokens[own], "probability wrong": text.wrong[own]}
+                parts.append(pd.DataFrame({"model": look.name, "position": range(len(text.ids))[own], **about}))
+        return {"Written tokens": pd.concat(parts, ignore_index=True).dropna()} if parts else {}
 
     def data(self, figure: str) -> pd.DataFrame:
         """Return the table behind a figure, for both continuations."""
@@ -275,22 +296,25 @@ class Comparison(Drawable):
         return min(max(1, self.divergence if position is None else position), len(self.shown(author).ids) - 1)
 
 
-def _chips(text: Continuation, start: int, stop: int) -> list[Chip]:
+def _chips(text: Continuation, start: int, stop: int, by_probe: bool) -> list[Chip]:
     """Return the tokens from start to stop of a text as coloured tokens."""
     row = []
     for j in range(start, stop):
         prompt, distance = j < text.prompt_length, float(text.kl[j])
+        wrong = float("nan") if prompt or text.wrong is None else float(text.wrong[j])
         lines = [f"token {j}: {text.tokens[j]}"]
         if j:
             lines.append(f"KL {distance:.3f} nats")
+            lines += [f"wrong, by the probe: {chance(wrong)}"] * (wrong == wrong)
             for name, side in zip(("base", "aligned"), text.sides, strict=True):
                 lines.append(f"p({name}) = {chance(float(np.exp(side.logprobs[j])))}")
                 tops = zip(side.top_tokens[j][:3], side.top_logprobs[j][:3], strict=True)
                 lines += [f"   {token}  {chance(float(np.exp(value)))}" for token, value in tops]
-        strength = min(1.0, distance / STRONG_NATS) ** 0.5 if j else 0.0
+        strength = min(1.0, distance / STRONG_NATS) ** 0.5 if j and not by_probe else 0.0
+        strength = wrong if by_probe and wrong == wrong else strength
         inputs = {"position": max(1, j)} | ({} if prompt else {"author": text.author})
         row.append(
-            Chip(text=text.tokens[j], tip="\n".join(lines), strength=0.75 * strength, prompt=prompt, inputs=inputs)
+            Chip(text=text.tokens[j], tip="\n".join(lines), strength=FULL * strength, prompt=prompt, inputs=inputs)
         )
     return row
 
@@ -318,6 +342,8 @@ def _percent(logprob: float) -> str:
 COLOURS = (
     "Colour: KL between the two predictions of the token. Hover for probabilities; a click chooses the token below."
 )
+FITTING = 0.9
+"""Share of the work that is fitting two probes."""
 WRITING = 0.8
 """Share of the work on a text that is its writing."""
 SAMPLING = "Sampling"
@@ -326,13 +352,23 @@ Prompt = Annotated[str | Sequence[Mapping[str, str]], Input("Prompt", shared="pr
 Length = Annotated[int, Input("New tokens", key="length", within=(1, 256), folded=SAMPLING)]
 Temperature = Annotated[float, Input("Temperature (0 = greedy)", key="temperature", within=(0.0, 2.0), folded=SAMPLING)]
 Seed = Annotated[int, Input("Seed", key="seed", folded=SAMPLING)]
+Coloured = Annotated[Colour, Input("Colour", key="colour", labels={"KL": "KL", "probe": "hallucination probe"})]
 Templated = Annotated[bool, replace(SHARED["chat"], folded=SAMPLING)]
 
 
-def compare_seconds(base: LM, aligned: LM, prompt: Prompt, max_new_tokens: int, chat: bool, **rest: Any) -> float:
+def compare_seconds(
+    base: LM,
+    aligned: LM,
+    prompt: Prompt,
+    max_new_tokens: int,
+    chat: bool,
+    colour: Colour = "KL",
+    **rest: Any,
+) -> float:
     """Estimate the seconds in which both models continue a prompt, and read both continuations."""
     length = len(read_prompt(base, aligned, prompt, chat)[1]) + max_new_tokens
-    return sum(seconds_to_read(lm, 2 * length + WRITTEN * max_new_tokens) for lm in (base, aligned))
+    fits = sum(map(scorer_seconds, (base, aligned))) if colour == "probe" else 0.0
+    return fits + sum(seconds_to_read(lm, 2 * length + WRITTEN * max_new_tokens) for lm in (base, aligned))
 
 
 @analysis("compare", title="One prompt", equations=EQUATIONS, widths=((5, 4),), seconds=compare_seconds, stored=False)
@@ -342,6 +378,7 @@ def compare(
     aligned: LM,
     prompt: Prompt,
     max_new_tokens: Length = 12,
+    colour: Coloured = "KL",
     temperature: Temperature = 0.0,
     seed: Seed = 0,
     k: Annotated[int, Input(advanced=True)] = 8,
@@ -352,13 +389,15 @@ def compare(
 
     Both continue the prompt, and both read both continuations. Temperature and seed affect only the continuations;
     probabilities and KL are at temperature 1. Entry *j* of KL compares the two distributions *before* token *j*; the
-    colour of a token is that KL. `compare_lenses` reads the same texts layer by layer.
+    colour of a token is that KL, or the probability by the hallucination probe of the model that writes (`token_truth`)
+    that what the token says is wrong. `compare_lenses` reads the same texts layer by layer.
 
     Args:
         base: model to compare against.
         aligned: the other model; its tokenizer must be the same.
         prompt: text, or in Python messages for the chat template of `aligned`.
         max_new_tokens: maximum number of tokens in a continuation.
+        colour: what colours a token: KL of the models, or the hallucination probe, which is fitted first.
         temperature: sampling temperature; 0 is greedy. Log-probabilities and KL are always at temperature 1.
         seed: seed of both samples, if the temperature is above 0; common random numbers make the samples differ only
             where the models do.
@@ -373,14 +412,23 @@ def compare(
     """
     text, ids = read_prompt(base, aligned, prompt, chat)
 
+    scorers: tuple[TokenScorer | str, ...] = ()
+    if colour == "probe":
+        scorers = tuple(
+            obtain_scorer(lm, part(between(tick, 0, FITTING), at, 2)) for at, lm in enumerate((base, aligned))
+        )
+        tick = between(tick, FITTING, 1)
+
     def written_by(author: Author, lm: LM, tick: Tick) -> Continuation:
         written = continue_prompt(lm, ids, max_new_tokens, temperature, seed)
         tick(WRITING)
-        return read_both(base, aligned, [*ids, *written], len(ids), author, k)
+        text = read_both(base, aligned, [*ids, *written], len(ids), author, k)
+        scorer = scorers[author == "aligned"] if scorers else ""
+        return text if isinstance(scorer, str) else replace(text, wrong=scorer.score_tokens(lm, text.ids))
 
     first = written_by("base", base, part(tick, 0, 2))
     second = written_by("aligned", aligned, part(tick, 1, 2))
-    return Comparison(text, first, second)
+    return Comparison(text, first, second, scorers=scorers)
 
 
 def read_prompt(base: LM, aligned: LM, prompt: str | Sequence[Mapping[str, str]], chat: bool) -> tuple[str, list[int]]:

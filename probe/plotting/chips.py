@@ -40,3 +40,5 @@ class TokenRows:
     """Indices of the selected row and of the selected token in it; -1 if no token is selected."""
     note: str = ""
     """Sentence that explains the colours and clicks."""
+    caption: str = ""
+    """Sentences below the rows."""

@@ -2,6 +2,7 @@
 
 - score of a linear probe by block, people held out, with a control task and shuffled labels: `decode`
 - erase, move or swap what was decoded, and see whether the answer follows: `use`
+- probability at each token that what a model writes there is wrong: `token_truth`
 - labels of a world: `labelled_texts`
 - remove all linear information about labels from states, with the least change: `erase`
 

@@ -5,11 +5,11 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from probe.hallucination.figures import rows_of
-from probe.numbers import format_interval
+from probe.numbers import format_interval, percent, rate
 from probe.plotting.curves import Style, band, legend_entry
 from probe.plotting.intervals import whiskers
 from probe.plotting.panels import Panels
-from probe.plotting.series import exact, shaded
+from probe.plotting.series import RATE, curve, exact, offsets, shaded
 from probe.plotting.theme import ANSWERS, CHOSEN, DOTTED, LIGHT, escape, on_hover, row_axis
 
 NULL = ANSWERS[-1]
@@ -86,4 +86,46 @@ def effects_by_way(effects: pd.DataFrame, least: float, colour: str) -> go.Figur
     panels.mark(1, DOTTED, x=0)
     panels.axis("x", title="nats (grey: too small to count)")
     panels.axis("y", **row_axis([escape(str(way)) for way in effects["way"]]), ticks="")
+    return panels.figure()
+
+
+def token_scores(scores: pd.DataFrame, bins: pd.DataFrame, floor: np.ndarray, colour: str) -> go.Figure:
+    """Draw the AUROC of a hallucination probe and of its baselines by test, and the reliability of probabilities.
+
+    Args:
+        scores: `probe.probes.token_probe.TokenTruth.scores`.
+        bins: `TokenTruth.bins`, with the probe first.
+        floor: AUROC of shuffled labels.
+        colour: colour of the model.
+    """
+    tests, signals = (list(dict.fromkeys(scores[name])) for name in ("test", "signal"))
+    titles = ["AUROC of wrong tokens, with 95 % interval", f"share wrong, {tests[0]}"]
+    panels = Panels(titles, widths=(3, 2), spacing=0.12)
+    panels.span(1, float(floor.min()), float(floor.max()), NULL, 0.25)
+    panels.add(1, legend_entry("shuffled labels", marker={"color": NULL, "size": 11, "symbol": "square"}))
+    panels.mark(1, DOTTED, x=0.5)
+    for test, shift, symbol in zip(tests, offsets(len(tests), 0.5), ("circle", "circle-open"), strict=False):
+        own = scores[scores["test"] == test]
+        hover = [
+            f"{escape(row.signal)}, {test}: {format_interval(row.AUROC, row.AUROC_low, row.AUROC_high)}, errs at"
+            f" {percent(row.error, row.error_low, row.error_high)}"
+            for row in rows_of(own)
+        ]
+        heights = [signals.index(signal) + shift for signal in own["signal"]]
+        dots = go.Scatter(x=own["AUROC"], y=heights, mode="markers", name=test)
+        dots.update(error_x=whiskers(own["AUROC"], own["AUROC_low"], own["AUROC_high"]))
+        panels.add(1, dots.update(marker={"color": colour, "size": 9, "symbol": symbol}, **on_hover(hover)))
+    panels.add(2, exact([0, 1], [0, 1], "calibrated", "dash", LIGHT.muted))
+    for (name, own), (line, dash) in zip(
+        bins.groupby("signal", sort=False), ((colour, "solid"), (CHOSEN, "dot")), strict=False
+    ):
+        hover = [
+            f"{escape(str(name))} says {rate(r.predicted)}: {rate(r.target)} of {r.n} are wrong" for r in rows_of(own)
+        ]
+        panels.add(2, curve(own["predicted"], own["target"], str(name), Style(line, dash), hover))
+    low = min(float(np.nanmin(scores["AUROC_low"])), float(floor.min()), 0.45)
+    panels.axis("x", 1, title="AUROC", range=[max(low - 0.03, -0.02), 1.03])
+    panels.axis("y", 1, **row_axis([escape(signal) for signal in signals]), ticks="")
+    panels.axis("x", 2, title="probability that it is wrong", **RATE)
+    panels.axis("y", 2, **RATE)
     return panels.figure()

@@ -116,13 +116,15 @@ def folds(units: np.ndarray, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray
 
 def fit(states: np.ndarray, labels: np.ndarray, units: np.ndarray, name: Score, seed: int) -> Fitted:
     """Fit a probe whose penalty is chosen by cross-validation over units."""
-    best = max((_inner(states, labels, units, name, each, seed), -at) for at, each in enumerate(STRENGTHS))
+    best = max((cross_validated(states, labels, units, name, each, seed), -at) for at, each in enumerate(STRENGTHS))
     strength = STRENGTHS[-best[1]]
     return Fitted(train(states, labels, strength, name == "R2"), strength, best[0])
 
 
-def _inner(states: np.ndarray, labels: np.ndarray, units: np.ndarray, name: Score, strength: float, seed: int) -> float:
-    """Return the mean score of left-out folds; minus infinity if no fold has one."""
+def cross_validated(
+    states: np.ndarray, labels: np.ndarray, units: np.ndarray, name: Score, strength: float, seed: int
+) -> float:
+    """Return the mean score of folds of units that are left out; minus infinity if no fold has one."""
     found = []
     for inside, outside in folds(units, seed):
         if len(np.unique(labels[inside])) < 2:

@@ -111,7 +111,7 @@ def labelled_texts(lm: "LM", question: Question = "claim", n: int = 600, seed: i
     return LabelledTexts(question, WORDS[question], tuple(items), question in NUMBERS)
 
 
-def _drawn(world: "World", kinds: Sequence[str], n: int, seed: int) -> list["Item"]:
+def draw_questions(world: "World", kinds: Sequence[str], n: int, seed: int) -> list["Item"]:
     """Return n different questions of each kind, or as many as are found in a few draws."""
     found: dict[str, Item] = {}
     for kind in kinds:
@@ -130,7 +130,7 @@ def _labelled(item: "Item", label: str | float) -> Labelled:
 
 def claims(world: "World", n: int, seed: int) -> list["Item"]:
     """Return questions after a claim, true or false in equal parts."""
-    return _drawn(world, ("opinion_true", "opinion_false"), -(-n // 2), seed)
+    return draw_questions(world, ("opinion_true", "opinion_false"), -(-n // 2), seed)
 
 
 def _claim(world: "World", n: int, seed: int) -> list[Labelled]:
@@ -147,7 +147,7 @@ def _posterior(world: "World", n: int, seed: int) -> list[Labelled]:
 
 def homes(world: "World", n: int, seed: int) -> list["Item"]:
     """Return questions about one relation of known people."""
-    return [each for each in _drawn(world, ("fact",), 8 * n, seed) if each.meta["relation"] == RELATION][:n]
+    return [each for each in draw_questions(world, ("fact",), 8 * n, seed) if each.meta["relation"] == RELATION][:n]
 
 
 def _value(world: "World", n: int, seed: int) -> list[Labelled]:
@@ -155,12 +155,12 @@ def _value(world: "World", n: int, seed: int) -> list[Labelled]:
 
 
 def _known(world: "World", n: int, seed: int) -> list[Labelled]:
-    items = _drawn(world, ("fact", "stranger"), -(-n // 2), seed)
+    items = draw_questions(world, ("fact", "stranger"), -(-n // 2), seed)
     return [_labelled(each, "stranger" if each.kind == "stranger" else "known") for each in items]
 
 
 def _exposure(world: "World", n: int, seed: int) -> list[Labelled]:
-    items = _drawn(world, ("fact", *(("rare",) if "rare" in world.question_kinds else ())), -(-n // 2), seed)
+    items = draw_questions(world, ("fact", *(("rare",) if "rare" in world.question_kinds else ())), -(-n // 2), seed)
     return [_labelled(each, float(np.log1p(each.meta["exposure"]))) for each in items]
 
 

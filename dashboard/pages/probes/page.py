@@ -1,5 +1,7 @@
 """Probes: what is decodable from the states of a model, and whether the model uses it."""
 
+from functools import partial
+
 import streamlit as st
 
 from dashboard.analysis import draw, draw_below, keys_of
@@ -11,8 +13,8 @@ from dashboard.state import current
 from dashboard.without_base import load_or_draw
 from probe.analyses.catalogue import find_analysis
 
-MAIN, USE = "decode", "use"
-"""Main analysis, and that of the tab."""
+MAIN, TABS = "decode", ("use", "token_truth")
+"""Main analysis, and those of the tabs."""
 
 
 def page() -> None:
@@ -31,9 +33,9 @@ def page() -> None:
         return
     own = Page(choices, answer, sides=[side], row=row, lists=False)
     if draw(find_analysis(MAIN), own):
-        title = find_analysis(USE).title
-        keys = [key for key in keys_of([USE]) if key not in own.drawn]
-        open_tab("probe_tab", {title: lambda: draw_below(USE, own)}, {title: keys})
+        titles = {name: find_analysis(name).title for name in TABS}
+        keys = {title: [key for key in keys_of([name]) if key not in own.drawn] for name, title in titles.items()}
+        open_tab("probe_tab", {title: partial(draw_below, name, own) for name, title in titles.items()}, keys)
 
 
 page()

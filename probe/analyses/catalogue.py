@@ -78,6 +78,7 @@ MODULES = {
     "top_texts": "probe.features.top_texts",
     "list_features": "probe.features.feature_table",
     "compare_features": "probe.features.feature_changes",
+    "steer_feature": "probe.features.steered_feature",
     "place_policies": "probe.rewards.places",
     "compare_rewards": "probe.rewards.before_and_after",
     "fit_overoptimisation": "probe.rewards.overoptimisation",

@@ -49,6 +49,8 @@ MOST = 64 * MB
 """Largest file that is read."""
 LONG_S = 1.0
 """Seconds from which a result is stored."""
+FEATURES = "sae_weights.safetensors"
+"""File that stands for a folder of features."""
 SUFFIX = ".safetensors"
 PLAIN = (bool, int, float, str)
 
@@ -235,10 +237,11 @@ def _plain_inputs(analysis: "Analysis", values: Mapping[str, Any], *lms: "LM") -
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as JSON: a file as the hash of its content, a run as that of its record and step."""
+    """Return a value as JSON: a file as the hash of its content (features: their weights), a run as that of its record.
+    """
     if isinstance(value, Path):
         base, step = split_step(str(value.expanduser()))
-        for file in (Path(base), Path(base) / RUN_FILE):
+        for file in (Path(base), Path(base) / RUN_FILE, Path(base) / FEATURES):
             with suppress(OSError):
                 return hashlib.sha256(read_file(file, MOST) + step.encode()).hexdigest()
         return str(value)

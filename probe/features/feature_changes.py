@@ -13,7 +13,7 @@ from probe.features.feature_table import describe_features, promoted_lists
 from probe.features.feature_files import Features
 from probe.features.known_fits import known_fits, open_fit, usual_fit
 from probe.features.latent_scaling import KINDS, scale_latents
-from probe.features.top_texts import TEXTS, Count, Data, Seed, distinct_pieces, top_texts_seconds
+from probe.features.top_texts import SHORT, TEXTS, Count, Data, Seed, distinct_pieces, top_texts_seconds
 from probe.features.units import block_of, random_axes
 from probe.model.lm import LM
 from probe.plotting.notebook import Drawable, Look, clickable, pair, titled
@@ -116,7 +116,7 @@ class FeatureChanges(Drawable):
             rows = self.features[self.features["kind"] == kind].sort_values("cosine", kind="stable").head(LISTED)
             if len(rows):
                 shown = rows[list(names)].rename(columns=names)
-                shown["top texts share"] = rows["property"] + " " + rows["token"]
+                shown["top texts share"] = rows["property"].map(SHORT) + " " + rows["token"]
                 found[kind.capitalize()] = shown.assign(
                     **{f"promotes in {base}": rows["base"], f"in {aligned}": rows["aligned"]}
                 )

@@ -23,6 +23,7 @@ from probe.features.known_fits import open_fit
 from probe.features.streamed_states import Piece
 from probe.features.top_texts import (
     SHARED,
+    SHORT,
     SHOWN,
     TEXTS,
     Count,
@@ -35,6 +36,7 @@ from probe.features.top_texts import (
 )
 from probe.features.units import RANDOM, Leaders, block_of, random_axes, read_units
 from probe.features.variables import best_variables, world_variables
+from probe.hallucination.figures import rows_of
 from probe.logits.direct import unembedding
 from probe.logits.parts import logit_directions
 from probe.model.lm import LM
@@ -136,7 +138,7 @@ class FeatureTable(Drawable):
         names |= {"variable": "tells", "f1": "F1"} if self.has_world else {}
         shown = rows[list(names)].rename(columns=names)
         shown["top texts share"] = [
-            f"{each.property} {each.token} ({rate(each.share)})" for each in rows.itertuples(index=False)
+            f"{SHORT[each.property]} {each.token} ({rate(each.share)})" for each in rows_of(rows)
         ]
         shown["promotes"], shown["suppresses"] = rows["promotes"], rows["suppresses"]
         return {"Features": opening(shown, "top_texts", [{"unit": name} for name in rows["feature"]])}

@@ -125,7 +125,7 @@ def features_by_change(table: pd.DataFrame, names: Sequence[str], chosen: str | 
     panels.add(1, _ring(table, "relative_norm", "cosine", chosen))
     ends = [f"{escape(names[0])} only", "both", f"{escape(names[1])} only"]
     panels.axis("x", title="relative norm of the decoders", range=[-0.03, 1.03], tickvals=[0, 0.5, 1], ticktext=ends)
-    panels.axis("y", title="cosine of the decoders", range=[min(-0.05, float(table["cosine"].min()) - 0.05), 1.05])
+    panels.axis("y", title="cosine of the decoders", range=[float(table["cosine"].min()) - 0.05, 1.03])
     return panels.figure()
 
 

@@ -43,15 +43,17 @@ def usual_fit(*lms: "LM") -> str | None:
 
 
 def open_fit(features: "str | Path | Features | None", *lms: "LM") -> Features | None:
-    """Return features for these models: those that are given, those of a known fit or a folder, or none.
+    """Return features for these models: those that are given, or those of a known fit or a folder.
+
+    Without a choice it is the first known fit; None if there is none.
 
     Raises:
         ConfigError: they are of another number of models, another width, or of a block that the models lack.
         DataError: the folder holds no features, or they cannot be read; or they were fitted to other models.
     """
-    if features is None or features == "":
+    found = features or usual_fit(*lms)
+    if found is None:
         return None
-    found = features
     if not isinstance(found, Features):
         name = str(found)
         shipped = {each.name: each for each in _shipped()}

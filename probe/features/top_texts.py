@@ -10,6 +10,7 @@ Axes: N texts, T tokens, U units, R random directions, V vocabulary.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -29,13 +30,16 @@ from probe.features.units import (
     Leaders,
     UnitPlace,
     find_unit,
+    neuron_hook,
     neuron_weights,
     random_axes,
     read_units,
 )
 from probe.features.variables import best_variables, world_variables
+from probe.hallucination.figures import rows_of
 from probe.interventions.sites import Site
-from probe.logits.parts import direction_tokens, output_weights
+from probe.logits.direct import unembedding
+from probe.logits.parts import direction_tokens, logit_directions, output_weights
 from probe.model.lm import LM
 from probe.model.pace import seconds_to_read
 from probe.model.text import encode, pieces
@@ -54,18 +58,37 @@ TEXTS, SHOWN, TOKENS = 500, 12, 8
 """Default number of texts; number of top texts; number of promoted tokens."""
 BEFORE, AFTER = 14, 5
 """Largest number of tokens that are shown before and after the marked one."""
+QUICK = 2**31
+"""Number of multiplications that are made to choose a unit."""
 BINS = 40
 HEIGHT = 300
 """Number of bars of the histogram, and height of the figures in pixels."""
 SHARED = {0: "the token is", -1: "the token before is", 1: "the token after is"}
 """Properties that top texts can share, by the distance from the marked token."""
+SHORT = dict(zip(SHARED.values(), ("at", "after", "before"), strict=True))
+"""The same in tables."""
 NORM = r"a_t^{\text{head}} = \lVert z_t W_O \rVert, \quad a_t^{\text{neuron}} = \text{input of } W_{out}"
 PROMOTES = r"\text{promotes}(v) = \big\langle u_v,\; \gamma \odot d \big\rangle"
 
 
 def usual_unit(lm: LM, *, features: Any = None) -> str:
-    """Return the unit to show first: a feature if there are any, else a neuron at half depth."""
-    return "F0" if features else f"L{lm.bridge.cfg.n_layers // 2}N0"
+    """Return the unit to show first: of the features, else of the neurons at half depth, one that promotes one token."""
+    layer, found = lm.bridge.cfg.n_layers // 2, open_fit(features, lm)
+    if found is not None:
+        return f"F{sharpest(lm, found.model.W_dec[:, -1])}"
+    if neuron_hook(layer) not in lm.bridge.hook_dict:
+        return f"L{layer}H0"
+    return f"L{layer}N{sharpest(lm, neuron_weights(lm, layer))}"
+
+
+@torch.no_grad()
+def sharpest(lm: LM, directions: torch.Tensor) -> int:
+    """Return the direction [U d] whose most promoted token stands out most, among as many as are compared quickly."""
+    if lm.readout != "tokens":
+        return 0
+    rows = unembedding(lm)
+    logits = logit_directions(lm, directions[: max(1, QUICK // rows.numel())]) @ rows.T
+    return int(((logits.amax(-1) - logits.mean(-1)) / logits.std(-1).clamp(min=1e-9)).argmax())
 
 
 Fitted = Annotated[
@@ -79,6 +102,7 @@ Fitted = Annotated[
         type=Path | None,
     ),
 ]
+Named = Annotated[str | None, Input("Neuron, head or feature", key="unit", first=usual_unit)]
 Data = Annotated[
     Path | None,
     Input("File of texts", key="features_data", folded="Texts", placeholder="the world's documents, or question sets"),
@@ -92,7 +116,7 @@ class Window(NamedTuple):
 
     tokens: tuple[str, ...]
     values: tuple[float, ...]
-    """Activations at these tokens."""
+    """Activations at these tokens; 0 at the first one of the text."""
     at: int
     """Number of the marked token among them."""
     row: str
@@ -153,18 +177,19 @@ class TopTexts(Drawable):
         """State when the unit is active, what its top texts share beside random directions, and the variable."""
         best, count = self.shared.iloc[0], len(self.windows)
         active = "active" if self.unit.startswith("F") else "above half of its largest activation"
-        told = (
-            f"In {self.looks[0].name}, {self.words} is {active} at {rate(self.active)} of tokens. In"
-            f" {round(best['share'] * count)} of its {count} top texts {best['property']} \u201c{best['token']}\u201d:"
-            f" {beside_random(best['as_good'])}."
-        )
-        if self.variable.empty:
-            return told
-        row = self.variable.iloc[0]
-        return (
-            f"{told} Of the world's variables it tells \u201c{row['variable']}\u201d best, with an F1 of"
-            f" {row['f1']:.2f}: {beside_random(row['as_good'])}."
-        )
+        found = [
+            (
+                best["as_good"],
+                f"in {round(best['share'] * count)} of its {count} top texts {best['property']} \u201c{best['token']}\u201d",
+            )
+        ]
+        found += [
+            (row.as_good, f"of the world's variables it tells \u201c{row.variable}\u201d best, with an F1 of {row.f1:.2f}")
+            for row in rows_of(self.variable)
+        ]
+        parts = [f"{text}: {beside_random(as_good)}" for as_good, text in sorted(found, key=itemgetter(0))]
+        said = ". ".join(f"{part[0].upper()}{part[1:]}" for part in parts)
+        return f"In {self.looks[0].name}, {self.words} is {active} at {rate(self.active)} of tokens. {said}."
 
     def chips(self) -> TokenRows:
         """Return the top texts with their activations as colours."""
@@ -242,7 +267,7 @@ def top_texts(
     lm: LM,
     *,
     features: Fitted = None,
-    unit: Annotated[str | None, Input("Neuron, head or feature", key="unit", first=usual_unit)] = None,
+    unit: Named = None,
     data: Data = None,
     n: Count = TEXTS,
     seed: Seed = 1,
@@ -309,9 +334,8 @@ def top_texts(
 
 def beside_random(share: float) -> str:
     """Say how many of the random directions reach as much, and what follows."""
-    count = round(RANDOM * share)
-    reach = f"{count} of {RANDOM} random directions reach" if count else f"none of {RANDOM} random directions reaches"
-    return f"{reach} as much" + ", so this says little of it" * (share > RARE)
+    reach = f"{round(RANDOM * share) or 'none'} of {RANDOM} random directions come as far"
+    return reach + ", so this says little about it" * bool(share > RARE)
 
 
 def distinct_pieces(
@@ -436,5 +460,6 @@ def _windows(
     for piece, at in zip(chosen, own.positions[:kept, 0].tolist(), strict=True):
         start, end = max(0, at - BEFORE), at + AFTER + 1
         tokens = tuple(pieces(lm.tokenizer, piece.ids[start:end]))
-        windows.append(Window(tokens, tuple(values[id(piece)][start:end]), at - start, piece.row))
+        own_values = [0.0, *values[id(piece)][1:]]
+        windows.append(Window(tokens, tuple(own_values[start:end]), at - start, piece.row))
     return tuple(windows)

@@ -17,7 +17,7 @@ from dashboard.without_base import load_or_draw
 from probe.analyses.catalogue import find_analysis
 from probe.features.known_fits import known_fits
 
-MAIN, ALL, CHANGES = "top_texts", "list_features", "compare_features"
+MAIN, ALL, CHANGES, STEER = "top_texts", "list_features", "compare_features", "steer_feature"
 """Main analysis, and those of the tabs."""
 
 
@@ -31,10 +31,10 @@ def fit_command(*sides: Side) -> str:
     return f"`probe features fit {' '.join(side.ref for side in sides)}`"
 
 
-def draw_all(own: Page, side: Side) -> None:
-    """Draw all features of the model's fit."""
+def draw_of_fit(name: str, own: Page, side: Side) -> None:
+    """Draw an analysis of the features of one model."""
     if own.drawn.get("features") or known_fits(side.lm):
-        draw_below(ALL, own)
+        draw_below(name, own)
     else:
         note(f"No features of {side.name} were found. {fit_command(side)} fits some, and this page finds them.")
 
@@ -72,10 +72,11 @@ def page() -> None:
     own = Page(choices, answer, sides=[side], row=row, lists=False, take=take)
     draw(find_analysis(MAIN), own)
     tabs: dict[str, Callable[[], None]] = {
-        find_analysis(ALL).title: partial(draw_all, own, side),
+        find_analysis(ALL).title: partial(draw_of_fit, ALL, own, side),
         find_analysis(CHANGES).title: partial(draw_changes, own),
+        find_analysis(STEER).title: partial(draw_of_fit, STEER, own, side),
     }
-    keys = {name: [key for key in keys_of([name]) if key not in own.drawn] for name in (ALL, CHANGES)}
+    keys = {name: [key for key in keys_of([name]) if key not in own.drawn] for name in (ALL, CHANGES, STEER)}
     open_tab("features_tab", tabs, {find_analysis(name).title: each for name, each in keys.items()})
 
 

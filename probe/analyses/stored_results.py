@@ -77,7 +77,7 @@ def find_result(analysis: "Analysis", values: Mapping[str, Any], *lms: "LM") -> 
         lms: the models.
     """
     name = file_name(analysis, values, *lms)
-    found = (_read(analysis, home / FOLDER / name) for home in _homes(*lms))
+    found = (_read(analysis, home / FOLDER / name) for home in result_homes(*lms))
     return next((each for each in found if each is not None), None)
 
 
@@ -107,7 +107,7 @@ def differing_inputs(stored: StoredResult, wanted: Mapping[str, Any]) -> list[st
 
 def _nearest(analysis: "Analysis", wanted: Mapping[str, Any], *lms: "LM") -> StoredResult | None:
     best, least = None, float("inf")
-    for home in _homes(*lms):
+    for home in result_homes(*lms):
         for file in sorted((home / FOLDER).glob(f"{analysis.name}-*{SUFFIX}")):
             found = _read(analysis, file, lms)
             if found is not None:
@@ -180,7 +180,7 @@ def keep_result(
         tree = _encode(result, arrays)
     except TypeError:
         return None
-    file = (home or _homes(*lms)[0]) / FOLDER / file_name(analysis, values, *lms)
+    file = (home or result_homes(*lms)[0]) / FOLDER / file_name(analysis, values, *lms)
     if not may_make(file):
         return None
     about = {
@@ -221,7 +221,7 @@ def _label(lm: "LM") -> str:
     return lm.run_dir.name if lm.run_dir is not None else Path(lm.ref).name
 
 
-def _homes(*lms: "LM") -> list[Path]:
+def result_homes(*lms: "LM") -> list[Path]:
     """Return the folders that can hold results of these models, those of the last one; new ones go to the first."""
     if not lms:
         return [WORK / "model"]
@@ -237,8 +237,7 @@ def _plain_inputs(analysis: "Analysis", values: Mapping[str, Any], *lms: "LM") -
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as JSON: a file as the hash of its content (features: their weights), a run as that of its record.
-    """
+    """Return a value as JSON: a file as the hash of its content, a run or features as that of one of their files."""
     if isinstance(value, Path):
         base, step = split_step(str(value.expanduser()))
         for file in (Path(base), Path(base) / RUN_FILE, Path(base) / FEATURES):

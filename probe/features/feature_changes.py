@@ -9,8 +9,8 @@ import pandas as pd
 from probe.analyses.analysis_record import Input
 from probe.analyses.catalogue import analysis
 from probe.errors import ConfigError
-from probe.features.feature_table import describe_features, promoted_lists
 from probe.features.feature_files import Features
+from probe.features.feature_table import describe_features, promoted_lists
 from probe.features.known_fits import known_fits, open_fit, usual_fit
 from probe.features.latent_scaling import KINDS, scale_latents
 from probe.features.top_texts import SHORT, TEXTS, Count, Data, Seed, distinct_pieces, top_texts_seconds
@@ -94,7 +94,7 @@ class FeatureChanges(Drawable):
         changed = self.features[self.features["kind"] == "changed"]
         if changed.empty:
             return told
-        most = changed.loc[changed["cosine"].idxmin()]
+        most = changed.iloc[int(changed["cosine"].to_numpy().argmin())]
         return (
             f"{told} {most['feature']} turned most: its decoders have a cosine of {most['cosine']:.2f}".replace(
                 "-", "\u2212"

@@ -1,8 +1,8 @@
 """Files of an autoencoder in the layout of SAELens: `cfg.json` and `sae_weights.safetensors`.
 
 Weights are W_enc [d_in, d_sae], b_enc [d_sae], W_dec [d_sae, d_in], b_dec [d_in], and threshold [d_sae] of a
-`jumprelu`, in float32 by default. A crosscoder has the states of its models one after the other as its input, so that d_in is
-M d. The architectures standard, jumprelu, topk and batchtopk of SAELens 3 to 6 are read.
+`jumprelu`, in float32 by default. A crosscoder has the states of its models one after the other as its input, so that
+d_in is M d. The architectures standard, jumprelu, topk and batchtopk of SAELens 3 to 6 are read.
 """
 
 import json

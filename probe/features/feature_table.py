@@ -88,8 +88,8 @@ class FeatureTable(Drawable):
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
         """How the control is made."""
         return (
-            f"Control: {RANDOM} random directions of the residual stream after the same block. What a feature matches is"
-            " chosen on one half of the questions and measured on the other.",
+            f"Control: {RANDOM} random directions of the residual stream after the same block. What a feature tells is"
+            " chosen on one half of the questions and measured on the other; both halves ask about the same people.",
             *self.remarks,
         )
 
@@ -116,14 +116,14 @@ class FeatureTable(Drawable):
                 f"{told} Their top texts share a token or its neighbour in {rate(float(used['share'].mean()))} of the"
                 f" cases, those of random directions in {rate(float(self.random['share'].mean()))}."
             )
-        beyond, chance = self.beyond, len(table) / (len(self.random) + 1)
-        best = table.loc[table["match"].idxmax()]
-        names = ", ".join(beyond["variable"].value_counts().index[:4])
+        beyond, count = self.beyond, len(self.random)
+        best = table.iloc[int(table["match"].to_numpy().argmax())]
+        names = list(beyond["variable"].value_counts().index)
+        listed = f" ({', '.join(names[:4])}{', ...' * (len(names) > 4)})" * bool(names)
         return (
-            f"{told} {len(beyond)} of them tell a variable of the world better than the best of {len(self.random)} random"
-            f" directions, where chance gives about {chance:.0f}"
-            + f" ({names}{', ...' * (beyond['variable'].nunique() > 4)})" * bool(len(beyond))
-            + f". The best is {best['feature']}: \u201c{best['variable']}\u201d with an F1 of {best['f1']:.2f}."
+            f"{told} {len(beyond)} of them tell a variable of the world better than the best of {count} random"
+            f" directions, where chance gives about {len(table) / (count + 1):.0f}{listed}. The best is"
+            f" {best['feature']}: \u201c{best['variable']}\u201d with an F1 of {best['f1']:.2f}."
         )
 
     def tables(self) -> dict[str, pd.DataFrame]:
@@ -199,8 +199,9 @@ def list_features(
 def describe_features(
     lms: Sequence[LM], features: Features, texts: Sequence[Piece], axes: torch.Tensor, tick: Tick = ignore
 ) -> tuple[pd.DataFrame, pd.DataFrame, int]:
-    """Return one row per feature (`FeatureTable.features` without promoted tokens), the same of random directions, and
-    the number of tokens.
+    """Return one row per feature, one per random direction, and the number of tokens.
+
+    The rows are those of `FeatureTable` without the promoted tokens.
     """
     own, random, count = Leaders(SHOWN), Leaders(SHOWN), 0
     active = torch.zeros(features.model.shape[2], dtype=torch.float64)
@@ -262,5 +263,3 @@ def promoted_lists(lm: LM, directions: torch.Tensor) -> dict[str, list[str]]:
             best = (sign * logits).topk(min(PROMOTED, len(rows)), dim=-1).indices
             found[name] += [" ".join(pieces(lm.tokenizer, row)) for row in best.tolist()]
     return found
-
-

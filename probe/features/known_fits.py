@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from probe.analyses.stored_results import result_homes
 from probe.errors import ConfigError, DataError
 from probe.features.feature_files import CONFIG, Features, read_features
-from probe.runs.directories import WORK, run_homes
 from probe.untrusted import MB, read_json
 
 if TYPE_CHECKING:
@@ -24,14 +24,16 @@ MOST = 50
 """Largest number of fits among the results of a model that are looked at."""
 
 
-def home_of(*lms: "LM") -> Path:
-    """Return the folder among the results of a model (of two: the second) for new fits."""
-    return _homes(lms[-1])[0] / FOLDER
+def usual_folder(*lms: "LM", block: int) -> Path:
+    """Return the folder for a new fit among the results of a model; of a crosscoder, among those of the second one."""
+    name = f"block-{block}" if len(lms) == 1 else f"with-{Path(lms[0].ref or 'base').name}-block-{block}"
+    return result_homes(*lms)[0] / FOLDER / name
 
 
 def known_fits(*lms: "LM") -> list[str]:
-    """Return the fits of one model, or of a base and an aligned model together: names of those that come with Probe,
-    and paths of others.
+    """Return the fits of one model, or of a base and an aligned model together.
+
+    They are names of those that come with Probe, and paths of others.
     """
     wanted = [lm.fingerprint for lm in lms]
     return [str(name) for name, folder in _folders(lms[-1]) if fingerprints_of(folder) == wanted]
@@ -61,7 +63,9 @@ def open_fit(features: "str | Path | Features | None", *lms: "LM") -> Features |
         own = found.about.get("fingerprints")
         if isinstance(own, list) and own != [lm.fingerprint for lm in lms]:
             names = found.about.get("model_names", found.about.get("model_name"))
-            raise DataError(f"These features were fitted to {_told(names)}: choose features of this model, or fit some.")
+            raise DataError(
+                f"These features were fitted to {_told(names)}: choose features of this model, or fit some."
+            )
     models, width, _ = found.model.shape
     if models != len(lms):
         other = "compare_features and two models" if models == 2 else "one model"
@@ -88,18 +92,13 @@ def _told(names: Any) -> str:
     return " and ".join(str(each)[:60] for each in known[:2]) if known and known[0] else "another model"
 
 
-def _homes(lm: "LM") -> list[Path]:
-    label = Path(lm.ref or "model").name.strip(".") or "model"
-    return run_homes(Path(lm.run_dir)) if lm.run_dir is not None else [WORK / label]
-
-
 def _shipped() -> list[Path]:
     return sorted(SHIPPED.iterdir()) if SHIPPED.is_dir() else []
 
 
 def _folders(lm: "LM") -> Iterator[tuple[Path | str, Path]]:
     """Yield name and folder of each fit that may be of a model: its own ones first."""
-    for home in _homes(lm):
+    for home in result_homes(lm):
         place = home / FOLDER
         if place.is_dir() and not place.is_symlink():
             for folder in sorted(place.iterdir())[:MOST]:

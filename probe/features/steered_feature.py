@@ -90,10 +90,11 @@ class SteeredFeature(Drawable):
         right = [float(table.iloc[each]["accuracy"]) for each in (at, zero)]
         effect = self.dose.effect(at)
         verdict = "more than" if effect > null.max() else "no more than"
+        ends = " to ".join(signed(float(each)) for each in (null.min(), null.max()))
         return (
             f"{self.feature} added after block {self.dose.layer} of {self.looks[0].name} with half the norm of the"
-            f" residual stream changes the log-odds of \u201c{self.answer}\u201d by {signed(effect)} nats, {verdict} all"
-            f" random directions of that norm ({signed(float(null.min()))} to {signed(float(null.max()))}); the model"
+            f" residual stream changes the log-odds of \u201c{self.answer}\u201d by {signed(effect)} nats, {verdict}"
+            f" all random directions of that norm ({ends}); the model"
             f" then answers {rate(right[0])} of unrelated questions right, {rate(right[1])} without it."
         )
 
@@ -148,10 +149,10 @@ def steer_feature(
     """Steer a model by a feature, and measure the effect on its answers beside random directions of equal norm.
 
     Alpha times the mean norm of the residual stream, along the feature's decoder, is added at every token after the
-    block of the features. The target is the logit of the token that the feature promotes most minus that of the likeliest
-    other answer without steering, on 20 questions of the world with a claim, or on beginnings of sentences. If the odds
-    rise while unrelated questions go wrong, the model is damaged more than steered. The prompt is continued greedily,
-    along the feature and along one random direction.
+    block of the features. The target is the logit of the token that the feature promotes most minus that of the
+    likeliest other answer without steering, on 20 questions of the world with a claim, or on beginnings of sentences.
+    If the odds rise while unrelated questions go wrong, the model is damaged more than steered. The prompt is continued
+    greedily, along the feature and along one random direction.
 
     Args:
         lm: a model of tokens.
@@ -217,5 +218,3 @@ def _continuations(lm: LM, prompt: str, direction: Direction, name: str, tick: T
     table = pd.DataFrame(rows, columns=["alpha", "direction"]).assign(continuation=written)
     table.loc[table["alpha"] == 0, "direction"] = "none"
     return table
-
-

@@ -72,7 +72,7 @@ PROMOTES = r"\text{promotes}(v) = \big\langle u_v,\; \gamma \odot d \big\rangle"
 
 
 def usual_unit(lm: LM, *, features: Any = None) -> str:
-    """Return the unit to show first: of the features, else of the neurons at half depth, one that promotes one token."""
+    """Return the unit to show first: of features, else of neurons at half depth, one that promotes one token most."""
     layer, found = lm.bridge.cfg.n_layers // 2, open_fit(features, lm)
     if found is not None:
         return f"F{sharpest(lm, found.model.W_dec[:, -1])}"
@@ -140,8 +140,8 @@ class TopTexts(Drawable):
     tokens: int
     """Number of tokens, without the first one of each text."""
     shared: pd.DataFrame
-    """One row per property (`SHARED`), the rarest among random directions first: `property`, `token`, `share` of the top
-    texts that have the commonest token, `everywhere` (its share of all tokens), `random` (mean share for random
+    """One row per property (`SHARED`), the rarest among random directions first: `property`, `token`, `share` of the
+    top texts that have the commonest token, `everywhere` (its share of all tokens), `random` (mean share for random
     directions, each with its own token) and `as_good` (share of random directions that have as large a share).
     """
     variable: pd.DataFrame
@@ -177,16 +177,11 @@ class TopTexts(Drawable):
         """State when the unit is active, what its top texts share beside random directions, and the variable."""
         best, count = self.shared.iloc[0], len(self.windows)
         active = "active" if self.unit.startswith("F") else "above half of its largest activation"
-        found = [
-            (
-                best["as_good"],
-                f"in {round(best['share'] * count)} of its {count} top texts {best['property']} \u201c{best['token']}\u201d",
-            )
-        ]
-        found += [
-            (row.as_good, f"of the world's variables it tells \u201c{row.variable}\u201d best, with an F1 of {row.f1:.2f}")
-            for row in rows_of(self.variable)
-        ]
+        alike = f"in {round(best['share'] * count)} of its {count} top texts {best['property']}"
+        found = [(best["as_good"], f"{alike} \u201c{best['token']}\u201d")]
+        for row in rows_of(self.variable):
+            told = f"of the world's variables it tells \u201c{row.variable}\u201d best, with an F1 of {row.f1:.2f}"
+            found.append((row.as_good, told))
         parts = [f"{text}: {beside_random(as_good)}" for as_good, text in sorted(found, key=itemgetter(0))]
         said = ". ".join(f"{part[0].upper()}{part[1:]}" for part in parts)
         return f"In {self.looks[0].name}, {self.words} is {active} at {rate(self.active)} of tokens. {said}."
@@ -227,8 +222,8 @@ class TopTexts(Drawable):
     def lists(self) -> dict[str, pd.DataFrame]:
         """Return the top texts, what they share, and the promoted tokens."""
         tables = self.tables()
-        names = {"random": "random directions", "as_good": "of which as alike"}
-        shared = tables["shared"].rename(columns=names)
+        renamed = {"random": "random directions", "as_good": "of which as alike"}
+        shared = tables["shared"].rename(columns=renamed)
         found = {"Top texts": tables["texts"], "What they share": shared}
         if len(self.promoted):
             columns = ["side", "token", "value", "above_mean"]
@@ -316,8 +311,11 @@ def top_texts(
         raise DataError(f"{place.name} is active at none of {len(values):,} tokens: choose another one, or more texts.")
     kept = int((own.values[:, 0] > 0).sum())
     windows = _windows(lm, place, found, texts, own, kept, axes)
-    words = {"neuron": f"neuron {place.index} of block {place.layer}", "head": f"head {place.index} of block "
-             f"{place.layer}", "feature": f"feature {place.index} after block {place.layer}"}[place.kind]
+    words = {
+        "neuron": f"neuron {place.index} of block {place.layer}",
+        "head": f"head {place.index} of block {place.layer}",
+        "feature": f"feature {place.index} after block {place.layer}",
+    }[place.kind]
     return TopTexts(
         place.name,
         words,
@@ -338,9 +336,7 @@ def beside_random(share: float) -> str:
     return reach + ", so this says little about it" * bool(share > RARE)
 
 
-def distinct_pieces(
-    lms: Sequence[LM], data: Path | None, n: int, seed: int
-) -> tuple[list[Piece], tuple[str, ...]]:
+def distinct_pieces(lms: Sequence[LM], data: Path | None, n: int, seed: int) -> tuple[list[Piece], tuple[str, ...]]:
     """Return the pieces of the drawn texts without repetitions, and notes on rows that were left out.
 
     Raises:

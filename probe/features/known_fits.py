@@ -89,7 +89,7 @@ def fingerprints_of(folder: Path) -> list[Any] | None:
 
 def _told(names: Any) -> str:
     known = names if isinstance(names, list) else [names]
-    return " and ".join(str(each)[:60] for each in known[:2]) if known and known[0] else "another model"
+    return " and ".join(Path(str(each)).name[:60] for each in known[:2]) if known and known[0] else "another model"
 
 
 def _shipped() -> list[Path]:

@@ -70,6 +70,8 @@ class SteeredFeature(Drawable):
     """One row per dose and direction: `alpha`, `direction` (the feature, or `random direction`), `continuation`."""
     prompt: str
     """Prompt that is continued."""
+    residual_norm: float
+    """Mean norm of the residual stream: the norm that alpha = 1 adds."""
     looks: tuple[Look, ...] = field(default_factory=alone)
     """Name and colour of the model."""
 
@@ -184,7 +186,7 @@ def steer_feature(
     dose = dose_response(lm, ids, targets, direction, Dosing(ALPHAS), controls, between(tick, 0, 0.8))
     asked = prompt or texts[0]
     continued = _continuations(lm, asked, direction, place.name, between(tick, 0.8, 1.0))
-    return SteeredFeature(place.name, promoted.pieces[0], dose, continued, asked)
+    return SteeredFeature(place.name, promoted.pieces[0], dose, continued, asked, direction.residual_norm)
 
 
 def _mean_norm(lm: LM, texts: Sequence[str], layer: int) -> float:

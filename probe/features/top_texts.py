@@ -30,7 +30,7 @@ from probe.features.units import (
     Leaders,
     UnitPlace,
     find_unit,
-    neuron_hook,
+    has_neurons,
     neuron_weights,
     random_axes,
     read_units,
@@ -76,7 +76,7 @@ def usual_unit(lm: LM, *, features: Any = None) -> str:
     layer, found = lm.bridge.cfg.n_layers // 2, open_fit(features, lm)
     if found is not None:
         return f"F{sharpest(lm, found.model.W_dec[:, -1])}"
-    if neuron_hook(layer) not in lm.bridge.hook_dict:
+    if not has_neurons(lm, layer):
         return f"L{layer}H0"
     return f"L{layer}N{sharpest(lm, neuron_weights(lm, layer))}"
 

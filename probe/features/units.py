@@ -23,6 +23,7 @@ from probe.features.streamed_states import Piece, passes
 from probe.interventions.sites import Site
 from probe.logits.parts import output_weights
 from probe.model.heads import check_head
+from probe.model.placement import readable
 
 if TYPE_CHECKING:
     from probe.model.lm import LM
@@ -112,10 +113,17 @@ def neuron_weights(lm: "LM", layer: int) -> Float[Tensor, "m d"]:
     Raises:
         ModelError: the MLPs of the architecture have no single W_out.
     """
-    weight = getattr(getattr(lm.bridge.blocks[layer], "mlp", None), "W_out", None)
-    if weight is None or neuron_hook(layer) not in lm.bridge.hook_dict:
+    if not has_neurons(lm, layer):
         raise ModelError(f"The MLPs of {type(lm.model).__name__} have no single W_out: choose a head or a feature.")
-    return weight.detach().float().to(lm.device)
+    mlp = lm.bridge.blocks[layer].mlp
+    with readable(mlp.original_component):
+        return mlp.W_out.detach().float().to(lm.device)
+
+
+def has_neurons(lm: "LM", layer: int) -> bool:
+    """Return whether the MLP of a block has one W_out, so that its neurons can be read."""
+    mlp = getattr(lm.bridge.blocks[layer], "mlp", None)
+    return getattr(mlp, "W_out", None) is not None and neuron_hook(layer) in lm.bridge.hook_dict
 
 
 def neuron_hook(layer: int) -> str:

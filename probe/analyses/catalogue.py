@@ -75,7 +75,7 @@ MODULES = {
     "project_training": "probe.traits.training_projection",
     "decode": "probe.probes.decoding",
     "use": "probe.probes.decoded_use",
-    "top_texts": "probe.features.top_texts",
+    "top_texts": "probe.features.activating_texts",
     "list_features": "probe.features.feature_table",
     "compare_features": "probe.features.feature_changes",
     "steer_feature": "probe.features.steered_feature",

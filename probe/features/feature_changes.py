@@ -9,12 +9,12 @@ import pandas as pd
 from probe.analyses.analysis_record import Input
 from probe.analyses.catalogue import analysis
 from probe.errors import ConfigError
+from probe.features.activating_texts import SHORT, TEXTS, Count, Data, Seed, distinct_pieces, top_texts_seconds
 from probe.features.feature_files import Features
 from probe.features.feature_table import describe_features, promoted_lists
 from probe.features.known_fits import known_fits, open_fit, usual_fit
 from probe.features.latent_scaling import KINDS, scale_latents
-from probe.features.top_texts import SHORT, TEXTS, Count, Data, Seed, distinct_pieces, top_texts_seconds
-from probe.features.units import block_of, random_axes
+from probe.features.unit_activations import block_of, random_axes
 from probe.model.lm import LM
 from probe.plotting.notebook import Drawable, Look, clickable, pair, titled
 from probe.ticks import Tick, between, ignore

@@ -18,10 +18,7 @@ import probe.world
 from probe.analyses.analysis_record import Input
 from probe.analyses.catalogue import analysis
 from probe.errors import ConfigError
-from probe.features.feature_files import Features
-from probe.features.known_fits import open_fit
-from probe.features.streamed_states import Piece
-from probe.features.top_texts import (
+from probe.features.activating_texts import (
     SHARED,
     SHORT,
     SHOWN,
@@ -34,7 +31,10 @@ from probe.features.top_texts import (
     distinct_pieces,
     top_texts_seconds,
 )
-from probe.features.units import RANDOM, Leaders, block_of, random_axes, read_units
+from probe.features.feature_files import Features
+from probe.features.known_fits import open_fit
+from probe.features.streamed_states import Piece
+from probe.features.unit_activations import RANDOM, Leaders, block_of, random_axes, read_units
 from probe.features.variables import best_variables, world_variables
 from probe.hallucination.figures import rows_of
 from probe.logits.direct import unembedding

@@ -19,7 +19,7 @@ def activation_histogram(table: pd.DataFrame, colour: str, limit: float) -> go.F
     """Draw the number of tokens by activation, on a logarithmic axis.
 
     Args:
-        table: `probe.features.top_texts.TopTexts.activations`.
+        table: `probe.features.activating_texts.TopTexts.activations`.
         colour: colour of the model.
         limit: activation above which the unit counts as active.
     """

@@ -17,10 +17,10 @@ import torch
 from probe.analyses.analysis_record import Input
 from probe.analyses.catalogue import analysis
 from probe.errors import ConfigError
+from probe.features.activating_texts import Fitted, Named, usual_unit
 from probe.features.feature_table import NEEDS
 from probe.features.known_fits import open_fit
-from probe.features.top_texts import Fitted, Named, usual_unit
-from probe.features.units import find_unit
+from probe.features.unit_activations import find_unit
 from probe.interventions.sites import Site
 from probe.interventions.steered_answers import steered_texts
 from probe.interventions.steering import (

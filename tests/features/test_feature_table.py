@@ -11,6 +11,7 @@ import torch
 import probe
 from probe.commands.features import features as command
 from probe.errors import ConfigError, DataError
+from probe.features.activating_texts import distinct_pieces, top_texts
 from probe.features.autoencoder import Autoencoder
 from probe.features.feature_changes import compare_features
 from probe.features.feature_files import WEIGHTS, Features, read_features, write_features
@@ -18,7 +19,6 @@ from probe.features.feature_table import list_features
 from probe.features.known_fits import SHIPPED, fingerprints_of, known_fits, open_fit, usual_fit, usual_folder
 from probe.features.latent_scaling import scale_latents
 from probe.features.steered_feature import ALPHAS, steer_feature
-from probe.features.top_texts import distinct_pieces, top_texts
 from probe.interventions.steering import steered_logits
 from tests.models import random_lm, saved_lm
 from tests.places import SAMPLES

@@ -25,7 +25,7 @@ from probe.errors import DataError
 from probe.features.feature_files import Features
 from probe.features.known_fits import known_fits, open_fit, usual_fit
 from probe.features.streamed_states import Piece, read_pieces
-from probe.features.units import (
+from probe.features.unit_activations import (
     RANDOM,
     Leaders,
     UnitPlace,

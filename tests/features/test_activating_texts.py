@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from probe.errors import ConfigError, DataError, ModelError
+from probe.features.activating_texts import SHOWN, commonest, histogram, sharpest, top_texts, usual_unit
 from probe.features.autoencoder import Autoencoder
 from probe.features.feature_files import Features
 from probe.features.streamed_states import Piece, states_of
-from probe.features.top_texts import SHOWN, commonest, histogram, sharpest, top_texts, usual_unit
-from probe.features.units import Leaders, UnitPlace, find_unit, neuron_weights, random_axes, read_units
+from probe.features.unit_activations import Leaders, UnitPlace, find_unit, neuron_weights, random_axes, read_units
 from probe.features.variables import best_variables
 from probe.logits.parts import direction_tokens
 from probe.model.lm import LM

@@ -61,7 +61,7 @@ BEFORE, AFTER = 14, 5
 QUICK = 2**31
 """Number of multiplications that are made to choose a unit."""
 BINS = 40
-HEIGHT = 300
+HEIGHT = 260
 """Number of bars of the histogram, and height of the figures in pixels."""
 SHARED = {0: "the token is", -1: "the token before is", 1: "the token after is"}
 """Properties that top texts can share, by the distance from the marked token."""

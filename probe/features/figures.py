@@ -53,6 +53,8 @@ def promoted_by(table: pd.DataFrame, name: str, colour: str) -> go.Figure:
     return promoted_bars([(name, colour, *side)])
 
 
+TICKS = tuple(digit * 10.0**power for power in range(-6, 0) for digit in (1, 2, 5)) + (1.0,)
+"""Shares with a label on a logarithmic axis."""
 MEASURES = {
     "match": "F1 of the best variable, above a constant",
     "share": "share of top texts with the same token",
@@ -87,7 +89,7 @@ def features_by_match(
     panels.add(1, legend_entry("best of the random directions", line={"color": NULL}))
     panels.add(1, legend_entry("their median", line={"color": NULL, "dash": "dot"}))
     panels.add(1, _ring(rows, "active", measure, chosen))
-    panels.axis("x", title="share of tokens at which it is active", type="log", tickformat="~%")
+    panels.axis("x", title="share of tokens at which it is active", type="log", tickvals=TICKS, tickformat="~%")
     panels.axis("y", title=MEASURES[measure])
     return panels.figure()
 

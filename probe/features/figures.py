@@ -53,7 +53,7 @@ def promoted_by(table: pd.DataFrame, name: str, colour: str) -> go.Figure:
     return promoted_bars([(name, colour, *side)])
 
 
-TICKS = tuple(digit * 10.0**power for power in range(-6, 0) for digit in (1, 2, 5)) + (1.0,)
+TICKS = (*(digit * 10.0**power for power in range(-6, 0) for digit in (1, 2, 5)), 1.0)
 """Shares with a label on a logarithmic axis."""
 MEASURES = {
     "match": "F1 of the best variable, above a constant",

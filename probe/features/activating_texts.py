@@ -60,6 +60,8 @@ BEFORE, AFTER = 14, 5
 """Largest number of tokens that are shown before and after the marked one."""
 QUICK = 2**31
 """Number of multiplications that are made to choose a unit."""
+STRONGEST = 0.6
+"""Strength of the colour of the largest activation, on which a token is still legible."""
 BINS = 40
 HEIGHT = 260
 """Number of bars of the histogram, and height of the figures in pixels."""
@@ -194,7 +196,7 @@ class TopTexts(Drawable):
                 Chip(
                     text=text,
                     tip=f"{self.unit}: {value:.3g}" + f"\n{window.row}" * (at == window.at),
-                    strength=float(np.clip(value / max(abs(self.largest), 1e-9), -1, 1)),
+                    strength=STRONGEST * float(np.clip(value / max(abs(self.largest), 1e-9), -1, 1)),
                     prompt=at != window.at,
                 )
                 for at, (text, value) in enumerate(zip(window.tokens, window.values, strict=True))

@@ -229,7 +229,7 @@ def _opened(field: Mapping[str, Any], named: str) -> bool:
     """Return whether the value of an input may be used: a file not named by a link, or a model on this machine."""
     if named in field["suggestions"]:
         return True
-    if field["suggestions"] and field["name"] != "data":  # models: those of the hub need consent
+    if field["suggestions"] and field["name"] not in ("data", "features"):  # models: those of the hub need consent
         return models.load(named) is not None
     return may_open(named)
 

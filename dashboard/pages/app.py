@@ -56,6 +56,7 @@ ASKS = {
     "audit": (BASE, ALIGNED),
     "traits": (BASE, ALIGNED),
     "probes": (BASE, ALIGNED),
+    "features": (BASE, ALIGNED),
 }
 """Choices above a page, by page; other pages have all of them."""
 DEFAULTS = {"in_context": usual_models}
@@ -125,6 +126,7 @@ page = st.navigation(
             own_page("autoregression", "Autoregression", "linear_scale"),
             own_page("traits", "Traits", "explore"),
             own_page("probes", "Probes", "frame_inspect"),
+            own_page("features", "Features", "bubble_chart"),
         ],
         "Behaviour": [
             *(own_page(name, *EXPERIMENTS[name]) for name in EXPERIMENTS if find_spec(f"probe.{name}")),

@@ -49,6 +49,8 @@ MOST = 64 * MB
 """Largest file that is read."""
 LONG_S = 1.0
 """Seconds from which a result is stored."""
+FEATURES = "sae_weights.safetensors"
+"""File that stands for a folder of features."""
 SUFFIX = ".safetensors"
 PLAIN = (bool, int, float, str)
 
@@ -75,7 +77,7 @@ def find_result(analysis: "Analysis", values: Mapping[str, Any], *lms: "LM") -> 
         lms: the models.
     """
     name = file_name(analysis, values, *lms)
-    found = (_read(analysis, home / FOLDER / name) for home in _homes(*lms))
+    found = (_read(analysis, home / FOLDER / name) for home in result_homes(*lms))
     return next((each for each in found if each is not None), None)
 
 
@@ -105,7 +107,7 @@ def differing_inputs(stored: StoredResult, wanted: Mapping[str, Any]) -> list[st
 
 def _nearest(analysis: "Analysis", wanted: Mapping[str, Any], *lms: "LM") -> StoredResult | None:
     best, least = None, float("inf")
-    for home in _homes(*lms):
+    for home in result_homes(*lms):
         for file in sorted((home / FOLDER).glob(f"{analysis.name}-*{SUFFIX}")):
             found = _read(analysis, file, lms)
             if found is not None:
@@ -178,7 +180,7 @@ def keep_result(
         tree = _encode(result, arrays)
     except TypeError:
         return None
-    file = (home or _homes(*lms)[0]) / FOLDER / file_name(analysis, values, *lms)
+    file = (home or result_homes(*lms)[0]) / FOLDER / file_name(analysis, values, *lms)
     if not may_make(file):
         return None
     about = {
@@ -219,7 +221,7 @@ def _label(lm: "LM") -> str:
     return lm.run_dir.name if lm.run_dir is not None else Path(lm.ref).name
 
 
-def _homes(*lms: "LM") -> list[Path]:
+def result_homes(*lms: "LM") -> list[Path]:
     """Return the folders that can hold results of these models, those of the last one; new ones go to the first."""
     if not lms:
         return [WORK / "model"]
@@ -235,10 +237,10 @@ def _plain_inputs(analysis: "Analysis", values: Mapping[str, Any], *lms: "LM") -
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as JSON: a file as the hash of its content, a run as that of its record and step."""
+    """Return a value as JSON: a file as the hash of its content, a run or features as that of one of their files."""
     if isinstance(value, Path):
         base, step = split_step(str(value.expanduser()))
-        for file in (Path(base), Path(base) / RUN_FILE):
+        for file in (Path(base), Path(base) / RUN_FILE, Path(base) / FEATURES):
             with suppress(OSError):
                 return hashlib.sha256(read_file(file, MOST) + step.encode()).hexdigest()
         return str(value)

@@ -14,7 +14,7 @@ from probe.texts import say
 if TYPE_CHECKING:
     from probe.features.fitted_features import FittedFeatures
 
-ABOUT = """usage: probe features fit MODEL [ALIGNED] --out DIR [OPTIONS]
+ABOUT = """usage: probe features fit MODEL [ALIGNED] [OPTIONS]
 
 Learn features of the residual stream: sparse directions that explain the states of a model, or of two together."""
 STOPPING = "stopping after this step with what was learned; press Ctrl-C again to stop at once"
@@ -48,8 +48,10 @@ def fit(argv: list[str]) -> None:
         """Model, or the base of two: a run, a checkpoint, a Hugging Face folder or hub id."""
         aligned: tyro.conf.Positional[str | None] = None
         """Aligned model for a crosscoder, in the same forms."""
-        out: Path
-        """Folder for the features: cfg.json and sae_weights.safetensors; earlier features there are replaced."""
+        out: Path | None = None
+        """Folder for the features: cfg.json and sae_weights.safetensors; earlier features there are replaced (default:
+        `features/block-K` among the results of the model, where the page Features finds them).
+        """
         data: Path | None = None
         """Texts to read: rows with `text`, `messages`, or `prompt` (and `completion` or `chosen`); or a text file. By
         default documents of the world that the models belong to, or the built-in question sets.
@@ -85,7 +87,6 @@ def fit(argv: list[str]) -> None:
             raise ConfigError(f"--{name.replace('_', '-')} is {value}; expected 1 or more.")
     if settings.data is None and (settings.limit is not None or settings.strict):
         raise ConfigError("--limit and --strict are about the rows of a file: give one with --data, or leave them out.")
-    out = settings.out.expanduser()
     if settings.data is not None:
         require_files([settings.data])
     refs = [settings.model, *([settings.aligned] if settings.aligned else [])]
@@ -95,19 +96,24 @@ def fit(argv: list[str]) -> None:
     from probe.features.feature_files import check_target, write_features
     from probe.features.fitted_features import fit_features, usual_size
     from probe.features.fitting import FitSettings
+    from probe.features.known_fits import usual_folder
     from probe.interventions.steered_answers import usual_block
     from probe.model.rewards import analysable_together
     from probe.rows import Selection
     from probe.runs.schema import jsonable
 
-    check_target(out)
+    if settings.out is not None:
+        check_target(settings.out.expanduser())
     lms = analysable_together(refs)
+    block = usual_block(*lms) if settings.block is None else settings.block
+    out = usual_folder(*lms, block=block) if settings.out is None else settings.out.expanduser()
+    check_target(out)
     size = usual_size(lms) if settings.features is None else settings.features
     fitted = FitSettings(size, settings.k, settings.steps, settings.batch_size, settings.lr, settings.seed)
     with Progress("Fitting features") as bar, StopRequest(STOPPING) as stop:
         found = fit_features(
             lms,
-            usual_block(*lms) if settings.block is None else settings.block,
+            block,
             fitted,
             settings.data,
             Selection(settings.n, settings.seed, settings.limit),

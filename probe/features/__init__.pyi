@@ -1,8 +1,12 @@
+from .activating_texts import top_texts as top_texts
+from .feature_changes import compare_features as compare_features
 from .feature_files import Features as Features
 from .feature_files import read_features as read_features
 from .feature_files import write_features as write_features
+from .feature_table import list_features as list_features
 from .fitted_features import fit_features as fit_features
 from .fitting import FitSettings as FitSettings
 from .latent_scaling import scale_latents as scale_latents
 from .measures import measure as measure
+from .steered_feature import steer_feature as steer_feature
 from .variables import match_variables as match_variables

@@ -1,8 +1,8 @@
 """Files of an autoencoder in the layout of SAELens: `cfg.json` and `sae_weights.safetensors`.
 
 Weights are W_enc [d_in, d_sae], b_enc [d_sae], W_dec [d_sae, d_in], b_dec [d_in], and threshold [d_sae] of a
-`jumprelu`, all in float32. A crosscoder has the states of its models one after the other as its input, so that d_in is
-M d. The architectures standard, jumprelu, topk and batchtopk of SAELens 3 to 6 are read.
+`jumprelu`, in float32 by default. A crosscoder has the states of its models one after the other as its input, so that
+d_in is M d. The architectures standard, jumprelu, topk and batchtopk of SAELens 3 to 6 are read.
 """
 
 import json
@@ -44,8 +44,13 @@ class Features:
     """Metadata of its files: `model_name`, `hook_name`, and more."""
 
 
-def write_features(found: Features, folder: Path) -> None:
+def write_features(found: Features, folder: Path, dtype: torch.dtype = torch.float32) -> None:
     """Write an autoencoder to a folder, which exists in full or not at all; an earlier one there is replaced.
+
+    Args:
+        found: the autoencoder.
+        folder: where to.
+        dtype: type of the numbers in the file; half of the size with `torch.float16`.
 
     Raises:
         DataError: the folder holds something else. RunError: it cannot be written.
@@ -64,7 +69,7 @@ def write_features(found: Features, folder: Path) -> None:
     config = {
         "d_in": models * width,
         "d_sae": features,
-        "dtype": "float32",
+        "dtype": str(dtype).removeprefix("torch."),
         "device": "cpu",
         "apply_b_dec_to_input": model.centred,
         "normalize_activations": "none",
@@ -76,7 +81,7 @@ def write_features(found: Features, folder: Path) -> None:
     with disk(folder):
         made.mkdir(parents=True, exist_ok=True)
         try:
-            weights = {name: each.detach().float().contiguous() for name, each in tensors.items()}
+            weights = {name: each.detach().to(dtype).contiguous() for name, each in tensors.items()}
             (made / WEIGHTS).write_bytes(save(weights))
             (made / CONFIG).write_text(json.dumps(config, indent=1) + "\n")
             sync_tree(made)

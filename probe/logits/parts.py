@@ -304,6 +304,39 @@ def ov_tokens(lm: LM, layer: int, head: int, source: str | int, k: int = 10) -> 
     return _rank_tokens(lm, norm(written), f"L{layer}H{head} on {pieces(lm.tokenizer, [token])[0]}", k)
 
 
+@torch.no_grad()
+def direction_tokens(lm: LM, direction: Float[Tensor, " d"], part: str, k: int = 10) -> PromotedTokens:
+    """Return the tokens that a direction of the residual stream promotes and suppresses, as the logit lens reads it.
+
+    The direction goes through the final norm, at a scale of 1, and the unembedding.
+
+    Args:
+        lm: a model of tokens.
+        direction: the direction.
+        part: name of what writes it.
+        k: number of tokens of each kind.
+
+    Raises:
+        ConfigError: k is less than 1.
+        DataError: a scalar model.
+        ModelError: the final norm is neither RMSNorm nor LayerNorm.
+    """
+    _require_tokens(lm)
+    check_count(k)
+    return _rank_tokens(lm, logit_directions(lm, direction), part, k)
+
+
+def logit_directions(lm: LM, directions: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
+    """Return directions of the residual stream behind the final norm at a scale of 1.
+
+    Raises:
+        ModelError: the final norm is neither RMSNorm nor LayerNorm.
+    """
+    any_stream = torch.randn(directions.shape[-1], generator=torch.Generator().manual_seed(0)).to(lm.device)
+    norm = final_norm(lm, any_stream)
+    return replace(norm, scale=torch.ones(1, device=norm.scale.device))(directions.to(norm.scale.device))
+
+
 def _rank_tokens(lm: LM, output: Float[Tensor, " d"], part: str, k: int) -> PromotedTokens:
     """Return the tokens with the largest and the smallest contributions of a normed direction to the logits."""
     logits = unembedding(lm) @ output

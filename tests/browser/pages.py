@@ -28,6 +28,7 @@ PAGES = {
     "autoregression": f"autoregression?{BOTH}",
     "traits": f"traits?{BOTH}",
     "probes": f"probes?{BOTH}",
+    "features": f"features?{BOTH}",
     "rewards": f"rewards?{BOTH}",
     "sycophancy": f"sycophancy?{BOTH}&also=rlvr",
     "hallucination": f"hallucination?{BOTH}&also=rlvr",

@@ -22,6 +22,7 @@ MAIN = {
     "attention": ("heads",),
     "autoregression": ("lags",),
     "compare": ("kl", "rewards"),
+    "features": ("activations",),
     "interventions": ("grid",),
     "logits": ("lens",),
     "overview": ("lineage",),

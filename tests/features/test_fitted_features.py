@@ -150,7 +150,6 @@ def test_a_fit_that_is_stopped_keeps_what_it_has(corpus: Path):
         ("fit {m} --out {o} --limit 3", "--limit and --strict are about the rows of a file"),
         ("fit {m} --out {o} --data no.jsonl", "There is no file `no.jsonl`"),
         ("fit {m} --out {m} --data {d}", "which is no part of features: choose another folder"),
-        ("fit {m}", "`probe features fit` needs --out"),
         ("fti {m}", "did you mean `fit`?"),
     ],
 )

@@ -1,0 +1,77 @@
+"""Figure of the scorecard: one panel for each truth of a family, one row for each method."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from probe.plotting.intervals import whiskers
+from probe.plotting.panels import Panels
+from probe.plotting.theme import LIGHT, escape, row_axis
+from probe.scorecard.family_record import ORACLE, RANDOM, Family
+from probe.scorecard.scoring import Row
+
+COLOURS = {"better": "#2A6EBB", "finds": "#B8860B", "floor": "#8A8F98", "": "#8A8F98"}
+"""Colour of each verdict, readable on light and dark backgrounds."""
+LEGEND = {"better": "better than the baseline", "finds": "above random, not better", "floor": "not above random"}
+ROW = 30
+"""Height of a row in pixels."""
+
+
+def card_figure(table: pd.DataFrame, rows: Sequence[Row], family: Family) -> go.Figure:
+    """Draw the rows of a family: mean with interval over bases, a faint mark for each base, floor and ceiling as lines.
+
+    Args:
+        table: rows of the family (`Card.table`).
+        rows: rows by seed, of any family.
+        family: the family.
+    """
+    order = list(dict.fromkeys(table.sort_values("score", ascending=False)["method"]))
+    order = [*(each for each in order if each not in (RANDOM, ORACLE)), RANDOM, ORACLE]
+    titles = dict(zip(table["method"], table["title"], strict=True))
+    order = [each for each in order if each in titles]
+    many = len(family.truths) > 3
+    columns = 3 if many else len(family.truths)
+    panels = Panels([f"{each.words}" for each in family.truths], columns=columns, shared_y=True, gap=0.24)
+    for at, truth in enumerate(family.truths, start=1):
+        own = table[table["truth"] == truth.name]
+        for line, dash in ((own["floor"], "dash"), (own["ceiling"], "dot"), (own["baseline"], "solid")):
+            known = line.dropna()
+            if len(known):
+                panels.mark(at, {"color": LIGHT.muted, "width": 1.2, "dash": dash}, x=float(known.iloc[0]), opacity=0.8)
+        seeds = [
+            each for each in rows if (each.family, each.truth) == (family.name, truth.name) and each.method in order
+        ]
+        faint = {
+            "type": "scatter",
+            "x": [each.score for each in seeds],
+            "y": [order.index(each.method) for each in seeds],
+            "mode": "markers",
+            "marker": {"size": 5, "color": LIGHT.muted, "opacity": 0.5},
+            "hovertext": [f"seed {each.seed}: {each.score:.2f}" for each in seeds],
+            "hoverinfo": "text",
+            "name": "each base",
+            "legendgroup": "seeds",
+        }
+        panels.add(at, faint)
+        for verdict, name in LEGEND.items():
+            part = own[own["verdict"].eq(verdict) if verdict != "floor" else own["verdict"].isin(("floor", ""))]
+            points = {
+                "type": "scatter",
+                "x": part["score"].tolist(),
+                "y": [order.index(each) for each in part["method"]],
+                "mode": "markers",
+                "marker": {"size": 9, "color": COLOURS[verdict]},
+                "error_x": whiskers(part["score"], part["low"], part["high"]),
+                "hovertext": [f"{escape(row['title'])}: {row['score']:.2f}" for _, row in part.iterrows()],
+                "hoverinfo": "text",
+                "customdata": [[truth.name, each] for each in part["method"]],
+                "name": name,
+                "legendgroup": verdict,
+            }
+            if len(part):
+                panels.add(at, points)
+        panels.axis("x", at, title=truth.score, zeroline=False)
+        panels.axis("y", at, **row_axis([escape(titles[each]) for each in order]))
+    height = (ROW * len(order) + 90) * -(-len(family.truths) // columns) + 60
+    return panels.figure(showlegend=True, height=height)

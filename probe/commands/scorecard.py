@@ -13,7 +13,6 @@ from probe.texts import say
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from probe.scorecard.card import Card
     from probe.scorecard.method_record import Method
     from probe.scorecard.scoring import Outcome, Row
 
@@ -23,7 +22,6 @@ WORK = Path("results/scorecard.tsv")
 
 def scorecard(argv: list[str]) -> int:
     """Score methods that look inside a model against what is known of it: floor, ceiling, baseline, cost."""
-    import tyro
 
     @dataclass(frozen=True, kw_only=True)
     class Scorecard:
@@ -39,8 +37,8 @@ def scorecard(argv: list[str]) -> int:
         run: bool = False
         """Compute what is not stored yet; a run that was stopped goes on."""
         runs: Path | None = None
-        """Folder of the bases `base`, `base-seed1`, ... (default: the run directories), which `probe samples --only base
-        --seeds 5` makes."""
+        """Folder of the bases `base`, `base-seed1`, ... (default: the run directories), which
+        `probe samples --only base --seeds 5` makes."""
         out: Path = WORK
         """File of the rows of --run and of plugins."""
         plan: bool = False

@@ -57,8 +57,8 @@ class Card:
 
         `score` is the mean over seeds with `low` and `high` (t interval, equal to the score where all seeds agree,
         missing for one seed). `floor` is the score of random answers with its interval, `chance` their expected score,
-        `ceiling` that of the oracle, `baseline` that of the naive one, and `gain` the score less the baseline, paired by
-        seed. `best_in` lists the seeds in which no other method scores higher. `seconds` is the cost on one base.
+        `ceiling` that of the oracle, `baseline` that of the naive one, and `gain` the score less the baseline, paired
+        by seed. `best_in` lists the seeds in which no other method scores higher. `seconds` is the cost on one base.
         """
         titles = {(each.family, each.name): each.title for each in methods()}
         found = []
@@ -141,8 +141,8 @@ class Card:
         same, truths = self.winners_agree()
         many = "one base" if len(seeds) == 1 else f"{len(seeds)} bases"
         text = (
-            f"Of {len(rated)} rows (methods and truths, {many}) {counts.get('better', 0)} find the truth better than the"
-            f" naive baseline, {counts.get('finds', 0)} find it no better, and {counts.get('floor', 0)} are not shown"
+            f"Of {len(rated)} rows (methods and truths, {many}) {counts.get('better', 0)} find the truth better than"
+            f" the naive baseline, {counts.get('finds', 0)} find it no better, and {counts.get('floor', 0)} are not shown"
             " to find it"
         )
         return f"{text}; one method is best on every base for {same} of {truths} truths." if truths else f"{text}."

@@ -169,7 +169,7 @@ def words(problem: Labels, truth: str, rng: np.random.Generator) -> Decodes:
 
 
 def kind_of(labels: np.ndarray) -> Score:
-    """Return the kind of labels by the score of `probe.probes`: AUROC for two classes, accuracy for several, else R2."""
+    """Return the kind of labels as `probe.probes` scores it: AUROC for two classes, accuracy for several, else R2."""
     return score_name(labels, np.issubdtype(labels.dtype, np.floating))
 
 

@@ -62,7 +62,8 @@ class Family:
     prepare: Callable[[LM, str, int, int, Tick], Any]
     """Function of (model, task, number of texts, seed, progress) that makes a problem."""
     ask: Callable[[Any, Callable[..., Any]], Any]
-    """Function of (problem, method's function) that returns the checked answer, or None if the method does not apply."""
+    """Function of (problem, method's function) that returns the checked answer; None if the method does not
+    apply."""
     grade: Callable[[Any, str, Any], Grade]
     """Function of (problem, name of the truth, answer)."""
     chance: Callable[[Any, str], float]

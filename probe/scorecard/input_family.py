@@ -239,8 +239,8 @@ FAMILY = Family(
     name="input",
     title="Input attribution",
     about="Each token of a text gets a number that says how much it speaks for one answer against another.",
-    receives="the LM, the token ids [T] of a text, the position after which the answer is due, and the tokens of the two"
-    " answers",
+    receives="the LM, the token ids [T] of a text, the position after which the answer is due, and the tokens of the"
+    " two answers",
     returns="one number for each token [T], positive if it speaks for the first answer",
     truths=(
         Truth("support", "which words speak for the answer", "rank correlation"),

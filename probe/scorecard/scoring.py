@@ -23,7 +23,7 @@ from probe.scorecard.catalogue_of_methods import families
 from probe.scorecard.family_record import Family
 from probe.scorecard.method_record import Method
 from probe.scorecard.plan_of_card import Plan, read_plan
-from probe.ticks import Tick, ignore
+from probe.ticks import Tick, ignore, part
 
 BASE = "base"
 """Name of the run of the first seed; the others are called like `base-seed1`."""
@@ -78,9 +78,8 @@ def find_bases(folder: Path | None, seeds: Sequence[int]) -> dict[int, Path]:
                 break
     if not found:
         where = ", ".join(f"`{each}`" for each in places) or "any run directory"
-        raise RunError(
-            f"There is no base with weights in {where}: make them with `probe samples --only base --seeds {len(seeds)}`."
-        )
+        remedy = f"make them with `probe samples --only base --seeds {len(seeds)}`."
+        raise RunError(f"There is no base with weights in {where}: {remedy}")
     return found
 
 
@@ -142,7 +141,7 @@ def score_methods(
                 rows += [have[key] for key in keys]
                 continue
             if problem is None:
-                problem = family.prepare(lm, task, n, seed, lambda share, at=at: tick((at + share / 2) / len(work)))
+                problem = family.prepare(lm, task, n, seed, part(tick, at, len(work)))
             own = {"seed": seed, "n": n, "plan": hashed, "base": stem}
             try:
                 new = _rows(family, problem, each, truths, own)
@@ -202,5 +201,5 @@ def _row(
     also = json.dumps({key: float(f"{value:.4g}") for key, value in found.also.items() if math.isfinite(value)})
     expected = float(f"{family.chance(problem, truth):.6g}")
     score = float(f"{found.score:.6g}")
-    place = {"family": family.name, "method": name, "truth": truth, "chance": expected, "seconds": round(seconds, 3)}
-    return Row(score=score, also=also, **place, **own)
+    place = {"family": family.name, "method": name, "truth": truth}
+    return Row(score=score, chance=expected, seconds=round(seconds, 3), also=also, **place, **own)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from probe.scorecard.method_record import Method
-    from probe.scorecard.scoring import Outcome, Row
+    from probe.scorecard.scoring import Outcome
 
 WORK = Path("results/scorecard.tsv")
 """File of the rows of one's own runs, in the working directory."""
@@ -74,7 +74,7 @@ def scorecard(argv: list[str]) -> int:
     card, problems = read_card(), list[str]()
     if settings.run or plugged:
         computed = [each for each in chosen if settings.run or each in plugged]
-        outcome = compute(settings.runs, settings.out, computed, settings.run)
+        outcome = compute(settings.runs, settings.out, computed)
         fresh = {(row.family, row.method, row.truth, row.seed): row for row in (*card.rows, *outcome.rows)}
         card, problems = Card(tuple(fresh.values()), card.plan), list(outcome.problems)
     elif settings.out.is_file():
@@ -101,7 +101,7 @@ def scorecard(argv: list[str]) -> int:
     return 0
 
 
-def compute(folder: Path | None, out: Path, chosen: "list[Method]", whole: bool) -> "Outcome":
+def compute(folder: Path | None, out: Path, chosen: "list[Method]") -> "Outcome":
     """Score methods on all bases with weights, and keep the rows in a file.
 
     Raises:
@@ -118,7 +118,7 @@ def compute(folder: Path | None, out: Path, chosen: "list[Method]", whole: bool)
     missing = [name_of(seed) for seed in seeds if seed not in bases]
     if missing:
         remark(f"Not scored, because they have no weights here: {', '.join(missing)}.")
-    known: list[Row] = [*shipped_rows(), *read_rows(out)] if not whole else [*read_rows(out)]
+    known = [*shipped_rows(), *read_rows(out)]
     with Progress("Scorecard") as bar:
         return score_methods(bases, chosen, known=known, keep=lambda row: append(out, row), tick=bar.tick)
 

@@ -30,6 +30,7 @@ VERDICTS = {
     "better": "finds it, better than the baseline",
     "finds": "finds it, not better than the baseline",
     "floor": "not shown to find it",
+    "alone": "one base: nothing is known of others",
 }
 """What a row shows: its interval lies above that of random answers, and its gain over the baseline above 0 and the
 margin of the plan."""
@@ -84,7 +85,7 @@ class Card:
             both = sorted(own.keys() & naive.keys())
             gain = paired_by_seed([own[at].score for at in both], [naive[at].score for at in both], self.plan.level)
             beats = name != family.baseline and gain.low > 0 and gain.value >= self.plan.margin
-            verdict = "floor" if not low > least_high else "better" if beats else "finds"
+            verdict = "alone" if len(own) < 2 else "floor" if not low > least_high else "better" if beats else "finds"
             title = {RANDOM: "Random", ORACLE: "Oracle", **family.titles}.get(name) or titles.get(
                 (family.name, name), name
             )
@@ -138,12 +139,13 @@ class Card:
             return "No row of the scorecard is stored yet."
         seeds = sorted({row.seed for row in self.rows})
         counts = rated["verdict"].value_counts()
+        if len(seeds) == 1:
+            return f"{len(rated)} rows (methods and truths) are scored on one base: nothing is known of others."
         same, truths = self.winners_agree()
-        many = "one base" if len(seeds) == 1 else f"{len(seeds)} bases"
         text = (
-            f"Of {len(rated)} rows (methods and truths, {many}) {counts.get('better', 0)} find the truth better than"
-            f" the naive baseline, {counts.get('finds', 0)} find it no better, and {counts.get('floor', 0)} are not shown"
-            " to find it"
+            f"Of {len(rated)} rows (methods and truths, {len(seeds)} bases) {counts.get('better', 0)} find the truth better than"
+            f" the naive baseline, {counts.get('finds', 0)} find it no better, and {counts.get('floor', 0)} are not"
+            " shown to find it"
         )
         return f"{text}; one method is best on every base for {same} of {truths} truths." if truths else f"{text}."
 

@@ -11,9 +11,14 @@ from probe.plotting.theme import LIGHT, escape, row_axis
 from probe.scorecard.family_record import ORACLE, RANDOM, Family
 from probe.scorecard.scoring import Row
 
-COLOURS = {"better": "#2A6EBB", "finds": "#B8860B", "floor": "#8A8F98", "": "#8A8F98"}
+COLOURS = {"better": "#2A6EBB", "finds": "#B8860B", "floor": "#8A8F98", "alone": "#2A6EBB"}
 """Colour of each verdict, readable on light and dark backgrounds."""
-LEGEND = {"better": "better than the baseline", "finds": "above random, not better", "floor": "not above random"}
+LEGEND = {
+    "better": "better than the baseline",
+    "finds": "above random, not better",
+    "floor": "not above random",
+    "alone": "one base",
+}
 ROW = 30
 """Height of a row in pixels."""
 

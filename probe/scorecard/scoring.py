@@ -73,7 +73,7 @@ def find_bases(folder: Path | None, seeds: Sequence[int]) -> dict[int, Path]:
     for seed in seeds:
         for place in places:
             path = place / name_of(seed)
-            if path.is_dir() and Run(path).checkpoints():
+            if path.is_dir() and is_whole(Run(path)):
                 found[seed] = path
                 break
     if not found:
@@ -81,6 +81,11 @@ def find_bases(folder: Path | None, seeds: Sequence[int]) -> dict[int, Path]:
         remedy = f"make them with `probe samples --only base --seeds {len(seeds)}`."
         raise RunError(f"There is no base with weights in {where}: {remedy}")
     return found
+
+
+def is_whole(run: Run) -> bool:
+    """Return whether a training has ended and its weights are there."""
+    return run.status == "finished" and bool(run.checkpoints())
 
 
 @dataclass(frozen=True)

@@ -40,12 +40,11 @@ def read_rows(file: Path) -> tuple[Row, ...]:
         content = read_file(file, LARGEST).decode()
     except (OSError, ValueError) as error:
         raise DataError(f"The rows in `{file}` cannot be read: {error}") from error
+    content = content[: content.rfind("\n") + 1]  # a run was stopped while it wrote the last line
     found = {}
     for number, values in enumerate(csv.DictReader(io.StringIO(content), delimiter="\t"), start=2):
         row = _row(values)
         if row is None:
-            if number > content.count("\n"):  # a run was stopped while it wrote this line
-                break
             raise DataError(f"Line {number} of `{file}` is no row of a scorecard: expected {', '.join(COLUMNS)}.")
         found[row.family, row.method, row.truth, row.seed] = row
     return tuple(found.values())
@@ -76,15 +75,16 @@ def text_of(rows: Sequence[Row], head: bool = True) -> str:
 
 
 def append(file: Path, row: Row) -> None:
-    """Write a row at the end of a file, with the names of the columns if the file is new.
+    """Write a row at the end of a file, with the names of the columns if the file is new; a torn last line is cut off.
 
     Raises:
         DataError: the file cannot be written.
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        new = not file.is_file() or not file.stat().st_size
-        with file.open("a") as out:
-            out.write(text_of([row], head=new))
+        whole = file.read_bytes() if file.is_file() else b""
+        with file.open("ab") as out:
+            out.truncate(whole.rfind(b"\n") + 1)
+            out.write(text_of([row], head=not out.tell()).encode())
     except OSError as error:
         raise DataError(f"The row cannot be written to `{file}`: {error.strerror}.") from error

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from probe.scorecard.method_record import Method
-    from probe.scorecard.scoring import Outcome
+    from probe.scorecard.method_scoring import Outcome
 
 WORK = Path("results/scorecard.tsv")
 """File of the rows of one's own runs, in the working directory."""
@@ -109,8 +109,8 @@ def compute(folder: Path | None, out: Path, chosen: "list[Method]") -> "Outcome"
         DataError: the file cannot be read or written.
     """
     from probe.commands.progress import Progress
+    from probe.scorecard.method_scoring import find_bases, name_of, score_methods
     from probe.scorecard.plan_of_card import read_plan
-    from probe.scorecard.scoring import find_bases, name_of, score_methods
     from probe.scorecard.stored_rows import append, read_rows, shipped_rows
 
     seeds = read_plan().seeds

@@ -5,4 +5,4 @@ from .catalogue_of_methods import find_methods as find_methods
 from .catalogue_of_methods import methods as methods
 from .family_record import Family as Family
 from .method_record import method as method
-from .scoring import score_methods as score_methods
+from .method_scoring import score_methods as score_methods

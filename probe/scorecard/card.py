@@ -1,6 +1,5 @@
 """The card: for each method and truth the mean over bases with its interval, beside floor, ceiling and baseline."""
 
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -12,10 +11,11 @@ import pandas as pd
 from probe.numbers import format_interval
 from probe.scorecard.catalogue_of_methods import families, methods
 from probe.scorecard.family_record import ORACLE, RANDOM, Family
+from probe.scorecard.method_scoring import Row
 from probe.scorecard.plan_of_card import Plan, read_plan
-from probe.scorecard.scoring import Row
 from probe.scorecard.stored_rows import shipped_rows
 from probe.seeds.t_intervals import mean_over_trainings, paired_by_seed
+from probe.untrusted import parse_json
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -32,7 +32,7 @@ VERDICTS = {
     "floor": "not shown to find it",
     "alone": "one base: nothing is known of others",
 }
-"""What a row shows: its interval lies above that of random answers, and its gain over the baseline above 0 and the
+"""Verdicts: whether the interval lies above that of random answers, and the gain over the baseline above 0 and the
 margin of the plan."""
 
 
@@ -120,7 +120,7 @@ class Card:
                 for title, other in (("random", RANDOM), ("baseline", families()[family].baseline), ("oracle", ORACLE))
             }
             numbers = {"seed": seed, "score": row.score, **beside, "best": ", ".join(best.get(seed, ()))}
-            rows.append(numbers | {"texts": row.n, "seconds": row.seconds, **json.loads(row.also), "base": row.base})
+            rows.append(numbers | {"texts": row.n, "seconds": row.seconds, **parse_json(row.also), "base": row.base})
         return pd.DataFrame(rows)
 
     def winners_agree(self) -> tuple[int, int]:
@@ -142,10 +142,10 @@ class Card:
         if len(seeds) == 1:
             return f"{len(rated)} rows (methods and truths) are scored on one base: nothing is known of others."
         same, truths = self.winners_agree()
+        better, finds, floor = (counts.get(each, 0) for each in ("better", "finds", "floor"))
         text = (
-            f"Of {len(rated)} rows (methods and truths, {len(seeds)} bases) {counts.get('better', 0)} find the truth better than"
-            f" the naive baseline, {counts.get('finds', 0)} find it no better, and {counts.get('floor', 0)} are not"
-            " shown to find it"
+            f"Of {len(rated)} rows (methods and truths, {len(seeds)} bases) {better} find the truth better than the"
+            f" naive baseline, {finds} find it no better, and {floor} are not shown to find it"
         )
         return f"{text}; one method is best on every base for {same} of {truths} truths." if truths else f"{text}."
 

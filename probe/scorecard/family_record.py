@@ -53,7 +53,7 @@ class Family:
     receives: str
     """Arguments of a method's function."""
     returns: str
-    """What a method's function must return."""
+    """Result that a method's function must return."""
     truths: tuple[Truth, ...]
     n: int
     """Number of texts for each problem."""

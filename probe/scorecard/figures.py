@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -9,17 +10,19 @@ from probe.plotting.intervals import whiskers
 from probe.plotting.panels import Panels
 from probe.plotting.theme import LIGHT, escape, row_axis
 from probe.scorecard.family_record import ORACLE, RANDOM, Family
-from probe.scorecard.scoring import Row
+from probe.scorecard.method_scoring import Row
 
-COLOURS = {"better": "#2A6EBB", "finds": "#B8860B", "floor": "#8A8F98", "alone": "#2A6EBB"}
+COLOURS = {"better": "#2A6EBB", "finds": "#B8860B", "floor": "#8A8F98", "alone": "#2A6EBB", "": "#8A8F98"}
 """Colour of each verdict, readable on light and dark backgrounds."""
+SYMBOLS = {"better": "circle", "finds": "circle", "floor": "circle", "alone": "circle", "": "diamond-open"}
 LEGEND = {
     "better": "better than the baseline",
     "finds": "above random, not better",
     "floor": "not above random",
     "alone": "one base",
+    "": "checks: random, oracle",
 }
-ROW = 30
+ROW = 24
 """Height of a row in pixels."""
 
 
@@ -31,13 +34,13 @@ def card_figure(table: pd.DataFrame, rows: Sequence[Row], family: Family) -> go.
         rows: rows by seed, of any family.
         family: the family.
     """
-    order = list(dict.fromkeys(table.sort_values("score", ascending=False)["method"]))
-    order = [*(each for each in order if each not in (RANDOM, ORACLE)), RANDOM, ORACLE]
+    means = table.groupby("method")["score"].mean().sort_values(ascending=False)
+    last = (family.baseline, RANDOM, ORACLE)
+    order = [*(each for each in means.index if each not in last), *(each for each in last if each in means.index)]
     titles = dict(zip(table["method"], table["title"], strict=True))
-    order = [each for each in order if each in titles]
-    many = len(family.truths) > 3
-    columns = 3 if many else len(family.truths)
-    panels = Panels([f"{each.words}" for each in family.truths], columns=columns, shared_y=True, gap=0.24)
+    columns = min(len(family.truths), 3)
+    lines = -(-len(family.truths) // columns)
+    panels = Panels([each.words for each in family.truths], columns=columns, shared_y=True, gap=0.3 / lines)
     for at, truth in enumerate(family.truths, start=1):
         own = table[table["truth"] == truth.name]
         for line, dash in ((own["floor"], "dash"), (own["ceiling"], "dot"), (own["baseline"], "solid")):
@@ -60,23 +63,23 @@ def card_figure(table: pd.DataFrame, rows: Sequence[Row], family: Family) -> go.
         }
         panels.add(at, faint)
         for verdict, name in LEGEND.items():
-            part = own[own["verdict"].eq(verdict) if verdict != "floor" else own["verdict"].isin(("floor", ""))]
+            part = own[own["verdict"] == verdict]
             points = {
                 "type": "scatter",
                 "x": part["score"].tolist(),
                 "y": [order.index(each) for each in part["method"]],
                 "mode": "markers",
-                "marker": {"size": 9, "color": COLOURS[verdict]},
+                "marker": {"size": 9, "color": COLOURS[verdict], "symbol": SYMBOLS[verdict]},
                 "error_x": whiskers(part["score"], part["low"], part["high"]),
                 "hovertext": [f"{escape(row['title'])}: {row['score']:.2f}" for _, row in part.iterrows()],
                 "hoverinfo": "text",
                 "customdata": [[truth.name, each] for each in part["method"]],
                 "name": name,
-                "legendgroup": verdict,
+                "legendgroup": verdict or "checks",
             }
             if len(part):
                 panels.add(at, points)
-        panels.axis("x", at, title=truth.score, zeroline=False)
+        least = float(np.nanmin([own["score"].min(), own["low"].min(), *(each.score for each in seeds), 0.0]))
+        panels.axis("x", at, title=truth.score, zeroline=False, range=[least - 0.04, 1.05])
         panels.axis("y", at, **row_axis([escape(titles[each]) for each in order]))
-    height = (ROW * len(order) + 90) * -(-len(family.truths) // columns) + 60
-    return panels.figure(showlegend=True, height=height)
+    return panels.figure(showlegend=True, height=(ROW * len(order) + 70) * lines + 60)

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, fields
@@ -11,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from probe.errors import DataError
-from probe.scorecard.scoring import Row
-from probe.untrusted import MB, read_file
+from probe.runs.storage import append_lines, cut_torn_line, disk
+from probe.scorecard.method_scoring import Row
+from probe.untrusted import MB, parse_json, read_file
 
 SHIPPED = Path(__file__).with_name("results.tsv")
 COLUMNS = tuple(each.name for each in fields(Row))
@@ -56,11 +56,11 @@ def _row(values: dict[Any, Any]) -> Row | None:
         kept: dict[str, Any] = {name: str(values[name])[:LONGEST] for name in COLUMNS}
         kept |= {name: int(kept[name]) for name in ("seed", "n")}
         kept |= {name: float(kept[name]) for name in ("score", "chance", "seconds")}
-        also = json.loads(kept["also"])
+        also = parse_json(kept["also"])
         numbers = isinstance(also, dict) and all(type(each) in (int, float) for each in also.values())
         fits = numbers and None not in values and all(map(math.isfinite, (kept["chance"], kept["seconds"])))
         return Row(**kept) if fits and 0 <= kept["seed"] < 2**31 else None
-    except (KeyError, ValueError, RecursionError):
+    except (KeyError, ValueError):
         return None
 
 
@@ -78,13 +78,11 @@ def append(file: Path, row: Row) -> None:
     """Write a row at the end of a file, with the names of the columns if the file is new; a torn last line is cut off.
 
     Raises:
-        DataError: the file cannot be written.
+        RunError: the file cannot be written.
     """
-    try:
+    with disk(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-        whole = file.read_bytes() if file.is_file() else b""
-        with file.open("ab") as out:
-            out.truncate(whole.rfind(b"\n") + 1)
-            out.write(text_of([row], head=not out.tell()).encode())
-    except OSError as error:
-        raise DataError(f"The row cannot be written to `{file}`: {error.strerror}.") from error
+        if file.is_file():
+            cut_torn_line(file)
+        new = not file.is_file() or not file.stat().st_size
+        append_lines(file, text_of([row], head=new).splitlines())

@@ -22,8 +22,8 @@ from probe.scorecard.card import Card, read_card, winners
 from probe.scorecard.catalogue_of_methods import families, find_methods, methods
 from probe.scorecard.early_family import agreement, first_kept
 from probe.scorecard.family_record import checked
+from probe.scorecard.method_scoring import Row, find_bases, score_methods, tasks_of
 from probe.scorecard.plan_of_card import Plan, coded, departures, read_plan
-from probe.scorecard.scoring import Row, find_bases, score_methods, tasks_of
 from probe.scorecard.stored_rows import append, read_rows, shipped_rows, text_of
 from probe.seeds.t_intervals import mean_over_trainings
 from probe.ticks import ignore

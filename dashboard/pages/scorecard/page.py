@@ -7,6 +7,7 @@ import streamlit as st
 
 from dashboard.components.details import details
 from dashboard.components.figure import figure
+from dashboard.components.table import show_table
 from dashboard.markdown import finding, note, prose
 from probe.numbers import format_interval
 from probe.scorecard.card import VERDICTS, Card, read_card, told
@@ -23,8 +24,8 @@ A **truth** is known exactly: from the world that wrote the corpus, or by ablati
 which are trainings that differ by their seed, with Student's 95 % t interval. The **floor** is a method that answers at
 random, the **ceiling** one that reads the truth, the **baseline** a naive one that looks at nothing inside. A method
 *finds* a truth if its interval lies above that of random answers; it is *better than the baseline* if the difference,
-paired by base, has an interval above 0 and is at least 0.02. Each row has its cost in seconds on one CPU core. All of it
-is planned in one file (`probe scorecard --plan`).
+paired by base, has an interval above 0 and is at least 0.02. Each row has its cost in seconds on one CPU core. All of
+this is planned in one file (`probe scorecard --plan`).
 """
 COLUMNS = {
     "words": "truth",
@@ -38,6 +39,8 @@ COLUMNS = {
     "verdict": "verdict",
 }
 """Columns of the table, and their heads."""
+ROWS = 320
+"""Height of the table in pixels."""
 
 
 def shown(table: pd.DataFrame) -> pd.DataFrame:
@@ -53,28 +56,27 @@ def choose_row(table: pd.DataFrame, family: Family) -> pd.Series:
     """Show the table of a family, and return the row that is clicked; by default the best one."""
     numbers = {name: st.column_config.NumberColumn(format="%.2f") for name in ("floor", "ceiling", "baseline")}
     numbers["seconds"] = st.column_config.NumberColumn(format="%.1f")
-    event: Any = st.dataframe(
+    event: Any = show_table(
         shown(table),
-        hide_index=True,
         column_config=numbers,
+        hide_index=True,
         on_select="rerun",
         selection_mode="single-row",
+        height=ROWS,
         key=f"scorecard-rows-{family.name}",
     )
     picked = event.selection.rows
-    rated = table[table["verdict"] != ""]
-    return table.iloc[picked[0]] if picked else table.loc[rated["score"].idxmax()]
+    own = table[(table["verdict"] != "") & (table["method"] != family.baseline)]
+    return table.iloc[picked[0]] if picked else table.loc[own["score"].idxmax()]
 
 
 def show_evidence(card: Card, row: pd.Series) -> None:
     """Show the scores of a row on every base."""
     gain = [float(row[name]) for name in ("gain", "gain_low", "gain_high")]
-    st.markdown(
-        prose(f"**{row['title']}** finds {row['words']}: {row['measure']} {told(row)} over {row['seeds']} bases.")
-    )
-    if row["verdict"] and gain[1] == gain[1]:
-        note(f"Less the naive baseline, paired by base: {format_interval(*gain)}.")
-    st.dataframe(card.evidence(row["family"], row["truth"], row["method"]), hide_index=True)
+    where = "one base" if row["seeds"] == 1 else f"{row['seeds']} bases"
+    less = f"; less the naive baseline {format_interval(*gain)}" if row["verdict"] and gain[1] == gain[1] else ""
+    st.markdown(prose(f"{row['title']}, {row['words']}: {row['measure']} {told(row)} over {where}{less}."))
+    show_table(card.evidence(row["family"], row["truth"], row["method"]), hide_index=True)
 
 
 def page() -> None:
@@ -85,21 +87,21 @@ def page() -> None:
     if not known:
         note("`probe scorecard --run` computes it.")
         return
-    titles = {each.name: each.title for each in known}
-    name = st.segmented_control(
-        "Family",
-        list(titles),
-        default=next(iter(titles)),
-        format_func=titles.__getitem__,
-        key="scorecard_family",
-        required=True,
-        bind="query-params",
+    by_title = {each.title: each for each in known}
+    first = next(iter(by_title))
+    title = st.segmented_control(
+        "Family", list(by_title), default=first, key="scorecard_family", required=True, bind="query-params"
     )
-    family = next(each for each in known if each.name == name)
-    note(family.about)
+    family = by_title[title or first]
     table = card.only(family.name).table()
-    figure(card.figure(family.name), table, "scorecard", title=family.title, source={"scorecard": card.plan.version})
-    note("Click a row for the evidence on each base.")
+    figure(
+        card.figure(family.name),
+        table,
+        "scorecard",
+        title=family.about.rstrip("."),
+        source={"scorecard": card.plan.version},
+    )
+    note("Lines: random answers (dashed), naive baseline (solid), oracle (dotted). Click a row for each base's scores.")
     row = choose_row(table, family)
     show_evidence(card, row)
     named = {key: row[key] for key in ("family", "truth", "method")}

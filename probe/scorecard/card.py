@@ -31,9 +31,12 @@ VERDICTS = {
     "finds": "finds it, not better than the baseline",
     "floor": "not shown to find it",
     "alone": "one base: nothing is known of others",
+    "baseline": "naive baseline",
 }
 """Verdicts: whether the interval lies above that of random answers, and the gain over the baseline above 0 and the
 margin of the plan."""
+RATED = ("better", "finds", "floor")
+"""Verdicts of methods that are compared with a baseline."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +87,18 @@ class Card:
             least, least_low, least_high = self.over_seeds([row.score for row in floor.values()])
             both = sorted(own.keys() & naive.keys())
             gain = paired_by_seed([own[at].score for at in both], [naive[at].score for at in both], self.plan.level)
-            beats = name != family.baseline and gain.low > 0 and gain.value >= self.plan.margin
-            verdict = "alone" if len(own) < 2 else "floor" if not low > least_high else "better" if beats else "finds"
+            beats = gain.low > 0 and gain.value >= self.plan.margin
+            verdict = (
+                "baseline"
+                if name == family.baseline
+                else "alone"
+                if len(own) < 2
+                else "floor"
+                if not low > least_high
+                else "better"
+                if beats
+                else "finds"
+            )
             title = {RANDOM: "Random", ORACLE: "Oracle", **family.titles}.get(name) or titles.get(
                 (family.name, name), name
             )
@@ -134,7 +147,7 @@ class Card:
     def sentence(self) -> str:
         """Say how many rows are above the floor and above the baseline, and whether seeds agree on the best method."""
         table = self.table()
-        rated = table[table["verdict"] != ""]
+        rated = table[table["verdict"].isin((*RATED, "alone"))]
         if rated.empty:
             return "No row of the scorecard is stored yet."
         seeds = sorted({row.seed for row in self.rows})
@@ -142,7 +155,7 @@ class Card:
         if len(seeds) == 1:
             return f"{len(rated)} rows (methods and truths) are scored on one base: nothing is known of others."
         same, truths = self.winners_agree()
-        better, finds, floor = (counts.get(each, 0) for each in ("better", "finds", "floor"))
+        better, finds, floor = (counts.get(each, 0) for each in RATED)
         text = (
             f"Of {len(rated)} rows (methods and truths, {len(seeds)} bases) {better} find the truth better than the"
             f" naive baseline, {finds} find it no better, and {floor} are not shown to find it"

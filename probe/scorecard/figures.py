@@ -12,14 +12,29 @@ from probe.plotting.theme import LIGHT, escape, row_axis
 from probe.scorecard.family_record import ORACLE, RANDOM, Family
 from probe.scorecard.method_scoring import Row
 
-COLOURS = {"better": "#2A6EBB", "finds": "#B8860B", "floor": "#8A8F98", "alone": "#2A6EBB", "": "#8A8F98"}
+COLOURS = {
+    "better": "#2A6EBB",
+    "finds": "#B8860B",
+    "floor": "#8A8F98",
+    "alone": "#2A6EBB",
+    "": "#8A8F98",
+    "baseline": "#8A8F98",
+}
 """Colour of each verdict, readable on light and dark backgrounds."""
-SYMBOLS = {"better": "circle", "finds": "circle", "floor": "circle", "alone": "circle", "": "diamond-open"}
+SYMBOLS = {
+    "better": "circle",
+    "finds": "circle",
+    "floor": "circle",
+    "alone": "circle",
+    "": "diamond-open",
+    "baseline": "square",
+}
 LEGEND = {
     "better": "better than the baseline",
     "finds": "above random, not better",
     "floor": "not above random",
     "alone": "one base",
+    "baseline": "naive baseline",
     "": "checks: random, oracle",
 }
 ROW = 24

@@ -206,5 +206,5 @@ def _row(
     also = json.dumps({key: float(f"{value:.4g}") for key, value in found.also.items() if math.isfinite(value)})
     expected = float(f"{family.chance(problem, truth):.6g}")
     score = float(f"{found.score:.6g}")
-    place = {"family": family.name, "method": name, "truth": truth}
-    return Row(score=score, chance=expected, seconds=round(seconds, 3), also=also, **place, **own)
+    numbers: dict[str, Any] = {"score": score, "chance": expected, "seconds": round(seconds, 3), **own}
+    return Row(family=family.name, method=name, truth=truth, also=also, **numbers)

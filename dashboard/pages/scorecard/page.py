@@ -10,7 +10,7 @@ from dashboard.components.figure import figure
 from dashboard.components.table import show_table
 from dashboard.markdown import finding, note, prose
 from probe.numbers import format_interval
-from probe.scorecard.card import VERDICTS, Card, read_card, told
+from probe.scorecard.card import RATED, VERDICTS, Card, read_card, told
 from probe.scorecard.catalogue_of_methods import families
 from probe.scorecard.family_record import Family
 
@@ -66,8 +66,8 @@ def choose_row(table: pd.DataFrame, family: Family) -> pd.Series:
         key=f"scorecard-rows-{family.name}",
     )
     picked = event.selection.rows
-    own = table[(table["verdict"] != "") & (table["method"] != family.baseline)]
-    return table.iloc[picked[0]] if picked else table.loc[own["score"].idxmax()]
+    best = table[table["verdict"].isin(RATED) | (table["verdict"] == "alone")].sort_values("score", ascending=False)
+    return table.iloc[picked[0]] if picked else (best if len(best) else table).iloc[0]
 
 
 def show_evidence(card: Card, row: pd.Series) -> None:

@@ -201,6 +201,6 @@ def read_card(rows: Iterable[Row] | None = None) -> Card:
 
 
 def told(row: Any) -> str:
-    """Return the score of a row of the table with its interval, in words."""
+    """Return the score of a row of the table with its interval, in words; no score is above 1."""
     value, low, high = (float(row[name]) for name in ("score", "low", "high"))
-    return f"{value:.2f}" if math.isnan(low) or low == high else format_interval(value, low, high)
+    return f"{value:.2f}" if math.isnan(low) or low == high else format_interval(value, low, min(high, 1.0))

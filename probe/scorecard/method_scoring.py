@@ -20,11 +20,13 @@ from probe.plugins import BUILT_IN, failure
 from probe.runs import roots
 from probe.runs.reader import Run
 from probe.scorecard.catalogue_of_methods import families
-from probe.scorecard.family_record import Family
+from probe.scorecard.family_record import RANDOM, Family, Grade
 from probe.scorecard.method_record import Method
 from probe.scorecard.plan_of_card import Plan, read_plan
 from probe.ticks import Tick, ignore, part
 
+DRAWS = 20
+"""Number of random answers whose mean is the score of `random`, so that chance does not move the floor."""
 BASE = "base"
 """Name of the run of the first seed; the others are called like `base-seed1`."""
 
@@ -176,10 +178,13 @@ def _rows(
     rows = []
     if isinstance(asked, str):
         for truth in truths:
-            started = time.monotonic()
             rng = np.random.default_rng([own["seed"], *truth.encode()])
-            answer = family.references[asked](problem, truth, rng)
-            rows.append(_row(family, problem, asked, truth, answer, time.monotonic() - started, own))
+            started, grades = time.monotonic(), list[Grade]()
+            for _ in range(DRAWS if asked == RANDOM else 1):
+                grades.append(family.grade(problem, truth, family.references[asked](problem, truth, rng)))
+            seconds = (time.monotonic() - started) / len(grades)
+            found = Grade(float(np.mean([each.score for each in grades])), grades[0].also if len(grades) == 1 else {})
+            rows.append(_row(family, problem, asked, truth, found, seconds, own))
         return rows
     started = time.monotonic()
     try:
@@ -196,13 +201,16 @@ def _rows(
     seconds = time.monotonic() - started
     if answer is None:
         return []
-    return [_row(family, problem, asked.name, truth, answer, seconds, own) for truth in truths]
+    grades = [family.grade(problem, truth, answer) for truth in truths]
+    return [
+        _row(family, problem, asked.name, truth, found, seconds, own)
+        for truth, found in zip(truths, grades, strict=True)
+    ]
 
 
 def _row(
-    family: Family, problem: Any, name: str, truth: str, answer: Any, seconds: float, own: Mapping[str, Any]
+    family: Family, problem: Any, name: str, truth: str, found: Grade, seconds: float, own: Mapping[str, Any]
 ) -> Row:
-    found = family.grade(problem, truth, answer)
     also = json.dumps({key: float(f"{value:.4g}") for key, value in found.also.items() if math.isfinite(value)})
     expected = float(f"{family.chance(problem, truth):.6g}")
     score = float(f"{found.score:.6g}")

@@ -16,7 +16,7 @@ from tests.places import ROOT
 
 PLACE = re.compile(r"(<!-- metrics: (\S+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
 SCORE = re.compile(r"(<!-- score -->\n\n).*?(\n\n<!-- end -->)", re.DOTALL)
-CARD = re.compile(r"(<!-- scorecard: (\w+) -->\n\n).*?(\n\n<!-- end -->)", re.DOTALL)
+CARD = re.compile(r"(<!-- scorecard: (\w+) -->\n\n).*?(<!-- end -->)", re.DOTALL)
 DOCUMENTS = sorted((ROOT / "docs").glob("*.md"))
 HEAD = "| name | unit | better | what it is |\n|---|---|---|---|\n"
 
@@ -24,7 +24,7 @@ HEAD = "| name | unit | better | what it is |\n|---|---|---|---|\n"
 def written(document: str) -> str:
     """A document with its tables as they should be."""
     document = SCORE.sub(lambda match: f"{match[1]}{score_table()}{match[2]}", document)
-    document = CARD.sub(lambda match: f"{match[1]}{card_table(match[2])}{match[3]}", document)
+    document = CARD.sub(lambda match: f"{match[1]}{card_table(match[2])}\n\n{match[3]}", document)
     return PLACE.sub(lambda match: f"{match[1]}{markdown(match[2])}{match[3]}", document)
 
 

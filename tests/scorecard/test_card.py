@@ -81,6 +81,9 @@ def test_shipped_rows_fit_the_plan_and_the_checks():
     table = card.table()
     oracle = table[table["method"] == "oracle"]
     np.testing.assert_allclose(oracle["score"], 1.0)
+    guess = table[table["method"] == "random"]
+    np.testing.assert_allclose(guess["score"], guess["chance"], atol=0.02)
+    assert {row.seed for row in rows} == set(read_plan().seeds)
     beside = {(family, truth.name) for family in families() for truth in families()[family].truths}
     assert {(row.family, row.truth) for row in rows} == beside
     assert (table["seeds"] == len({row.seed for row in rows})).all()

@@ -30,12 +30,12 @@ SYMBOLS = {
     "baseline": "square",
 }
 LEGEND = {
-    "better": "better than the baseline",
-    "finds": "above random, not better",
+    "better": "better than baseline",
+    "finds": "above random",
     "floor": "not above random",
     "alone": "one base",
-    "baseline": "naive baseline",
-    "": "checks: random, oracle",
+    "baseline": "baseline",
+    "": "checks",
 }
 ROW = 24
 """Height of a row in pixels."""

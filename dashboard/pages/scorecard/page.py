@@ -47,6 +47,7 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table as it is shown."""
     text = table.assign(
         score=[told(row) for _, row in table.iterrows()],
+        floor=table["floor"].round(2) + 0.0,  # no negative zero
         verdict=[VERDICTS.get(each, "check of the card") for each in table["verdict"]],
     )
     return text[list(COLUMNS)].rename(columns=COLUMNS)

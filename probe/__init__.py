@@ -7,12 +7,13 @@
 - run an experiment and read its result: `run_experiment`, `Result`
 - define an experiment, its evidence and its metrics: `experiment`, `Evidence`, `Mean`, `Share`, `Statistic`
 - define an analysis, with page and command: `analysis`
-- other extensions: `annotator`, `fault`, `verifier`
+- other extensions: `annotator`, `fault`, `method`, `verifier`
 
 Subjects, each with a few functions, which `help(probe.logits)` lists: `analyses`, `attention`, `audit`,
 `autoregression`, `chain_of_thought`, `circuits`, `compare`, `continual`, `diagnosis`, `experiments`, `features`,
 `findings`, `hallucination`, `in_context`, `interventions`, `jobs`, `logits`, `model`, `plotting`, `probes`,
-`questions`, `recording`, `report`, `retrieval`, `rewards`, `runs`, `seeds`, `sweep`, `sycophancy`, `traits`, `world`.
+`questions`, `recording`, `report`, `retrieval`, `rewards`, `runs`, `scorecard`, `seeds`, `sweep`, `sycophancy`,
+`traits`, `world`.
 Names are loaded on first use, so that `import probe` and `probe --help` stay fast.
 """
 

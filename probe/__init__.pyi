@@ -24,6 +24,7 @@ from . import report as report
 from . import retrieval as retrieval
 from . import rewards as rewards
 from . import runs as runs
+from . import scorecard as scorecard
 from . import seeds as seeds
 from . import sweep as sweep
 from . import sycophancy as sycophancy
@@ -46,5 +47,6 @@ from .recording.recorder import watch as watch
 from .runs.reader import Run as Run
 from .runs.reader import list_runs as list_runs
 from .runs.reader import open_run as open_run
+from .scorecard.method_record import method as method
 from .world.extensions import annotator as annotator
 from .world.extensions import verifier as verifier

@@ -1,6 +1,7 @@
 """Write the tables of metrics in docs/ from `probe/terms.tsv`: `python -m tests.tables` (`make tree`).
 
-The score of the diagnosis stands between `<!-- score -->` and `<!-- end -->`. A table of metrics stands between
+The score of the diagnosis stands between `<!-- score -->` and `<!-- end -->`, a family of the scorecard between
+`<!-- scorecard: FAMILY -->` and `<!-- end -->`. A table of metrics stands between
 `<!-- metrics: PLACE -->` and `<!-- end -->`; PLACE is a word of the first column of that file.
 """
 
@@ -8,11 +9,14 @@ import re
 from pathlib import Path
 
 from probe.diagnosis.score import score, shipped_trials
+from probe.scorecard.card import read_card, told
+from probe.scorecard.catalogue_of_methods import families
 from probe.terms import VOCABULARY, TermRow, table
 from tests.places import ROOT
 
 PLACE = re.compile(r"(<!-- metrics: (\S+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
 SCORE = re.compile(r"(<!-- score -->\n\n).*?(\n\n<!-- end -->)", re.DOTALL)
+CARD = re.compile(r"(<!-- scorecard: (\w+) -->\n\n).*?(<!-- end -->)", re.DOTALL)
 DOCUMENTS = sorted((ROOT / "docs").glob("*.md"))
 HEAD = "| name | unit | better | what it is |\n|---|---|---|---|\n"
 
@@ -20,6 +24,7 @@ HEAD = "| name | unit | better | what it is |\n|---|---|---|---|\n"
 def written(document: str) -> str:
     """A document with its tables as they should be."""
     document = SCORE.sub(lambda match: f"{match[1]}{score_table()}{match[2]}", document)
+    document = CARD.sub(lambda match: f"{match[1]}{card_table(match[2])}\n\n{match[3]}", document)
     return PLACE.sub(lambda match: f"{match[1]}{markdown(match[2])}{match[3]}", document)
 
 
@@ -30,6 +35,19 @@ def score_table() -> str:
         delay = "" if row["delay"] != row["delay"] or row["delay"] is None else f"{100 * row['delay']:.0f} %"
         counts = [str(row[name]) for name in ("runs", "named", "first", "found", "alarms", "soon")]
         lines.append(f"| {' | '.join([row['title'], *counts, delay, str(row['rules'])])} |")
+    return "\n".join(lines)
+
+
+def card_table(family: str) -> str:
+    """The stored rows of a family of the scorecard as a table: a row for each method, a column for each truth."""
+    record, table = families()[family], read_card().only(family).table()
+    heads = [f"{each.name} ({each.score})" for each in record.truths]
+    lines = [f"| method | {' | '.join(heads)} | seconds |", "|---|" + "--:|" * (len(heads) + 1)]
+    for name, own in table.groupby("method", sort=False):
+        cells = own.set_index("truth")
+        values = [told(cells.loc[each.name]) if each.name in cells.index else "" for each in record.truths]
+        title = f"{own['title'].iloc[0]} (baseline)" if name == record.baseline else own["title"].iloc[0]
+        lines.append(f"| {title} | {' | '.join(values)} | {own['seconds'].mean():.1f} |")
     return "\n".join(lines)
 
 

@@ -23,6 +23,7 @@ from probe.findings.claims import CLAIMS
 from probe.findings.ledger import read_record
 from probe.findings.verdicts import read_plan
 from probe.model.lm import LM
+from probe.scorecard.method_record import METHODS
 from probe.world import of
 from probe.world.extensions import ANNOTATORS, VERIFIERS
 from tests.places import SAMPLES
@@ -38,7 +39,7 @@ PRESENT = [document for document in DOCUMENTS if document.name != "log.md"]
 """Those that say what is; the log says what was."""
 FILES = re.compile(r"(?<![\w./-])(?:probe|trainers|dashboard|tests|docs|benchmarks)/[a-z\d_/]+\.(?:py|md)\b")
 SOURCES = sorted(path for package in ("probe", "trainers", "dashboard") for path in (ROOT / package).rglob("*.py"))
-GROUPS = {registry.group for registry in (ANALYSES, ANNOTATORS, FAULTS, VERIFIERS)}
+GROUPS = {registry.group for registry in (ANALYSES, ANNOTATORS, FAULTS, METHODS, VERIFIERS)}
 """Entry points, which look like the names of modules."""
 
 

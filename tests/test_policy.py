@@ -85,6 +85,7 @@ LAYERS = (
     "chain_of_thought hallucination in_context recording report",
     "features sycophancy traits",
     "audit findings integrations probes retrieval sweep",
+    "scorecard",
     "commands",
 )
 """The subjects of probe, lowest first: each may import from those below it, whose order has no circles."""

@@ -50,7 +50,7 @@ EXPERIMENTS = {
 }
 """Title and icon of the page of each built-in experiment."""
 ASKS = {
-    **dict.fromkeys(("start", "overview", "train", "sweep", "training", "diagnosis", "findings"), ()),
+    **dict.fromkeys(("start", "overview", "train", "sweep", "training", "diagnosis", "findings", "scorecard"), ()),
     **dict.fromkeys(EXPERIMENTS, (BASE, ALIGNED)),
     "experiments": (BASE, ALIGNED),
     "audit": (BASE, ALIGNED),
@@ -140,7 +140,10 @@ page = st.navigation(
             own_page("diagnosis", "Diagnosis", "troubleshoot"),
             own_page("rewards", "Rewards and KL", "trophy"),
         ],
-        "Evidence": [own_page("findings", "Published claims", "fact_check")],
+        "Evidence": [
+            own_page("findings", "Published claims", "fact_check"),
+            own_page("scorecard", "Scorecard", "scoreboard"),
+        ],
         **({"Extensions": added} if added else {}),
     },
     expanded=True,

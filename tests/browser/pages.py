@@ -15,6 +15,7 @@ PAGES = {
     "start": "",
     "overview": "overview",
     "findings": "findings",
+    "scorecard": "scorecard",
     "training of one run": "training?runs=base",
     "training of all methods": "training?" + "&".join(f"runs={run}" for run in ("base", "icl", "rlvr", "rlhf", "sft")),
     "diagnosis": "diagnosis",

@@ -29,6 +29,7 @@ MAIN = {
     "start": ("start-answers",),
     "probes": ("figure",),
     "rewards": ("frontier", "distributions"),
+    "scorecard": ("scorecard",),
     "traits": ("layers",),
     "training": ("curves",),
 }

@@ -17,7 +17,7 @@ from tests.dashboard.pages import Show, chart, names, open_tab, read, shown
 
 pytestmark = pytest.mark.timeout(600)
 CURVES = page_file("training")
-WITHOUT_RUNS = ("sweep", "findings", "experiments", "start")
+WITHOUT_RUNS = ("sweep", "findings", "scorecard", "experiments", "start")
 """Pages that do not name every run."""
 HARMLESS = ("tokenizer-json-deep", "tokenizer-json-wide", "tokenizer_config-json-wide")
 """Names that a tokenizer does not know do nothing."""

@@ -75,7 +75,10 @@ PLACES = {
         "sycophancy, hallucination and five more: rates with intervals, down to single answers.",
     ),
     "training": ("Training", "runs, new trainings, their curves, what happens inside, rewards against KL divergence."),
-    "findings": ("Evidence", "claims of published papers, measured on these models."),
+    "findings": (
+        "Evidence",
+        "published claims and methods of looking inside, tested on what is known of the models.",
+    ),
     "overview": ("Export", "a report of runs from the page Runs; a figure by the button at its top right."),
 }
 """First page of each group of the navigation, its label, and what is there."""

@@ -1,0 +1,27 @@
+"""The page Scorecard: the stored card at once, a family, and the evidence of a row on each base."""
+
+from dashboard.pages import page_file
+from probe.scorecard.card import read_card
+from tests.dashboard.pages import Show, chart, names, unescape
+from tests.places import SAMPLES
+
+PAGE = page_file("scorecard")
+
+
+def test_the_stored_card_is_shown_with_the_evidence_of_a_row(show: Show):
+    app = show(SAMPLES, page=PAGE)
+    assert not app.exception
+    card = read_card()
+    assert unescape(app.subheader[0].value) == card.sentence()
+    assert "scorecard" in names(app)
+    rows, evidence = app.dataframe[0].value, app.dataframe[1].value
+    assert len(rows) == len(card.only("decoding").table())
+    assert evidence["seed"].tolist() == sorted({row.seed for row in card.rows})
+
+
+def test_a_family_is_chosen_by_the_address(show: Show):
+    app = show(SAMPLES, page=PAGE, scorecard_family="Early reading")
+    methods = set(app.dataframe[0].value["method"])
+    assert {"Tuned lens", "Random", "Oracle"} <= methods
+    drawn = {point for trace in chart(app, "scorecard")["data"] for point in trace.get("hovertext", ())}
+    assert any(text.startswith("Tuned lens: ") for text in drawn)

@@ -59,6 +59,8 @@ ASKS = {
     "features": (BASE, ALIGNED),
 }
 """Choices above a page, by page; other pages have all of them."""
+METHODS = ("scorecard",)
+"""Pages without a choice of models that import what looks into models."""
 DEFAULTS = {"in_context": usual_models}
 """Functions that choose the initial models of pages with special defaults."""
 
@@ -169,7 +171,7 @@ with guard():
     body, below = st.container(), st.empty()  # additions to the previous page disappear immediately
     try:
         with body, tell_problems():
-            if asks:  # such a page imports what the server may be importing, and of two one would get half a module
+            if asks or name in METHODS:  # such a page imports what the server may be importing, and of two one would get half a module
                 with spin("Starting torch"):
                     warm().wait_for_needed()
             try:

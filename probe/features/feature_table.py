@@ -60,7 +60,7 @@ NEEDS = (
     "No features of this model were found: fit some with `probe features fit MODEL` (a minute for a sample model), or"
     " give their folder."
 )
-Marked = Annotated[str | None, Input("Feature", key="unit", advanced=True)]
+Marked = Annotated[str | None, Input("Neuron, head or feature", key="unit", advanced=True)]
 """Feature that is marked in the figure."""
 
 

@@ -9,7 +9,7 @@ from probe.hallucination.figures import rows_of
 from probe.logits.part_figures import promoted_bars
 from probe.plotting.curves import legend_entry
 from probe.plotting.panels import Panels
-from probe.plotting.theme import ANSWERS, CHOSEN, LIGHT, escape, on_hover
+from probe.plotting.theme import ANSWERS, CHOSEN, LIGHT, escape, log_axis, on_hover
 
 NULL = ANSWERS[-1]
 """Colour of random directions, unlike that of any model."""
@@ -36,7 +36,7 @@ def activation_histogram(table: pd.DataFrame, colour: str, limit: float) -> go.F
     panels.add(1, bars.update(marker_line={"width": 0}, **on_hover(hover)))
     panels.mark(1, {"color": CHOSEN, "width": 1.5, "dash": "dash"}, x=limit)
     panels.axis("x", title="activation (right of the dashed line: active)")
-    panels.axis("y", title="tokens", type="log", dtick=1)
+    panels.axis("y", title="tokens", **log_axis(rows["tokens"]))
     return panels.figure(showlegend=False)
 
 
@@ -89,7 +89,8 @@ def features_by_match(
     panels.add(1, legend_entry("best of the random directions", line={"color": NULL}))
     panels.add(1, legend_entry("their median", line={"color": NULL, "dash": "dot"}))
     panels.add(1, _ring(rows, "active", measure, chosen))
-    panels.axis("x", title="share of tokens at which it is active", type="log", tickvals=TICKS, tickformat="~%")
+    axis = log_axis() | {"tickvals": TICKS, "tickformat": "~%"}
+    panels.axis("x", title="share of tokens at which it is active", **axis)
     panels.axis("y", title=MEASURES[measure])
     return panels.figure()
 

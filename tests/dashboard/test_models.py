@@ -30,7 +30,7 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callabl
     return lambda page: AppTest.from_function(page, default_timeout=60).run()
 
 
-OPEN_AT_ONCE = ("overview", "training", "train", "sweep", "findings", "scorecard")
+OPEN_AT_ONCE = ("overview", "training", "train", "sweep", "findings")
 """Pages that show what is stored, and wait for no model."""
 
 

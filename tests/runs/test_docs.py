@@ -46,6 +46,6 @@ def test_the_tables_name_every_entry(make: Make):
     for name in {*META_TYPES, *meta, "pid", "host"}:
         assert re.search(rf"^\| .*`{name}`.* \|", TEXT, flags=re.M), name
     for name, kind in CAPTURE_DTYPES.items():
-        assert re.search(rf"^\| `{name}` \| [PDHTkAnQC+12 ]+ \| {kind} \|", TEXT, flags=re.M), name
+        assert re.search(rf"^\| `{name}` \| [PDHTkAnQCd+12 ]+ \| {kind} \|", TEXT, flags=re.M), name
     assert f"schema **{SCHEMA}**" in TEXT
     assert all(f"`{name}`" in TEXT for name in TRAINER_STATE)

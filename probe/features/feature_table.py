@@ -56,6 +56,7 @@ AT_ONCE = 2**24
 """Number of logits that are computed at once."""
 HEIGHT = 380
 """Height of the figure in pixels."""
+F1 = r"F_1 = \frac{2\, \text{hits}}{\text{active} + \text{present}}"
 NEEDS = (
     "No features of this model were found: fit some with `probe features fit MODEL` (a minute for a sample model), or"
     " give their folder."
@@ -162,7 +163,7 @@ def table_seconds(lm: LM, features: Any = None, **rest: Any) -> float:
     return 1.5 * top_texts_seconds(lm, **rest) if features else 0.0
 
 
-@analysis("features", title="All features", seconds=table_seconds, key="features")
+@analysis("features", title="All features", equations=(F1,), seconds=table_seconds, key="features")
 def list_features(
     lm: LM, *, features: Fitted = None, data: Data = None, n: Count = TEXTS, seed: Seed = 1, tick: Tick = ignore
 ) -> FeatureTable:

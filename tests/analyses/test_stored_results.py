@@ -58,6 +58,10 @@ def looks_like(first: Drawable, second: Drawable) -> None:
         assert drawn.to_json() == again.to_json()
 
 
+NEED_MORE = ("compare_completions", "jacobian_norms", "list_features", "compare_features", "steer_feature")
+"""Analyses that need a reward model, a prompt of their own, or features of the models."""
+
+
 @pytest.mark.slow
 def test_every_result_that_is_stored_is_read_back_as_it_was(pair: tuple[LM, LM]):
     """Those that take long, on the pair or on the aligned model."""
@@ -65,7 +69,7 @@ def test_every_result_that_is_stored_is_read_back_as_it_was(pair: tuple[LM, LM])
     for name, record in analyses().items():
         lms = pair if len(record.models) == 2 else pair[1:]
         values = {"prompt": PROMPT} if "prompt" in record.inputs else {}
-        if not record.models or not is_storable(record) or name in ("compare_completions", "jacobian_norms"):
+        if not record.models or not is_storable(record) or name in NEED_MORE:
             continue
         try:
             seconds = record.cost(*lms, **values)

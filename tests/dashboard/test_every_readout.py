@@ -64,6 +64,7 @@ MAY_SAY: Mapping[tuple[str, str, str], str] = {
     ("compare", NOTHING, "aligned"): "Choose an aligned model above",
     ("interventions", "LoRA adapter", "aligned"): "Type a corrupted prompt to patch from, with as many tokens",
     ("interventions", "plain folder", "aligned"): "Type a corrupted prompt to patch from, with as many tokens",
+    ("features", "LoRA adapter", "base"): "The tokenizer does not know",
     ("probes", "LoRA adapter", "base"): "The tokenizer does not know",
     ("probes", "reward model", "base"): "A reward model writes no answers: use a language model",
     ("probes", "value head", "base"): "A value model writes no answers: use a language model",

@@ -171,7 +171,7 @@ with guard():
     body, below = st.container(), st.empty()  # additions to the previous page disappear immediately
     try:
         with body, tell_problems():
-            if asks or name in METHODS:  # it imports what the server may be importing: of two one gets half a module
+            if name in METHODS or asks:  # it imports what the server may be importing: of two one gets half a module
                 with spin("Starting torch"):
                     warm().wait_for_needed()
             try:

@@ -175,7 +175,7 @@ def rival_of(words: Sequence[str]) -> str:
 
 
 Position = Annotated[
-    int | None, Input("After token", key="log_position", first=last_token, within=every_token, placeholder="the last")
+    int | None, Input("Token", key="log_position", first=last_token, within=every_token, placeholder="the last")
 ]
 """Token after which answers are due."""
 Answer = Annotated[

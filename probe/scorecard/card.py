@@ -28,7 +28,7 @@ COLUMNS = (
 CHECKS = (RANDOM, ORACLE)
 VERDICTS = {
     "better": "finds it, better than the baseline",
-    "finds": "finds it, not better than the baseline",
+    "finds": "finds it, not shown to be better than the baseline",
     "floor": "not shown to find it",
     "alone": "one base: nothing is known of others",
     "baseline": "naive baseline",
@@ -158,7 +158,7 @@ class Card:
         better, finds, floor = (counts.get(each, 0) for each in RATED)
         text = (
             f"Of {len(rated)} rows (methods and truths, {len(seeds)} bases) {better} find the truth better than the"
-            f" naive baseline, {finds} find it no better, and {floor} are not shown to find it"
+            f" naive baseline, {finds} find it and are not shown to be better, and {floor} are not shown to find it"
         )
         return f"{text}; one method is best on every base for {same} of {truths} truths." if truths else f"{text}."
 

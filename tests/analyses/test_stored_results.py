@@ -58,8 +58,8 @@ def looks_like(first: Drawable, second: Drawable) -> None:
         assert drawn.to_json() == again.to_json()
 
 
-NEED_MORE = ("compare_completions", "jacobian_norms", "list_features", "compare_features", "steer_feature")
-"""Analyses that need a reward model, a prompt of their own, or features of the models."""
+NEED_MORE = ("compare_completions", "jacobian_norms", "list_features", "steer_feature")
+"""Analyses that need a reward model, a prompt of their own, or features of the aligned model."""
 
 
 @pytest.mark.slow

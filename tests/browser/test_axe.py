@@ -41,12 +41,18 @@ def violations(page: Page) -> list[str]:
 def _look(page: Page) -> list[str]:
     found = Axe().run(page).response["violations"]
     return [
-        f"{rule['id']} ({rule['impact']}): {' '.join(node['target'][-1].split())} {node['html'][:200]}"
+        f"{rule['id']} ({rule['impact']}): {' '.join(_selector(node).split())} {node['html'][:200]}"
         for rule in found
         if rule["impact"] in SEVERE
         for node in rule["nodes"]
-        if not (rule["id"] in NOT_OURS and page.locator(node["target"][-1]).first.evaluate(IN_NAVIGATION))
+        if not (rule["id"] in NOT_OURS and page.locator(_selector(node)).first.evaluate(IN_NAVIGATION))
     ]
+
+
+def _selector(node: dict[str, Any]) -> str:
+    """Selector of an element; inside of a shadow root, that of the element there."""
+    last = node["target"][-1]
+    return str(last if isinstance(last, str) else last[-1])
 
 
 def test_what_nobody_could_use_is_found(page: Page, samples: Any):

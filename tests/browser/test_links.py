@@ -50,7 +50,7 @@ def test_the_first_address_that_a_server_is_asked_for_is_found(page: Page, start
     expect(page.get_by_role("dialog")).to_have_count(0)
 
 
-CHOSEN = [("compare", "Token", "5"), ("logits", "After token", "3")]
+CHOSEN = [("compare", "Token", "5"), ("logits", "Token", "3")]
 """Pages, and a token that a reader chooses there."""
 
 
@@ -106,7 +106,7 @@ def test_a_choice_holds_although_its_page_was_left_at_once(page: Page, server: A
 
     page.route_web_socket("**/_stcore/stream", meet)
     open_page(page, server, "logits")
-    box = page.get_by_label("After token", exact=True).first
+    box = page.get_by_label("Token", exact=True).first
     holds = True
     if busy:
         page.keyboard.press("r")

@@ -26,7 +26,7 @@ def test_clicks_choose_the_token_and_the_part(page: Page, server: Any):
     marks = figure(page, "lens").locator("path.point")
     repeat(page, lambda: marks.nth(3).click(force=True), lambda: "log_position=3" in page.url)
     settle(page)
-    expect(page.get_by_label("After token", exact=True)).to_have_value("3")
+    expect(page.get_by_label("Token", exact=True)).to_have_value("3")
     parts = figure(page, "parts").locator("path.point")
     repeat(
         page,

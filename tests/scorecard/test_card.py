@@ -127,7 +127,10 @@ def test_verdicts_and_winners_follow_from_the_seeds():
     assert winners(list(card.rows))[2] == ("gradient_x_input",)
     assert table.loc["attention", "best_in"] == "0 1"
     assert card.winners_agree() == (0, 1)
-    assert "1 find the truth better than the naive baseline, 1 find it no better, and 1 are not" in card.sentence()
+    assert (
+        "1 find the truth better than the naive baseline, 1 find it and are not shown to be better, and 1 are not"
+        in card.sentence()
+    )
     evidence = card.evidence("input", "support", "attention")
     assert evidence["score"].tolist() == [0.8, 0.9, 0.85]
     assert evidence["best"].tolist() == ["attention", "attention", "gradient_x_input"]

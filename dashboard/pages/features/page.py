@@ -1,19 +1,15 @@
 """Features: texts that activate a neuron, a head or a feature most, all features of a fit, and base against aligned."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import streamlit as st
-
-from dashboard.analysis import draw, draw_below, keys_of
-from dashboard.components.tabs import open_tab
+from dashboard.analysis import draw, draw_below
 from dashboard.inputs import Page, set_inputs
-from dashboard.markdown import note, sentence_place
-from dashboard.sides import Side, ask_for_model, choose_role, chosen_ref, load_sides
-from dashboard.state import current
-from dashboard.without_base import load_or_draw
+from dashboard.markdown import note
+from dashboard.one_model import draw_tabs, open_page
+from dashboard.sides import Side, load_sides
 from probe.analyses.catalogue import find_analysis
 from probe.features.known_fits import known_fits
 
@@ -57,27 +53,14 @@ def draw_changes(own: Page) -> None:
 
 def page() -> None:
     """Draw the page from top to bottom."""
-    choices = current()
-    answer = sentence_place()
-    with st.container(horizontal=True, vertical_alignment="top", gap="medium"):
-        with st.container(width="content"):
-            role = choose_role(choices, "features_model", "base")
-        row = st.container()
-    if not chosen_ref(choices, role):
-        ask_for_model(answer, "Choose a model above to see what its neurons, heads and features respond to.")
+    asks = "Choose a model above to see what its neurons, heads and features respond to."
+    own = open_page("features", "features_model", MAIN, asks, take)
+    if own is None:
         return
-    side = load_or_draw("features", choices, role, (MAIN,))
-    if side is None:
-        return
-    own = Page(choices, answer, sides=[side], row=row, lists=False, take=take)
     draw(find_analysis(MAIN), own)
-    tabs: dict[str, Callable[[], None]] = {
-        find_analysis(ALL).title: partial(draw_of_fit, ALL, own, side),
-        find_analysis(CHANGES).title: partial(draw_changes, own),
-        find_analysis(STEER).title: partial(draw_of_fit, STEER, own, side),
-    }
-    keys = {name: [key for key in keys_of([name]) if key not in own.drawn] for name in (ALL, CHANGES, STEER)}
-    open_tab("features_tab", tabs, {find_analysis(name).title: each for name, each in keys.items()})
+    (side,) = own.sides or ()
+    tabs = {ALL: partial(draw_of_fit, ALL, own, side), CHANGES: partial(draw_changes, own)}
+    draw_tabs("features_tab", own, tabs | {STEER: partial(draw_of_fit, STEER, own, side)})
 
 
 page()

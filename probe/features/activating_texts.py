@@ -164,7 +164,7 @@ class TopTexts(Drawable):
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
         """What a reader of the texts must know."""
         lead = (
-            f"Colour: activation, up to {self.largest:.3g}. One place a text is listed, of"
+            f"Colour: activation, up to {self.largest:.3g}. At most one place of each text is listed, of"
             f" {self.tokens:,} tokens; the first token of each text is left out."
         )
         return (lead, *self.remarks)

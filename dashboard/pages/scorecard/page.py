@@ -75,7 +75,8 @@ def show_evidence(card: Card, row: pd.Series) -> None:
     """Show the scores of a row on every base."""
     gain = [float(row[name]) for name in ("gain", "gain_low", "gain_high")]
     where = "one base" if row["seeds"] == 1 else f"{row['seeds']} bases"
-    less = f"; less the naive baseline {format_interval(*gain)}" if row["verdict"] and gain[1] == gain[1] else ""
+    known = row["verdict"] and gain[1] == gain[1]
+    less = f"; minus the score of the naive baseline: {format_interval(*gain)}" if known else ""
     st.markdown(prose(f"{row['title']}, {row['words']}: {row['measure']} {told(row)} over {where}{less}."))
     show_table(card.evidence(row["family"], row["truth"], row["method"]), hide_index=True)
 

@@ -160,7 +160,7 @@ class Card:
             f"Of {len(rated)} rows (methods and truths, {len(seeds)} bases) {better} find the truth better than the"
             f" naive baseline, {finds} find it and are not shown to be better, and {floor} are not shown to find it"
         )
-        return f"{text}; one method is best on every base for {same} of {truths} truths." if truths else f"{text}."
+        return f"{text}. One method is best on every base for {same} of {truths} truths." if truths else f"{text}."
 
     def figure(self, family: str) -> "go.Figure":
         """Draw the methods of a family: means with intervals over bases, each base, floor, ceiling and baseline."""

@@ -1,5 +1,6 @@
 """The page Scorecard: the stored card at once, a family, and the evidence of a row on each base."""
 
+from dashboard.markdown import split_finding
 from dashboard.pages import page_file
 from probe.scorecard.card import read_card
 from tests.dashboard.pages import Show, chart, names, unescape
@@ -12,7 +13,9 @@ def test_the_stored_card_is_shown_with_the_evidence_of_a_row(show: Show):
     app = show(SAMPLES, page=PAGE)
     assert not app.exception
     card = read_card()
-    assert unescape(app.subheader[0].value) == card.sentence()
+    head, rest = split_finding(card.sentence())
+    assert unescape(app.subheader[0].value) == head
+    assert rest in [unescape(each.value) for each in app.markdown]
     assert "scorecard" in names(app)
     rows, evidence = app.dataframe[0].value, app.dataframe[1].value
     assert len(rows) == len(card.only("decoding").table())

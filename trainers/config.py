@@ -402,6 +402,9 @@ class OnlineConfig(TrainConfig):
     """Kinds of the world's questions, in equal shares (see docs/world.md)."""
     prompts: int = 4000
     """Number of the world's questions."""
+    held_out: int = 0
+    """Number of prompts of the file that are not trained on but asked at every capture, for pass@k (questions of the
+    world are asked anyway); right is a completion with a first reward above 0."""
     group: int = 8
     """Completions sampled for each prompt."""
     max_new_tokens: int = 8
@@ -443,6 +446,12 @@ class OnlineConfig(TrainConfig):
         for name in ("prompts", "group", "max_new_tokens", "updates", "minibatches", "rollouts_kept"):
             self.require(getattr(self, name) >= 1, name, "at least 1")
         self.require(self.rollouts_every >= 0, "rollouts_every", "0 or more")
+        self.require(self.held_out >= 0, "held_out", "0 or more")
+        self.require(
+            not self.held_out or (self.data != "world" and self.capture_every > 0),
+            "held_out",
+            "0 without --data FILE or without captures",
+        )
         self.require(self.temperature > 0, "temperature", "a number above 0")
         self.require(self.top_k is None or self.top_k >= 1, "top_k", "at least 1")
         self.require(self.top_p is None or 0 < self.top_p <= 1, "top_p", "a share above 0 and up to 1")

@@ -50,6 +50,7 @@ from probe.recording.signs import gap_metrics
 from probe.world import World
 from trainers.config import RLHFConfig
 from trainers.loop import Loss, Method, fit
+from trainers.prompts import prompt_rows
 from trainers.rlvr import surrogate
 from trainers.sampling import (
     Completion,
@@ -59,7 +60,6 @@ from trainers.sampling import (
     load_sampler,
     minibatches,
     pad_rows,
-    prompt_rows,
     rollout_metrics,
     rollout_rows,
 )

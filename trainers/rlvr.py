@@ -54,6 +54,7 @@ from probe.world import World
 from trainers.config import RLVRConfig
 from trainers.entropy_control import EntropyControl, mean_entropy
 from trainers.loop import Loss, Method, fit
+from trainers.prompts import prompt_rows
 from trainers.sampling import (
     Completion,
     CompletionGroup,
@@ -62,7 +63,6 @@ from trainers.sampling import (
     load_sampler,
     minibatches,
     pad_rows,
-    prompt_rows,
     rollout_metrics,
     rollout_rows,
 )

@@ -32,13 +32,13 @@ from probe.rewards.optimum import best_of_n_bound, binary_best_of_n_kl
 from probe.world import World
 from trainers.config import RSFTConfig
 from trainers.loop import Loss, Method, fit
+from trainers.prompts import prompt_rows
 from trainers.sampling import (
     Completion,
     CompletionGroup,
     Sampler,
     load_sampler,
     minibatches,
-    prompt_rows,
     rollout_metrics,
     rollout_rows,
 )

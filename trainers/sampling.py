@@ -1,4 +1,4 @@
-"""Sampling in a training: prompts and scored groups of completions, the same on every process.
+"""Sampling in a training: scored groups of completions, the same on every process.
 
 A step draws `batch_size` prompts, samples `group` completions of each at the config's temperature, and scores them with
 the rewards and, if there is one, with the reference. Each process does its share and all exchange their results, so
@@ -9,9 +9,8 @@ tokens are used.
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,146 +20,27 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-import probe.world
-from probe import LM
-from probe.errors import ConfigError, DataError
+from probe.errors import ConfigError
 from probe.model.scoring import TokenLogprobs, completion_logprobs
-from probe.model.text import context_length, encode, pieces
+from probe.model.text import pieces
 from probe.recording.recorder import leave_undisturbed
 from probe.recording.signs import entropy_by_position, group_metrics
-from probe.rows import Columns, Row, Rows, is_answer, is_text, is_text_or_messages, read_columns
+from probe.rows import Row, Rows
 from probe.runs import ProbePrompt, Run
 from probe.runs.captures import Captures
 from probe.world import World
 from probe.world.language import read
 from trainers.checkpoint import last_checkpoint
-from trainers.config import FINAL_ANSWER, OnlineConfig
+from trainers.config import OnlineConfig
 from trainers.loop import draw
-from trainers.pass_rates import PassRates, held_out_questions
-from trainers.record import CAPTURE_TOKENS, AnsweredPrompt, Origin, answered_prompts, data_texts, file_hash
+from trainers.pass_rates import pass_rates
+from trainers.prompts import Prompt, columns_of, load_prompts
+from trainers.record import CAPTURE_TOKENS, AnsweredPrompt, Origin, answered_prompts, data_texts
 from trainers.reference import Aim, ReferenceEvaluation
 from trainers.resume import check_unchanged
-from trainers.reward_functions import RewardFunction, check_files, model_spec, plain_reward, resolve, weighted_sum
+from trainers.reward_functions import RewardFunction, model_spec, plain_reward, resolve, weighted_sum
 from trainers.session import Session, derive_seed
 from trainers.trainee import Reference, Trainee
-
-RESERVED = ("prompts", "completions", "prompt_ids", "completion_ids")
-"""Names of the arguments of reward functions in addition to the columns of the data."""
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A prompt with the other columns of its row."""
-
-    text: str
-    ids: list[int]
-    columns: dict[str, Any]
-    """Other columns of its row; a reward function gets each as a list."""
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """Prompts of a run; all have the same columns."""
-
-    items: list[Prompt]
-    data: dict[str, Any]
-    """Description of the prompts for run.json."""
-    capture: Sequence[Any]
-    """Prompts to capture on; empty if `best_and_worst` chooses them."""
-
-
-def world_prompts(lm: LM, world: World, kinds: Sequence[str], n: int, seed: int) -> Prompts:
-    """Draw `n` questions of the world in equal numbers of each kind, with the columns kind, answers and claim.
-
-    Raises:
-        DataError: the world has no questions of a kind.
-    """
-    items = []
-    for number, kind in enumerate(kinds):
-        share = n // len(kinds) + (number < n % len(kinds))
-        for item in world.questions(kind, share, seed) if share else []:
-            columns = {"kind": item.kind, "answers": list(item.answers), "claim": item.claim}
-            items.append(Prompt(item.prompt, encode(lm.tokenizer, item.prompt), columns))
-    data = {"source": "world", "hash": world.hash, "rows": len(items), "kinds": list(kinds)}
-    return Prompts(items, data, world.probe_prompts())
-
-
-def read_prompts(path: Path, strict: bool = False, answers: bool = False) -> Rows[Row]:
-    """Read a file of prompts before a model is loaded; a column `question` serves as `prompt` (GSM8K).
-
-    Args:
-        path: file of prompts.
-        strict: refuse a file with unusable rows, which are skipped otherwise.
-        answers: whether each row must have an `answer`.
-
-    Raises:
-        DataError: the file cannot be used (see `probe.rows`), or a column has a reserved name.
-    """
-    extra: Columns = {"answer": is_answer} if answers else {}
-    forms = {"prompt": is_text_or_messages, **extra}, {"question": is_text, **extra}
-    rows = read_columns(path, *forms, strict=strict)
-    clash = next((name for row in rows for name in row.values if name in RESERVED), None)
-    if clash:
-        raise DataError(f"`{path}` has a column `{clash}`, which reward functions get from the run: rename it.")
-    return rows
-
-
-def file_prompts(lm: LM, rows: Rows[Row], max_new_tokens: int, report: Callable[[str], None]) -> Prompts:
-    """Encode the prompts of a file; one without room for `max_new_tokens` in the context is left out and counted.
-
-    Args:
-        lm: the model to train.
-        rows: rows of `read_prompts`.
-        max_new_tokens: largest number of tokens of an answer.
-        report: function called with a message about prompts left out.
-
-    Raises:
-        DataError: no prompt is left.
-    """
-    limit, path = context_length(lm.model), rows.path
-    names = list(dict.fromkeys(name for row in rows for name in row.values if name != "prompt"))
-    items = rows.each(lambda row: _prompt(lm, row, names))
-    for note in items.notes():
-        report(note)
-    prompts = [item for item in items if item.ids and (limit is None or len(item.ids) + max_new_tokens <= limit)]
-    overlong = len(items) - len(prompts)
-    if not prompts:
-        raise DataError(
-            f"No prompt in `{path}` leaves room for {max_new_tokens} tokens in the model's {limit}: shorten them, or"
-            " give a smaller --max-new-tokens."
-        )
-    if overlong:
-        report(f"{overlong} of {len(items)} prompts in `{path}` leave no room for {max_new_tokens} tokens: left out.")
-    data = {"source": str(path), "hash": file_hash(path), "rows": len(prompts), "overlong": overlong}
-    return Prompts(prompts, data | {"left_out": len(items.left_out)}, ())
-
-
-def _prompt(lm: LM, row: Row, names: Sequence[str]) -> Prompt:
-    """Encode the prompt of a row, with the other columns of the file.
-
-    Raises:
-        DataError: its messages cannot be formatted, or it has unknown words; the message names the line.
-    """
-    try:
-        text = lm.prompt_text(row.values["prompt"] if "prompt" in row.values else row.values["question"])
-        ids = encode(lm.tokenizer, text)
-    except DataError as error:
-        raise DataError(f"{row.where}: {error}") from error
-    return Prompt(text, ids, {name: row.values.get(name) for name in names})
-
-
-def need_world(world: World | None, base: str) -> World:
-    """Return the world whose questions are used; refuse a base without a world.
-
-    Raises:
-        ConfigError: the base belongs to no world.
-    """
-    if world is None:
-        raise ConfigError(
-            f"--base {base} belongs to no world, so there are no questions to ask it: give --data FILE.jsonl with the"
-            " column `prompt`, or a base that was pretrained on the world."
-        )
-    return world
 
 
 @dataclass(frozen=True)
@@ -304,10 +184,10 @@ class Sampler:
 
     def _score(self, groups: Sequence[CompletionGroup]) -> list[CompletionGroup]:
         """Return the groups with rewards."""
-        flat = [(group, completion) for group in groups for completion in group.completions]
-        columns = {name: [group.columns[name] for group, _ in flat] for name in groups[0].columns}
-        columns |= {"prompt_ids": [g.prompt_ids for g, _ in flat], "completion_ids": [c.ids for _, c in flat]}
-        prompts, texts = [group.prompt for group, _ in flat], [completion.text for _, completion in flat]
+        asked = [Prompt(g.prompt, g.prompt_ids, g.columns) for g in groups for _ in g.completions]
+        flat = [completion for group in groups for completion in group.completions]
+        prompts, texts = [prompt.text for prompt in asked], [completion.text for completion in flat]
+        columns = columns_of(asked, [completion.ids for completion in flat])
         scores = {reward.name: reward(prompts, texts, **columns) for reward in self.rewards}
         parts = [{name: values[i] for name, values in scores.items()} for i in range(len(flat))]
         return _changed(
@@ -465,40 +345,11 @@ def asks_the_unknown(world: World, prompt: str) -> bool:
     return world.truth(reading.subject, reading.relation) is None
 
 
-SAMPLING, SHUFFLING, ASKING, REDRAWING = 1, 2, 3, 4
+SAMPLING, SHUFFLING, REDRAWING = 1, 2, 4
 """Purposes of derived seeds, combined with the run's seed and the step; evaluations use seeds that are not derived."""
 
 
 T = TypeVar("T")
-
-
-def prompt_rows(config: OnlineConfig) -> Rows[Row] | None:
-    """Read the file of prompts before a model is loaded; return None for the world's questions.
-
-    Raises:
-        ConfigError: the file of a reward function is missing.
-        DataError: see `trainers.sampling.read_prompts`.
-    """
-    check_files(config.reward)
-    if config.data == "world":
-        return None
-    return read_prompts(Path(config.data), config.strict, FINAL_ANSWER in config.reward)
-
-
-def load_prompts(
-    session: Session, config: OnlineConfig, lm: LM, rows: Rows[Row] | None
-) -> tuple[World | None, Prompts]:
-    """Load the world of the base, if it has one, and the prompts that the options ask for.
-
-    Raises:
-        ConfigError: the data are the world's, and the base has no world.
-        DataError: see `trainers.sampling`.
-    """
-    world = probe.world.of(lm)
-    if rows is not None:
-        return world, file_prompts(lm, rows, config.max_new_tokens, session.say)
-    seed = derive_seed(config.seed, ASKING)
-    return world, world_prompts(lm, need_world(world, config.base), config.tasks, config.prompts, seed)
 
 
 def minibatches(config: OnlineConfig, step: int, examples: Sequence[T]) -> Iterator[Sequence[T]]:
@@ -558,7 +409,7 @@ def load_sampler(
         texts=data_texts(rows),
         rows=((each.ids, ()) for each in prompts.items),
         prompts=prompts.capture or best_and_worst(sampler),
-        measured=pass_rates(world, config, prompts.items),
+        measured=pass_rates(trainee.lm, world, config, prompts, rewards),
         evaluation=ReferenceEvaluation.of(
             session,
             trainee,
@@ -569,13 +420,6 @@ def load_sampler(
         ),
     )
     return sampler, origin
-
-
-def pass_rates(world: World | None, config: OnlineConfig, prompts: Sequence[Prompt]) -> PassRates | None:
-    """Return the measurement of pass@k on held-out questions; None without captures or on prompts of a file."""
-    if world is None or config.data != "world" or not config.capture_every:
-        return None
-    return PassRates(world, held_out_questions(world, config, [prompt.text for prompt in prompts]), config)
 
 
 CAPTURED = 4

@@ -101,7 +101,7 @@ from tests.models import random_lm, random_reward_model, saved_lm
 from tests.places import DATA, SAMPLES
 from trainers.config import PreferenceConfig
 from trainers.preferences import file_preferences, read_preferences
-from trainers.sampling import file_prompts, read_prompts
+from trainers.prompts import file_prompts, read_prompts
 from trainers.sft import file_demonstrations
 
 TEMPLATE = (

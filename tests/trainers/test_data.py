@@ -18,8 +18,8 @@ from probe.rows import Row, Rows, read_demonstrations
 from tests.models import char_tokenizer
 from trainers.config import PreferenceConfig
 from trainers.preferences import Preferences, file_preferences, read_preferences
+from trainers.prompts import file_prompts, read_prompts
 from trainers.record import LOOKED, capture_prompts
-from trainers.sampling import file_prompts, read_prompts
 from trainers.sft import file_demonstrations
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"

@@ -17,8 +17,9 @@ from tests.trainers.conftest import figures
 from tests.trainers.quick import COMMON, SAMPLED, train
 from trainers.config import RLVRConfig
 from trainers.loop import draw
+from trainers.prompts import world_prompts
 from trainers.reward_functions import RewardFunction
-from trainers.sampling import REDRAWING, CompletionGroup, Sampler, equal_rewards, world_prompts
+from trainers.sampling import REDRAWING, CompletionGroup, Sampler, equal_rewards
 from trainers.session import Session, derive_seed
 from trainers.trainee import Reference, Trainee
 

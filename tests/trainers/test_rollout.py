@@ -16,20 +16,17 @@ from probe.model.scoring import completion_logprobs
 from probe.world import World
 from tests.trainers.quick import COMMON, SAMPLED
 from trainers.config import OnlineConfig
+from trainers.prompts import file_prompts, load_prompts, read_prompts, world_prompts
 from trainers.reward_functions import RewardFunction, resolve
 from trainers.sampling import (
     Completion,
     CompletionGroup,
     Sampler,
     equal_rewards,
-    file_prompts,
     gold_metrics,
-    load_prompts,
     minibatches,
-    read_prompts,
     rollout_metrics,
     rollout_rows,
-    world_prompts,
 )
 from trainers.session import Session
 from trainers.trainee import Reference, Trainee

@@ -174,7 +174,7 @@ def prompt_rows(config: OnlineConfig) -> Rows[Row] | None:
 
     Raises:
         ConfigError: the file of a reward function is missing.
-        DataError: see `trainers.sampling.read_prompts`.
+        DataError: see `trainers.prompts.read_prompts`.
     """
     check_files(config.reward)
     if config.data == "world":

@@ -21,12 +21,26 @@ from probe import LM, plugins
 from probe.model import calls
 from probe.world import World
 from tests import buckets
-from tests.places import SAMPLES
+from tests.places import ROOT, SAMPLES
 
 torch.set_num_threads(1)
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
 calls.SLOW_S = float("inf")  # no test finds what another one was answered; those about it set it
+
+
+DIVIDED = {"test_every_page.py": 3, "test_faults.py": 2}
+"""Files that several workers share, as one would still be at them when all others have ended; and into how many parts."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each file to one worker, which makes what its tests share once, and the longest to several."""
+    counts = Counter[str]()
+    for item in items:
+        counts[item.path.name] += 1
+        part = counts[item.path.name] % DIVIDED.get(item.path.name, 1)
+        item.add_marker(pytest.mark.xdist_group(f"{item.path.relative_to(ROOT)}{part or ''}"))
 
 
 def pytest_collection_finish() -> None:

@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Three on two cores: pages and processes make a test wait, and another one runs meanwhile.
-WORKERS := -n 3 --dist loadgroup --no-loadscope-reorder
+WORKERS := -n 3 --dist loadfile --no-loadscope-reorder
 # What another Python or another release of a library would break first.
 QUICK := tests/analyses/test_shipped_results.py tests/logits tests/probe/test_terms.py tests/runs/test_reader.py tests/world
 # Compiled code is kept, whatever the environment says: each worker would compile all tests anew, and each command Probe.

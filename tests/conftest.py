@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -16,12 +17,13 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadFileScheduling
 
 from probe import LM, plugins
 from probe.model import calls
 from probe.world import World
 from tests import buckets
-from tests.places import ROOT, SAMPLES
+from tests.places import SAMPLES
 
 torch.set_num_threads(1)
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -33,14 +35,19 @@ DIVIDED = {"test_every_page.py": 3, "test_faults.py": 2}
 """Files that several workers share, as one would still be at them when all others have ended; and into how many parts."""
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each file to one worker, which makes what its tests share once, and the longest to several."""
-    counts = Counter[str]()
-    for item in items:
-        counts[item.path.name] += 1
-        part = counts[item.path.name] % DIVIDED.get(item.path.name, 1)
-        item.add_marker(pytest.mark.xdist_group(f"{item.path.relative_to(ROOT)}{part or ''}"))
+class Scheduling(LoadFileScheduling):
+    """A file is given to one worker, which makes once what its tests share; the longest are given to several."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file, _, test = nodeid.partition("::")
+        parts = DIVIDED.get(Path(file).name, 1)
+        return f"{file}@{crc32(test.encode()) % parts}"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
+    """Divide the longest files among workers."""
+    return Scheduling(config, log)
 
 
 def pytest_collection_finish() -> None:

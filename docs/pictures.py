@@ -59,10 +59,12 @@ class Picture:
 PICTURES = {
     "attention": Picture(f"attention?{PAIR}"),
     "compare": Picture(f"compare?{PAIR}"),
+    "features": Picture(f"features?{PAIR}"),
     "findings": Picture("findings"),
     "interventions": Picture(f"interventions?{PAIR}"),
     "start": Picture("", first_row=True),
     "rewards": Picture(f"rewards?{PAIR}"),
+    "scorecard": Picture("scorecard"),
     "train": Picture("train?method=dpo", as_trained),
     "training": Picture("training?runs=base&runs=dpo-agreeable"),
 }

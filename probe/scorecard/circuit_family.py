@@ -24,8 +24,9 @@ from jaxtyping import Bool, Float
 
 import probe.world
 from probe.circuits import part_scores
+from probe.circuits.edge_effects import estimate_edges
 from probe.circuits.part_scores import KINDS, START, integrated
-from probe.circuits.subsets import Subsets, greedy, mask_of
+from probe.circuits.subsets import Subsets, greedy, mask_of, parts_of
 from probe.errors import DataError
 from probe.interventions.patching import Filling, sources
 from probe.interventions.requested_change import Change
@@ -258,6 +259,16 @@ def path_gradients(lm: LM, ids: list[int], other: list[int], answers: Pair) -> n
 def direct_attribution(lm: LM, ids: list[int], other: list[int], answers: Pair) -> np.ndarray:
     """Take what each part writes into the logits, without what later parts make of it."""
     return part_scores.direct(subsets_of(lm, ids, other, answers))
+
+
+@method("circuits", title="Edge attribution")
+def edge_attribution(lm: LM, ids: list[int], other: list[int], answers: Pair) -> np.ndarray:
+    """Sum the absolute estimates of the edges that leave a part (Syed et al. 2023, arXiv 2310.10348)."""
+    sums = dict.fromkeys([(site.layer, site.head) for site in parts_of(lm)], 0.0)
+    for edge, effect in estimate_edges(lm, ids, other, Target(len(ids) - 1, *answers)).items():
+        if edge.writer.layer is not None:
+            sums[edge.writer.layer, edge.writer.head] += abs(effect)
+    return np.array(list(sums.values()))
 
 
 FAMILY = Family(

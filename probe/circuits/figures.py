@@ -123,7 +123,7 @@ def edge_marks(models: Sequence[tuple[Look, pd.DataFrame]], gaps: Sequence[float
                 f"{escape(title)}, {escape(name)}: {value:+.2f} of the gap"
                 for name, value in zip(names, values, strict=True)
             ]
-            mark = {"color": look.colour, "symbol": symbol, "size": 9, "line": {"width": 2}}
+            mark = {"color": look.colour, "symbol": symbol, "size": 9, "line": {"width": 2, "color": look.colour}}
             panels.add(
                 1,
                 go.Scatter(

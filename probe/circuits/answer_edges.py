@@ -145,7 +145,7 @@ class EdgesBeside(Beside[Edges]):
         """
         shares = [each.ran.set_index("edge")["exact"] / each.gap for each in (self.results[0], self.results[-1])]
         names = [self.looks[0].name, self.looks[-1].name]
-        table = pd.concat(dict(zip(names, shares, strict=True)), axis=1, join="inner").reset_index()
+        table = pd.DataFrame(dict(zip(names, shares, strict=True))).dropna().rename_axis("edge").reset_index()
         table["change"] = table[names[1]] - table[names[0]]
         order = np.argsort(-np.abs(table["change"].to_numpy()), kind="stable")
         return table.iloc[order].reset_index(drop=True)

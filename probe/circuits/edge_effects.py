@@ -56,7 +56,7 @@ class End(NamedTuple):
         """Hook point of what it writes [T d] or [T H d], or of what it reads."""
         if self.kind == "attn_head_out":
             return f"blocks.{self.layer}.attn.hook_result"
-        return Node(self.kind, 0, self.layer, self.head).hook_name  # type: ignore[arg-type]
+        return Node(self.kind, 0, self.layer, self.head).hook_name
 
 
 class Edge(NamedTuple):

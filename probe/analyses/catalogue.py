@@ -63,6 +63,7 @@ MODULES = {
     "ablate_one_site": "probe.interventions.one_site",
     "steer_answers": "probe.interventions.steered_answers",
     "circuit": "probe.circuits.answer_circuit",
+    "edges": "probe.circuits.answer_edges",
     "look_back": "probe.autoregression.looking_back",
     "follow_wrong_token": "probe.autoregression.snowballs",
     "lag_profile": "probe.autoregression.lags",

@@ -1,6 +1,6 @@
-"""Figures of circuits: faithfulness by size, and the score of every part by every method."""
+"""Figures of circuits: faithfulness by size, the score of every part by every method, and the strongest edges."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -8,8 +8,9 @@ import plotly.graph_objects as go
 
 from probe.plotting.curves import band
 from probe.plotting.marks import cells
+from probe.plotting.notebook import Look
 from probe.plotting.panels import Panels
-from probe.plotting.series import Style, curve
+from probe.plotting.series import Style, curve, offsets
 from probe.plotting.theme import ANSWERS, DOTTED, LIGHT, METHODS, escape, signed_axis
 
 COLOURS = {
@@ -97,3 +98,45 @@ def score_map(table: pd.DataFrame, titles: Mapping[str, str], circuit: Collectio
     panels.axis("y", tickmode="array", tickvals=list(range(len(names))), ticktext=names, autorange="reversed")
     bound = min(2.0, max(0.05, float(np.abs(values).max())))
     return panels.figure(showlegend=False, coloraxis=signed_axis("share<br>of gap", bound))
+
+
+def edge_marks(models: Sequence[tuple[Look, pd.DataFrame]], gaps: Sequence[float], most: int) -> go.Figure:
+    """Draw the loss without each of the strongest edges: exact as a filled mark, estimated as a ring.
+
+    Args:
+        models: name and colour of each model, and its rows of `Edges.ran`.
+        gaps: gap of each model between both prompts, in nats.
+        most: number of edges.
+    """
+    shares = [rows.set_index("edge")[["exact", "estimate"]] / gap for (_, rows), gap in zip(models, gaps, strict=True)]
+    size = pd.concat([each["exact"].abs() for each in shares], axis=1).max(axis=1)
+    names = [str(name) for name in size.sort_values(ascending=False, kind="stable").index[:most]]
+    panels = Panels()
+    panels.mark(1, DOTTED, x=0)
+    for (look, _), table, shift in zip(models, shares, offsets(len(models)), strict=True):
+        own = table.reindex(names)
+        places = [at + shift for at in range(len(names))]
+        for column, symbol in (("exact", "circle"), ("estimate", "circle-open")):
+            values = own[column].to_numpy(dtype=float)
+            title = f"{look.name}, {column}"
+            hover = [
+                f"{escape(title)}, {escape(name)}: {value:+.2f} of the gap"
+                for name, value in zip(names, values, strict=True)
+            ]
+            mark = {"color": look.colour, "symbol": symbol, "size": 9, "line": {"width": 2, "color": look.colour}}
+            panels.add(
+                1,
+                go.Scatter(
+                    x=values,
+                    y=places,
+                    mode="markers",
+                    name=escape(title),
+                    marker=mark,
+                    hovertext=hover,
+                    hovertemplate="%{hovertext}<extra></extra>",
+                ),
+            )
+    panels.axis("x", title="loss without the edge, share of the gap")
+    labels = [escape(name) for name in names]
+    panels.axis("y", tickmode="array", tickvals=list(range(len(names))), ticktext=labels, autorange="reversed")
+    return panels.crowded()

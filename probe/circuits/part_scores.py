@@ -11,6 +11,7 @@ Axes: P parts, T tokens.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -44,20 +45,39 @@ def part_scores(subsets: Subsets, start: Activations, tick: Tick = ignore) -> di
         tick: progress.
     """
     lm, ids, target, parts = subsets.lm, subsets.ids, subsets.target, subsets.parts
-    every, alone = subsets.every, [1 << at for at in range(len(parts))]
-    whole, none = subsets.values([every, 0])
-    found = {"removed": whole - subsets.values([every & ~each for each in alone], tick)}
-    found["restored"] = subsets.values(alone) - none
-    _, effects = estimates(lm, ids, [subsets.source], target, KINDS)
-    heads, mlps = effects["head"], effects["mlp"].sum(-1)
-    found["attribution"] = -_by_part(heads, mlps, parts)
+    found = {"removed": removed(subsets, tick), "restored": restored(subsets), "attribution": attribution(subsets)}
     found["integrated"] = integrated(lm, ids, {**subsets.source, **start}, target, parts)
-    try:
-        direct = attribute(lm, ids, target)
-        found["direct"] = _by_part(direct.heads, direct.mlps, parts)
-    except ModelError:
-        pass
+    with suppress(ModelError):
+        found["direct"] = direct(subsets)
     return found
+
+
+def removed(subsets: Subsets, tick: Tick = ignore) -> np.ndarray:
+    """Return what the target loses [P] when each part alone is ablated."""
+    every = subsets.every
+    alone = subsets.values([every & ~(1 << at) for at in range(len(subsets.parts))], tick)
+    return np.asarray(subsets.values([every]) - alone)
+
+
+def restored(subsets: Subsets) -> np.ndarray:
+    """Return what the target gains [P] when each part alone is kept."""
+    return np.asarray(subsets.values([1 << at for at in range(len(subsets.parts))]) - subsets.values([0]))
+
+
+def attribution(subsets: Subsets) -> np.ndarray:
+    """Return the first-order estimate [P] of `removed`: gradient of the target times (activation - source)."""
+    _, effects = estimates(subsets.lm, subsets.ids, [subsets.source], subsets.target, KINDS)
+    return -_by_part(effects["head"], effects["mlp"].sum(-1), subsets.parts)
+
+
+def direct(subsets: Subsets) -> np.ndarray:
+    """Return what each part writes into the target [P].
+
+    Raises:
+        ModelError: the logits of the model are no such sum.
+    """
+    found = attribute(subsets.lm, subsets.ids, subsets.target)
+    return _by_part(found.heads, found.mlps, subsets.parts)
 
 
 def _by_part(heads: np.ndarray, mlps: np.ndarray, parts: Sequence[Site]) -> np.ndarray:

@@ -11,20 +11,27 @@ source (another text, or means), at every token. M is the set of all parts, C a 
                     its least needed part: 0 if a part could be left out
 
 A subset is a bit mask over the parts.
+
+Axes: P parts, R subsets, H heads.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import torch
+from jaxtyping import Bool
+from torch import Tensor
 
-from probe.interventions.controls import edits
-from probe.interventions.sites import Activations, Site, layers_of, sweep
+from probe.interventions.sites import Activations, Site, layers_of, run_rows
 from probe.logits.targets import Target
 from probe.model.lm import LM
 from probe.ticks import Tick, ignore, part
+
+if TYPE_CHECKING:
+    from probe.model.hooks import Hook
 
 
 def parts_of(lm: LM) -> list[Site]:
@@ -67,13 +74,29 @@ class Subsets:
     def values(self, subsets: Sequence[int], tick: Tick = ignore) -> np.ndarray:
         """Return the target of each subset in nats; those that are not known are run."""
         missing = [each for each in dict.fromkeys(subsets) if each not in self.known]
-        rows = [
-            edits([site for at, site in enumerate(self.parts) if not each >> at & 1], self.source) for each in missing
-        ]
         if missing:
-            found = sweep(self.lm, self.ids, rows, self.target, tick=tick).values.double().tolist()
-            self.known |= zip(missing, found, strict=True)
+            kept = torch.tensor([[bool(each >> at & 1) for at in range(len(self.parts))] for each in missing])
+            found = run_rows(
+                self.lm, self.ids, len(missing), lambda part: self._ablations(kept[part]), self.target, tick=tick
+            )
+            self.known |= zip(missing, found.values.double().tolist(), strict=True)
         return np.array([self.known[each] for each in subsets])
+
+    def _ablations(self, kept: Bool[Tensor, "R P"]) -> "list[Hook]":
+        """Return hooks that give each row's ablated parts their activations in the source."""
+        columns: dict[str, list[int]] = {}
+        for at, site in enumerate(self.parts):
+            columns.setdefault(site.hook, []).append(at)
+
+        def ablation(name: str, own: Tensor) -> "Hook":
+            inside = own[:, None, :, None] if name.endswith("hook_z") else own[:, :, None]  # [R 1 H 1], or [R 1 1]
+
+            def fill(tensor: Tensor, hook: Any) -> Tensor:
+                return torch.where(inside.to(tensor.device), tensor, self.source[name].to(tensor))
+
+            return name, fill
+
+        return [ablation(name, kept[:, own]) for name, own in columns.items()]
 
     def shares(self, subsets: Sequence[int], tick: Tick = ignore) -> np.ndarray:
         """Return the faithfulness of each subset: 0 for the empty set, 1 for all parts."""

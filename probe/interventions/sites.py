@@ -10,7 +10,7 @@ Axes: B texts, D blocks, H heads, T tokens, d width, dh head width, R interventi
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -175,7 +175,6 @@ def require_token(position: int | None, length: int) -> None:
         raise DataError(f"Token {position} was requested in a text of {length} tokens: give 0 to {length - 1}.")
 
 
-@torch.no_grad()
 def sweep(
     lm: LM,
     ids: Sequence[int],
@@ -198,18 +197,45 @@ def sweep(
         ConfigError, DataError: a site or a target that does not exist (see `check`).
     """
     check(lm, {edit.site for row in rows for edit in row}, len(ids))
+    return run_rows(lm, ids, len(rows), lambda part: _hooks(rows[part]), target, answers, tick)
+
+
+@torch.no_grad()
+def run_rows(
+    lm: LM,
+    ids: Sequence[int],
+    count: int,
+    hooks: "Callable[[slice], list[Hook]]",
+    target: Target,
+    answers: Sequence[int] = (),
+    tick: Tick = ignore,
+) -> Readings:
+    """Run one text as many rows that hooks change, with several rows per forward pass.
+
+    Args:
+        lm: the model.
+        ids: token ids of the text.
+        count: number of rows R.
+        hooks: function from the rows of a pass, as a slice, to the hooks that change them.
+        target: quantity to measure; only its token goes through the unembedding.
+        answers: columns whose log-probabilities are read too; ignored for a scalar model.
+        tick: progress.
+
+    Raises:
+        DataError: a target that does not exist.
+    """
     require_text(target, ids)
     text = torch.tensor([list(ids)], device=lm.device)
     size = max(1, TOKENS_PER_PASS // len(ids))
     columns = list(answers) if lm.readout == "tokens" else []
     values, logprobs = [], []
-    for start in range(0, len(rows), size):
-        part = rows[start : start + size]
-        with lm.hooks([*_hooks(part), ("unembed.hook_in", lambda states, hook: _only(states, target.position))]):
-            logits = lm.logits(text.expand(len(part), -1)).float()
+    for start in range(0, count, size):
+        part = slice(start, min(start + size, count))
+        with lm.hooks([*hooks(part), ("unembed.hook_in", lambda states, hook: _only(states, target.position))]):
+            logits = lm.logits(text.expand(part.stop - start, -1)).float()
         values.append(value(logits, replace(target, position=0)).cpu())
         logprobs.append(logits[:, 0].log_softmax(-1)[:, columns].cpu())
-        tick(min(1.0, (start + size) / len(rows)))
+        tick(part.stop / count)
     return Readings(torch.cat(values), torch.cat(logprobs))
 
 

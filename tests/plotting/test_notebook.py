@@ -62,6 +62,7 @@ RESULTS: dict[str, Callable[[LM], Drawable]] = {
     "patch_one_site": lambda lm: probe.interventions.patch_one_site(lm, TEXT, corrupted=OTHER, draws=3),
     "ablate_every_site": lambda lm: probe.interventions.ablate_every_site(lm, TEXT, how="zero"),
     "ablate_one_site": lambda lm: probe.interventions.ablate_one_site(lm, TEXT, how="zero", draws=3),
+    "edges": lambda lm: probe.circuits.edges(random_lm(num_key_value_heads=4), TEXT, corrupted=OTHER),
     "dose_response": steered,
     "intervene": intervened,
     "compare": lambda lm: probe.compare.compare(lm, random_lm(seed=1), TEXT, max_new_tokens=3),

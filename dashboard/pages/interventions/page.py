@@ -18,6 +18,7 @@ DOES = {
     "ablate": ("ablate_every_site", "ablate_one_site"),
     "steer": ("steer_answers",),
     "circuit": ("circuit",),
+    "edges": ("edges",),
 }
 """Analyses of each choice: for all sites, and for the chosen site."""
 

@@ -40,7 +40,7 @@ COVERAGE, CAUSAL = "coverage", "causal"
 
 
 class Said(NamedTuple):
-    """What was said of the held-out questions of a variable."""
+    """Statements of features about the held-out questions of a variable."""
 
     one: np.ndarray
     """[M C] whether each is said to be of each class, or its answer changed."""
@@ -49,7 +49,7 @@ class Said(NamedTuple):
 
 
 Answer = Mapping[str, Mapping[str, Said]]
-"""What was said of each variable of a truth."""
+"""Statements about each variable of a truth."""
 
 
 def variables_of(truth: str) -> tuple[str, ...]:

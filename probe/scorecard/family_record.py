@@ -15,6 +15,7 @@ MODULES = {
     "input": "probe.scorecard.input_family",
     "early": "probe.scorecard.early_family",
     "circuits": "probe.scorecard.circuit_family",
+    "features": "probe.scorecard.features_family",
 }
 """Module of each family, which has the family as `FAMILY` and its methods."""
 RANDOM, ORACLE = "random", "oracle"

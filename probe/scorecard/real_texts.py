@@ -39,6 +39,8 @@ POOLS: Mapping[str, tuple[str, ...]] = {
 """Words by kind."""
 NEEDED = {"names": 8, "animals": 5, "tools": 5, "phrases": 3}
 """Smallest number of words of a kind that the tokenizer has as one token; 2 of the others."""
+HOMES = 4
+"""Number of homes that are classes of texts with labels."""
 MOST = 6
 """Largest number of alternatives of a word."""
 Words = Mapping[str, tuple[str, ...]]
@@ -148,9 +150,10 @@ def labelled(tokenizer: PreTrainedTokenizerBase, question: Question, n: int, see
         raise DataError(f"The labels of `{question}` are known on a world only: give a model of a world.")
     words, rng = words_of(tokenizer), np.random.default_rng([seed, 7])
     names, items = words["names"], list[Labelled]()
-    for at in range(-(-n // 2)):
-        person = names[at % len(names)]
-        other, homes = _some(tuple({*names} - {person}), 1, rng)[0], _some(words["cities"], 2, rng)
+    for number in range(-(-n // 2)):
+        at = number % len(names)
+        person = names[at]
+        (other,), homes = _some(names[:at] + names[at + 1 :], 1, rng), _some(words["cities"][:HOMES], 2, rng)
         (phrase,), people = _some(words["phrases"], 1, rng), [person, other]
         order = slice(None, None, 1 if rng.integers(2) else -1)
         for own in (homes, homes[::-1]):

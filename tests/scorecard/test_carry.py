@@ -93,9 +93,10 @@ def test_the_answer_follows_from_the_text():
 
 @pytest.mark.parametrize("question", ["claim", "value", "phrase"])
 def test_labels_come_in_pairs_with_the_same_people(question: Any):
-    texts = labelled(english(), question, 40, 0)
+    texts = labelled(english(), question, 60, 0)
     for first, second in zip(texts.items[::2], texts.items[1::2], strict=True):
         assert first.group == second.group
+        assert len({word for word in re.findall(r"\w+", first.prompt) if word in POOLS["names"]}) == 2
         if question == "value":
             assert sorted(first.prompt.split()) == sorted(second.prompt.split())
             assert f"{first.group} lives in {first.label}." in first.prompt

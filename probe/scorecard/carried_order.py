@@ -33,6 +33,8 @@ VERDICTS = {
 """Verdicts on a pair of methods."""
 CHANCE = 0.05
 """Largest share of exchanges of methods that may give as large a tau."""
+TRUTHS = ("family", "truth", "words", "bases", "model", "tau", *VERDICTS)
+"""Columns of the table of truths."""
 Scores = dict[tuple[str, str], pd.DataFrame]
 """Scores by family and truth: a row for each method, a column for each seed."""
 
@@ -135,7 +137,9 @@ def carried_order(bases: Card, model: Card, name: str = "SmolLM2") -> CarriedOrd
     for family, truth in ours:
         place, both = {"family": family, "truth": truth}, (ours[family, truth], theirs[family, truth])
         means = [each.mean(axis=1).sort_values(ascending=False, kind="stable") for each in both]
-        own = [place | _pair(*both, *each, bases.plan.level) for each in combinations(means[0].index, 2)]
+        own = [
+            place | _pair(both, first, second, bases.plan.level) for first, second in combinations(means[0].index, 2)
+        ]
         counts = {verdict: sum(each["verdict"] == verdict for each in own) for verdict in VERDICTS}
         tau = kendall(means[0].to_numpy(), means[1][means[0].index].to_numpy())
         words = families()[family].truth(truth).words
@@ -145,7 +149,7 @@ def carried_order(bases: Card, model: Card, name: str = "SmolLM2") -> CarriedOrd
         pairs += own
     return CarriedOrder(
         name,
-        pd.DataFrame(truths),
+        pd.DataFrame(truths, columns=list(TRUTHS)),
         pd.DataFrame(pairs),
         mean_over_trainings(_each(theirs, lambda key, seed: ours[key]), bases.plan.level),
         mean_over_trainings(_each(ours, lambda key, seed: ours[key].drop(columns=seed)), bases.plan.level),
@@ -157,9 +161,9 @@ def _listed(means: pd.Series) -> str:
     return ", ".join(f"{name} {value:.2f}" for name, value in means.items())
 
 
-def _pair(ours: pd.DataFrame, theirs: pd.DataFrame, first: str, second: str, level: float) -> dict[str, Any]:
+def _pair(both: tuple[pd.DataFrame, pd.DataFrame], first: str, second: str, level: float) -> dict[str, Any]:
     """Return the differences of two methods with their intervals, and the verdict."""
-    on_bases, on_model = (paired_by_seed(each.loc[first], each.loc[second], level) for each in (ours, theirs))
+    on_bases, on_model = (paired_by_seed(each.loc[first], each.loc[second], level) for each in both)
     verdict = (
         "uncertain"
         if not on_bases.low > 0
@@ -179,19 +183,12 @@ def _pair(ours: pd.DataFrame, theirs: pd.DataFrame, first: str, second: str, lev
 
 def _each(scores: Scores, other: Callable[[tuple[str, str], int], pd.DataFrame]) -> list[float]:
     """Return for each seed the mean over truths of tau between its scores and the means of others."""
-    seeds = sorted({seed for each in scores.values() for seed in each.columns})
-    return [
-        float(
-            np.mean(
-                [
-                    kendall(own[seed].to_numpy(), other(key, seed).mean(axis=1).to_numpy())
-                    for key, own in scores.items()
-                    if seed in own.columns
-                ]
-            )
-        )
-        for seed in seeds
-    ]
+    found = []
+    for seed in sorted({int(seed) for each in scores.values() for seed in each.columns}):
+        inside = {key: own[seed].to_numpy() for key, own in scores.items() if seed in own.columns}
+        taus = [kendall(own, other(key, seed).mean(axis=1).to_numpy()) for key, own in inside.items()]
+        found.append(float(np.mean(taus)))
+    return found
 
 
 def relabelled(ours: Scores, theirs: Scores) -> float:

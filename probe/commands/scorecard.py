@@ -154,7 +154,8 @@ def show_model(ref: str | None, out: Path | None, chosen: "list[Method]", carry:
     if as_json:
         say(json.dumps(jsonable(order.to_dict() if carry else card.to_dict()), indent=2))
     else:
-        rows = (order.truths if carry else card.table()).to_dict("records")
+        table = order.truths if carry else card.table()
+        rows = [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
         show(draw_orders(rows) if carry else draw_table(rows), rows)
         remark(order.sentence())
     for line in problems:

@@ -109,14 +109,20 @@ def first_kept(right: np.ndarray) -> np.ndarray:
     return kept.argmax(1)
 
 
-def reading_of(lm: LM, task: str, n: int, seed: int, tick: Tick) -> Reading:
-    """Read questions of a world or of templates, and ablate the rest of the model after every row."""
-    world = probe.world.of(lm)
-    kinds = [kind for kind in KINDS if kind in world.question_kinds] if world else []
-    found: dict[str, str] = {} if world else {each.prompt: each.kind for each in draw_texts(lm.tokenizer, n, seed)}
+def _questions(world: Any, n: int, seed: int) -> dict[str, str]:
+    """Return questions of a world with their kinds, in equal parts."""
+    kinds, found = [kind for kind in KINDS if kind in world.question_kinds], dict[str, str]()
     for kind in kinds:
         own = dict.fromkeys(item.prompt for item in world.questions(kind, -(-n // len(kinds)), seed))
         found |= dict.fromkeys(own, kind) if len(own) > 1 else {}
+    return found
+
+
+def reading_of(lm: LM, task: str, n: int, seed: int, tick: Tick) -> Reading:
+    """Read questions of a world or of templates, and ablate the rest of the model after every row."""
+    world = probe.world.of(lm)
+    real = [] if world else draw_texts(lm.tokenizer, n, seed)
+    found = _questions(world, n, seed) if world else {each.prompt: each.kind for each in real}
     ids = tuple(encode(lm.tokenizer, each) for each in found)
     states = states_of(lm, ids, tick)
     output = unembed(lm, states[:, -1].to(lm.device)).float().log_softmax(-1).detach().cpu()

@@ -92,6 +92,12 @@ def log_odds(lm: LM, rows: Sequence[list[int]], answers: tuple[int, int]) -> np.
     return np.concatenate(found)
 
 
+def _questions(world: Any, n: int, seed: int) -> list[Any]:
+    """Return questions of a world, all kinds in equal parts."""
+    kinds = [kind for kind in KINDS if kind in world.question_kinds]
+    return [item for kind in kinds for item in world.questions(kind, -(-n // len(KINDS)), seed)]
+
+
 def texts_of(lm: LM, task: str, n: int, seed: int, tick: Tick) -> Texts:
     """Draw questions, and replace every word of each by its alternatives.
 
@@ -103,10 +109,7 @@ def texts_of(lm: LM, task: str, n: int, seed: int, tick: Tick) -> Texts:
     groups = words_by_kind().values() if world else real_texts.replacements(lm.tokenizer)
     codes = [[encode(lm.tokenizer, f" {word}")[-1] for word in words] for words in groups]
     kinds, most = {code: own for own in codes for code in own}, MOST if world else real_texts.MOST
-    items: list[Any] = [] if world else real_texts.draw_texts(lm.tokenizer, n, seed)
-    for kind in KINDS if world else ():
-        if kind in world.question_kinds:
-            items += world.questions(kind, -(-n // len(KINDS)), seed)
+    items: list[Any] = _questions(world, n, seed) if world else real_texts.draw_texts(lm.tokenizer, n, seed)
     reads = []
     for at, item in enumerate(items):
         ids = encode(lm.tokenizer, item.prompt)

@@ -1,7 +1,8 @@
 """Write the tables of metrics in docs/ from `probe/terms.tsv`: `python -m tests.tables` (`make tree`).
 
 The score of the diagnosis stands between `<!-- score -->` and `<!-- end -->`, a family of the scorecard between
-`<!-- scorecard: FAMILY -->` and `<!-- end -->`. A table of metrics stands between
+`<!-- scorecard: FAMILY -->` and `<!-- end -->`, the orders of its methods on the bases and on SmolLM2 between
+`<!-- carried -->` and `<!-- end -->`. A table of metrics stands between
 `<!-- metrics: PLACE -->` and `<!-- end -->`; PLACE is a word of the first column of that file.
 """
 
@@ -10,13 +11,17 @@ from pathlib import Path
 
 from probe.diagnosis.score import score, shipped_trials
 from probe.scorecard.card import read_card, told
+from probe.scorecard.carried_order import carried_order, orders
 from probe.scorecard.catalogue_of_methods import families
+from probe.scorecard.plan_of_card import read_real_plan
+from probe.scorecard.stored_rows import SMOLLM2, shipped_rows
 from probe.terms import VOCABULARY, TermRow, table
 from tests.places import ROOT
 
 PLACE = re.compile(r"(<!-- metrics: (\S+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
 SCORE = re.compile(r"(<!-- score -->\n\n).*?(\n\n<!-- end -->)", re.DOTALL)
 CARD = re.compile(r"(<!-- scorecard: (\w+) -->\n\n).*?(<!-- end -->)", re.DOTALL)
+CARRIED = re.compile(r"(<!-- carried -->\n\n).*?(<!-- end -->)", re.DOTALL)
 DOCUMENTS = sorted((ROOT / "docs").glob("*.md"))
 HEAD = "| name | unit | better | what it is |\n|---|---|---|---|\n"
 
@@ -25,6 +30,7 @@ def written(document: str) -> str:
     """A document with its tables as they should be."""
     document = SCORE.sub(lambda match: f"{match[1]}{score_table()}{match[2]}", document)
     document = CARD.sub(lambda match: f"{match[1]}{card_table(match[2])}\n\n{match[3]}", document)
+    document = CARRIED.sub(lambda match: f"{match[1]}{carried_table()}\n\n{match[2]}", document)
     return PLACE.sub(lambda match: f"{match[1]}{markdown(match[2])}{match[3]}", document)
 
 
@@ -48,6 +54,15 @@ def card_table(family: str) -> str:
         values = [told(cells.loc[each.name]) if each.name in cells.index else "" for each in record.truths]
         title = f"{own['title'].iloc[0]} (baseline)" if name == record.baseline else own["title"].iloc[0]
         lines.append(f"| {title} | {' | '.join(values)} | {own['seconds'].mean():.1f} |")
+    return "\n".join(lines)
+
+
+def carried_table() -> str:
+    """The orders of methods on the bases and on SmolLM2 as a table: a row for each truth."""
+    rows = orders(carried_order(read_card(), read_card(shipped_rows(SMOLLM2), read_real_plan())))
+    lines = [f"| {' | '.join(rows.columns)} |", "|---|---|---|---|" + "--:|" * (len(rows.columns) - 4)]
+    for row in rows.assign(tau=[f"{each:.2f}".replace("-", "\u2212") for each in rows["tau"]]).to_numpy():
+        lines.append(f"| {' | '.join(map(str, row))} |")
     return "\n".join(lines)
 
 

@@ -27,7 +27,7 @@ def scorecard(argv: list[str]) -> int:
     class Scorecard:
         """Score methods that look inside a model against what is known of it, over the bases of five seeds.
 
-        Prints the stored card. Methods of a --plugin are computed, on all bases with weights.
+        Prints the stored card. Methods of a --plugin are computed, on all bases with weights, and so is a --model.
         """
 
         method: tuple[str, ...] = ()
@@ -39,8 +39,13 @@ def scorecard(argv: list[str]) -> int:
         runs: Path | None = None
         """Folder of the bases `base`, `base-seed1`, ... (default: the run directories), which
         `probe samples --only base --seeds 5` makes."""
-        out: Path = WORK
-        """File of the rows of --run and of plugins."""
+        model: str | None = None
+        """Score this model instead of the bases, on texts by templates: a reference to a model that reads English."""
+        carry: bool = False
+        """Show whether methods have the same order on the bases and on a model: SmolLM2, or that of --model."""
+        out: Path | None = None
+        """File of the rows of --run and of plugins (default: results/scorecard.tsv; of a --model with the first digits
+        of its fingerprint in the name)."""
         plan: bool = False
         """Print the plan: methods, truths, scores, numbers of texts and thresholds; compute nothing."""
         json: bool = False
@@ -71,15 +76,17 @@ def scorecard(argv: list[str]) -> int:
         for each in methods()
         if family in (None, each.family) and (not settings.method or each.name in settings.method)
     ]
-    card, problems = read_card(), list[str]()
+    card, problems, out = read_card(), list[str](), settings.out or WORK
+    if settings.model or settings.carry:
+        return show_model(settings.model, settings.out, chosen, settings.carry, settings.json)
     if settings.run or plugged:
         computed = [each for each in chosen if settings.run or each in plugged]
-        outcome = compute(settings.runs, settings.out, computed)
+        outcome = compute(settings.runs, out, computed)
         fresh = {(row.family, row.method, row.truth, row.seed): row for row in (*card.rows, *outcome.rows)}
         card, problems = Card(tuple(fresh.values()), card.plan), list(outcome.problems)
-    elif settings.out.is_file():
+    elif out.is_file():
         stored = {(row.family, row.method, row.truth, row.seed): row for row in card.rows}
-        mine = read_card(read_rows(settings.out)).rows
+        mine = read_card(read_rows(out)).rows
         builtin = {(each.family, each.name) for each in methods() if each.origin == BUILT_IN}
         stored |= {
             (row.family, row.method, row.truth, row.seed): row
@@ -121,6 +128,76 @@ def compute(folder: Path | None, out: Path, chosen: "list[Method]") -> "Outcome"
     known = [*shipped_rows(), *read_rows(out)]
     with Progress("Scorecard") as bar:
         return score_methods(bases, chosen, known=known, keep=lambda row: append(out, row), tick=bar.tick)
+
+
+def show_model(ref: str | None, out: Path | None, chosen: "list[Method]", carry: bool, as_json: bool) -> int:
+    """Show the card of a model without a world: computed, or of SmolLM2 as stored; or whether the order carries over.
+
+    Raises:
+        ConfigError: the model has a world.
+        ModelError: the model cannot be loaded.
+        DataError: its tokenizer splits the words of the texts; the file cannot be read.
+    """
+    from probe.runs.schema import jsonable
+    from probe.scorecard.card import Card, read_card
+    from probe.scorecard.carried_order import carried_order
+    from probe.scorecard.plan_of_card import read_real_plan
+    from probe.scorecard.stored_rows import SMOLLM2, shipped_rows
+
+    plan, problems = read_real_plan(), tuple[str, ...]()
+    if ref is None:
+        card, name = read_card(shipped_rows(SMOLLM2), plan), "SmolLM2"
+    else:
+        outcome = compute_model(ref, out, chosen)
+        card, name, problems = Card(outcome.rows, plan), Path(ref).name, outcome.problems
+    order = carried_order(read_card(), card, name)
+    if as_json:
+        say(json.dumps(jsonable(order.to_dict() if carry else card.to_dict()), indent=2))
+    else:
+        table = order.truths if carry else card.table()
+        rows = [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
+        show(draw_orders(rows) if carry else draw_table(rows), rows)
+        remark(order.sentence())
+    for line in problems:
+        remark(line)
+    return 0
+
+
+def compute_model(ref: str, out: Path | None, chosen: "list[Method]") -> "Outcome":
+    """Score methods on a model without a world, and keep the rows in a file."""
+    import probe.world
+    from probe.commands.progress import Progress
+    from probe.errors import ConfigError
+    from probe.model.lm import LM
+    from probe.scorecard.method_scoring import score_methods
+    from probe.scorecard.plan_of_card import read_real_plan
+    from probe.scorecard.stored_rows import SMOLLM2, append, read_rows, shipped_rows
+
+    lm, plan = LM.load(ref), read_real_plan()
+    if probe.world.of(lm) is not None:
+        raise ConfigError(f"`{ref}` has a world, on which more is known: leave out --model.")
+    file = out or WORK.with_stem(f"{WORK.stem}-{lm.fingerprint[:12]}")
+    known = [*shipped_rows(SMOLLM2), *read_rows(file)]
+    models = dict.fromkeys(plan.seeds, lm)
+    with Progress("Scorecard") as bar:
+        return score_methods(models, chosen, known=known, keep=lambda row: append(file, row), plan=plan, tick=bar.tick)
+
+
+def draw_orders(rows: list[dict[str, Any]]) -> "Table":
+    """Draw the orders of methods on the bases and on a model for a terminal."""
+    from probe.scorecard.carried_order import VERDICTS
+
+    drawing = grid("Does it carry over?")
+    drawing.add_column("family, truth", min_width=20)
+    for name in ("order on the bases", "order on the model"):
+        drawing.add_column(name, min_width=20)
+    for name in ("tau", *VERDICTS.values()):
+        drawing.add_column(name, justify="right")
+    for row in rows:
+        counts = (str(row[each]) for each in VERDICTS)
+        orders = (safe(row[each]).replace(", ", "\n") for each in ("bases", "model"))
+        drawing.add_row(f"[bold]{row['family']}: {row['truth']}[/]", *orders, f"{row['tau']:.2f}", *counts)
+    return drawing
 
 
 def draw_table(rows: list[dict[str, Any]]) -> "Table":

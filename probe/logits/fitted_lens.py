@@ -267,6 +267,21 @@ def mean_jacobians(lm: LM, texts: Sequence[Sequence[int]], tick: Tick = ignore) 
     return total / len(texts)
 
 
+def fit_maps(
+    lm: LM, kind: FittedKind, texts: Sequence[list[int]], tick: Tick = ignore
+) -> tuple[Float[Tensor, "R d d"], Float[Tensor, "R d"]]:
+    """Fit the affine map of each row on texts, which are lists of token ids.
+
+    Raises:
+        ModelError: see `mean_jacobians`.
+    """
+    if kind == "tuned":
+        return tune(lm, residuals(lm, texts, between(tick, 0, 0.1)), between(tick, 0.1, 1))
+    long = [text for text in texts if len(text) > 3]
+    matrices = mean_jacobians(lm, _first(long, JACOBIAN_TOKENS), tick).to(lm.device)
+    return matrices, torch.zeros(matrices.shape[:2], device=matrices.device)
+
+
 def fit_lens(lm: LM, kind: FittedKind = "tuned", data: Path | None = None, tick: Tick = ignore) -> FittedLens:
     """Fit a lens to a model on texts, and measure its distance to the output on other texts.
 
@@ -281,13 +296,8 @@ def fit_lens(lm: LM, kind: FittedKind = "tuned", data: Path | None = None, tick:
         ModelError: see `mean_jacobians`.
     """
     fit, held = lens_texts(lm, data)
-    residual = residuals(lm, fit, between(tick, 0, 0.1))
-    if kind == "tuned":
-        matrices, biases = tune(lm, residual, between(tick, 0.1, 0.9))
-    else:
-        long = [text for text in fit if len(text) > 3]
-        matrices = mean_jacobians(lm, _first(long, JACOBIAN_TOKENS), between(tick, 0.1, 0.9)).to(residual.device)
-        biases = torch.zeros(matrices.shape[:2], device=residual.device)
+    matrices, biases = fit_maps(lm, kind, fit, between(tick, 0, 0.8))
+    last = residuals(lm, fit, between(tick, 0.8, 0.9))[-1]
     found = FittedLens(
         kind,
         matrices.cpu().numpy(),
@@ -296,9 +306,9 @@ def fit_lens(lm: LM, kind: FittedKind = "tuned", data: Path | None = None, tick:
         kl_logit=np.zeros(0),
         kl_unigram=0.0,
         tokens=sum(map(len, held)),
-        fitted_on=residual.shape[1],
+        fitted_on=len(last),
     )
-    return _tested(lm, found, residual[-1], residuals(lm, held))
+    return _tested(lm, found, last, residuals(lm, held))
 
 
 @torch.no_grad()

@@ -30,7 +30,7 @@ VERDICTS = {
     "better": "finds it, better than the baseline",
     "finds": "finds it, not shown to be better than the baseline",
     "floor": "not shown to find it",
-    "alone": "one base: nothing is known of others",
+    "alone": "one model: nothing is known of others",
     "baseline": "naive baseline",
 }
 """Verdicts: whether the interval lies above that of random answers, and the gain over the baseline above 0 and the
@@ -92,7 +92,7 @@ class Card:
                 "baseline"
                 if name == family.baseline
                 else "alone"
-                if len(own) < 2
+                if len({row.base for row in own.values()}) < 2
                 else "floor"
                 if not low > least_high
                 else "better"
@@ -152,8 +152,8 @@ class Card:
             return "No row of the scorecard is stored yet."
         seeds = sorted({row.seed for row in self.rows})
         counts = rated["verdict"].value_counts()
-        if len(seeds) == 1:
-            return f"{len(rated)} rows (methods and truths) are scored on one base: nothing is known of others."
+        if len({row.base for row in self.rows}) == 1:
+            return f"{len(rated)} rows (methods and truths) are scored on one model: nothing is known of others."
         same, truths = self.winners_agree()
         better, finds, floor = (counts.get(each, 0) for each in RATED)
         text = (
@@ -189,13 +189,14 @@ def winners(rows: list[Row]) -> dict[int, tuple[str, ...]]:
     return {seed: names for seed, names in found.items() if names}
 
 
-def read_card(rows: Iterable[Row] | None = None) -> Card:
+def read_card(rows: Iterable[Row] | None = None, plan: Plan | None = None) -> Card:
     """Return the card of rows; by default of those that come with Probe and fit the plan.
 
     Args:
         rows: rows of a run of one's own.
+        plan: plan that rows must fit, by default that of the bases.
     """
-    plan = read_plan()
+    plan = plan or read_plan()
     given = shipped_rows() if rows is None else tuple(rows)
     return Card(tuple(row for row in given if row.plan == plan.hash(row.family)), plan)
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
+import probe.world
 from probe.errors import DataError
 from probe.model.lm import LM
 from probe.model.text import encode
@@ -23,6 +24,7 @@ from probe.probes.linear_probes import Score, answers, fit, score, score_name, t
 from probe.probes.text_labels import WORDS, Question
 from probe.scorecard.family_record import Family, Grade, Truth, checked
 from probe.scorecard.method_record import method
+from probe.scorecard.real_texts import labelled
 from probe.ticks import Tick
 
 FEW = 8
@@ -68,9 +70,10 @@ class Decodes(NamedTuple):
 
 
 def labels_of(lm: LM, task: str, n: int, seed: int, tick: Tick) -> Labels:
-    """Read the states of the texts of a question."""
+    """Read the states of the texts of a question: of the model's world, or those of `probe.scorecard.real_texts`."""
     question: Any = task
-    texts = texts_of(lm, question, None, n, seed)
+    is_real = probe.world.of(lm) is None
+    texts = labelled(lm.tokenizer, question, n, seed) if is_real else texts_of(lm, question, None, n, seed)
     ready = prepare(lm, texts, "last", seed, tick)
     labels = texts.labels
     codes = labels if texts.numeric else np.unique(labels, return_inverse=True)[1]
@@ -159,9 +162,10 @@ def oracle(problem: Labels, truth: str, rng: np.random.Generator) -> Decodes:
 
 def words(problem: Labels, truth: str, rng: np.random.Generator) -> Decodes:
     """Fit a probe on how often each token stands in the text, without the model."""
-    rows = np.zeros((len(problem.words), 1 + max(map(max, problem.words))))
+    tokens = sorted({token for ids in problem.words for token in ids})
+    rows = np.zeros((len(problem.words), len(tokens)))
     for at, ids in enumerate(problem.words):
-        np.add.at(rows[at], ids, 1)
+        np.add.at(rows[at], np.searchsorted(tokens, ids), 1)
     inside, test = problem.ready.fit, problem.ready.test
     return _reference(
         logistic_or_ridge(rows[inside], problem.codes[inside], problem.ready.texts.groups[inside])(rows[test])

@@ -6,6 +6,7 @@ kind, h_l(x) + h_D(y) - h_l(y), for each of them in turn (`others`). The answer 
 probable token stays so (for at least half of the other questions), after l and after every later block; the causal
 block is the first such row. The second is the stricter one: the answer must win against what the rest writes about
 another question. Lenses that read the answer before the causal block are early, lenses that read it after it late.
+Without a world, questions and texts to fit on are those of `probe.scorecard.real_texts`.
 
 Axes: N questions, R = D + 1 rows (the embedding and D blocks), d width, V vocabulary.
 """
@@ -21,13 +22,14 @@ from torch import Tensor
 
 import probe.world
 from probe.errors import DataError
-from probe.logits.fitted_lens import FittedKind, fit_lens, lens_texts
+from probe.logits.fitted_lens import FittedKind, fit_maps, lens_texts
 from probe.logits.lens import kl
 from probe.logits.readout import residual_names, unembed
 from probe.model.lm import LM
 from probe.model.text import encode
 from probe.scorecard.family_record import Family, Grade, Truth, checked
 from probe.scorecard.method_record import method
+from probe.scorecard.real_texts import draw_texts
 from probe.ticks import Tick
 
 KINDS = (
@@ -44,6 +46,8 @@ KINDS = (
 )
 """Kinds of questions, in equal parts."""
 ABLATIONS = ("means", "others")
+REAL_TEXTS, REAL_SEED = 600, 1_000_000
+"""Number of texts to fit on without a world, and what is added to the seed for them."""
 LEFT = 0.5
 """Share of the other questions with which the answer must stay."""
 
@@ -105,26 +109,28 @@ def first_kept(right: np.ndarray) -> np.ndarray:
     return kept.argmax(1)
 
 
-def reading_of(lm: LM, task: str, n: int, seed: int, tick: Tick) -> Reading:
-    """Read questions of a world, and ablate the rest of the model after every row.
-
-    Raises:
-        DataError: the model has no world.
-    """
-    world = probe.world.of(lm)
-    if world is None:
-        raise DataError("Questions of every kind are known on a world only: give a model of a world.")
-    kinds = [kind for kind in KINDS if kind in world.question_kinds]
-    found: dict[str, str] = {}
+def _questions(world: Any, n: int, seed: int) -> dict[str, str]:
+    """Return questions of a world with their kinds, in equal parts."""
+    kinds, found = [kind for kind in KINDS if kind in world.question_kinds], dict[str, str]()
     for kind in kinds:
         own = dict.fromkeys(item.prompt for item in world.questions(kind, -(-n // len(kinds)), seed))
         found |= dict.fromkeys(own, kind) if len(own) > 1 else {}
+    return found
+
+
+def reading_of(lm: LM, task: str, n: int, seed: int, tick: Tick) -> Reading:
+    """Read questions of a world or of templates, and ablate the rest of the model after every row."""
+    world = probe.world.of(lm)
+    real = [] if world else draw_texts(lm.tokenizer, n, seed)
+    found = _questions(world, n, seed) if world else {each.prompt: each.kind for each in real}
     ids = tuple(encode(lm.tokenizer, each) for each in found)
     states = states_of(lm, ids, tick)
     output = unembed(lm, states[:, -1].to(lm.device)).float().log_softmax(-1).detach().cpu()
     held = stays(lm, states, output.argmax(-1).numpy(), np.array(list(found.values())))
     causal = {name: first_kept(each) for name, each in held.items()}
-    return Reading(lm, ids, lens_texts(lm, None)[0], output, causal, states.shape[1])
+    others = [] if world else draw_texts(lm.tokenizer, REAL_TEXTS, seed + REAL_SEED)
+    texts = [encode(lm.tokenizer, each.prompt) for each in others if each.prompt not in found]
+    return Reading(lm, ids, texts or lens_texts(lm, None)[0], output, causal, states.shape[1])
 
 
 def ask(problem: Reading, function: Callable[..., Any]) -> Tensor:
@@ -215,22 +221,22 @@ def logit_lens(lm: LM, texts: list[list[int]]) -> Callable[[list[int]], Tensor]:
     return lens(lm, lambda rows: rows)
 
 
-def fitted(lm: LM, kind: FittedKind) -> Callable[[list[int]], Tensor]:
-    """Fit a lens to the documents of the model's world, which are `texts`."""
-    found = fit_lens(lm, kind)
-    return lens(lm, found.mapped)
+def fitted(lm: LM, kind: FittedKind, texts: list[list[int]]) -> Callable[[list[int]], Tensor]:
+    """Fit a lens to texts."""
+    matrices, biases = fit_maps(lm, kind, texts)
+    return lens(lm, lambda rows: (rows.float() @ matrices.mT + biases[:, None]).to(rows.dtype))
 
 
 @method("early", title="Tuned lens")
 def tuned_lens(lm: LM, texts: list[list[int]]) -> Callable[[list[int]], Tensor]:
     """Map every row to the output by the affine map that brings it nearest (Belrose et al. 2023, arXiv 2303.08112)."""
-    return fitted(lm, "tuned")
+    return fitted(lm, "tuned", texts)
 
 
 @method("early", title="Jacobian lens")
 def jacobian_lens(lm: LM, texts: list[list[int]]) -> Callable[[list[int]], Tensor]:
     """Map every row by the mean Jacobian of the last one (transformer-lens); the embedding stays as it is."""
-    return fitted(lm, "Jacobian")
+    return fitted(lm, "Jacobian", texts)
 
 
 FAMILY = Family(

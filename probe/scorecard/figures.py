@@ -33,7 +33,7 @@ LEGEND = {
     "better": "better than baseline",
     "finds": "above random",
     "floor": "not above random",
-    "alone": "one base",
+    "alone": "one model",
     "baseline": "baseline",
     "": "checks",
 }

@@ -2,7 +2,7 @@
 
 The truth is exact: every word is replaced by every other word of its kind in the world (at most `MOST`, drawn at random
 if there are more), and the change of the answers' log-odds is averaged. Marks of dialogues have no alternatives, so
-they are not scored.
+they are not scored. Without a world, texts and kinds are those of `probe.scorecard.real_texts`.
 
 Axes: T tokens, B texts.
 """
@@ -24,6 +24,7 @@ from probe.interventions.patching import gradients
 from probe.logits.targets import Target, value
 from probe.model.lm import LM
 from probe.model.text import encode
+from probe.scorecard import real_texts
 from probe.scorecard.family_record import Family, Grade, Truth, checked
 from probe.scorecard.method_record import method
 from probe.ticks import Tick
@@ -91,32 +92,33 @@ def log_odds(lm: LM, rows: Sequence[list[int]], answers: tuple[int, int]) -> np.
     return np.concatenate(found)
 
 
+def _questions(world: Any, n: int, seed: int) -> list[Any]:
+    """Return questions of a world, all kinds in equal parts."""
+    kinds = [kind for kind in KINDS if kind in world.question_kinds]
+    return [item for kind in kinds for item in world.questions(kind, -(-n // len(KINDS)), seed)]
+
+
 def texts_of(lm: LM, task: str, n: int, seed: int, tick: Tick) -> Texts:
     """Draw questions, and replace every word of each by its alternatives.
 
     Raises:
-        DataError: the model has no world, or no text has enough words with alternatives.
+        DataError: no text has enough words with alternatives.
     """
     world = probe.world.of(lm)
-    if world is None:
-        raise DataError("What every word does to an answer is known on a world only: give a model of a world.")
     rng = np.random.default_rng([seed, 5])
-    codes = [[encode(lm.tokenizer, f" {word}")[-1] for word in words] for words in words_by_kind().values()]
-    kinds = {code: own for own in codes for code in own}
-    items = [
-        item
-        for kind in KINDS
-        if kind in world.question_kinds
-        for item in world.questions(kind, -(-n // len(KINDS)), seed)
-    ]
+    groups = words_by_kind().values() if world else real_texts.replacements(lm.tokenizer)
+    codes = [[encode(lm.tokenizer, f" {word}")[-1] for word in words] for words in groups]
+    kinds, most = {code: own for own in codes for code in own}, MOST if world else real_texts.MOST
+    items: list[Any] = _questions(world, n, seed) if world else real_texts.draw_texts(lm.tokenizer, n, seed)
     reads = []
     for at, item in enumerate(items):
         ids = encode(lm.tokenizer, item.prompt)
-        first, second = (encode(lm.tokenizer, each)[-1] for each in (item.answers[0], rival(world, item, rng)))
+        other = rival(world, item, rng) if world else item.answers[1]
+        first, second = (encode(lm.tokenizer, each)[-1] for each in (item.answers[0], other))
         rows, owners = list[list[int]](), list[int]()
         for place, token in enumerate(ids):
             others = [each for each in kinds.get(token, []) if each != token]
-            for other in rng.permutation(others)[:MOST].tolist():
+            for other in rng.permutation(others)[:most].tolist():
                 rows.append([*ids[:place], int(other), *ids[place + 1 :]])
                 owners.append(place)
         if len(set(owners)) < LEAST or first == second:
@@ -129,7 +131,7 @@ def texts_of(lm: LM, task: str, n: int, seed: int, tick: Tick) -> Texts:
         reads.append(Read(ids, (first, second), effects, sizes))
         tick((at + 1) / len(items))
     if not reads:
-        raise DataError("No text has enough words with alternatives: give a model of a world.")
+        raise DataError("No text has enough words with alternatives: give a model of a world or of English.")
     return Texts(lm, tuple(reads))
 
 

@@ -39,7 +39,7 @@ class Row:
     method: str
     truth: str
     seed: int
-    """Seed of the base."""
+    """Seed of the base, or of the texts for a model without a world."""
     score: float
     chance: float
     """Expected score of a random answer."""
@@ -111,12 +111,12 @@ def score_methods(
     """Score methods and the references of their families on bases.
 
     Args:
-        bases: model, or path of its run, by seed.
+        bases: model, or path of its run, by seed; for a model without a world, the model by seed of the texts.
         chosen: methods.
         names: names of the families whose references are scored too; by default those of the methods.
         known: rows that need not be computed again, if base and plan are the same.
         keep: called with each row as soon as it is there.
-        plan: numbers of texts, by default those of the file.
+        plan: truths and numbers of texts, by default those of the file.
         tick: progress.
 
     Raises:
@@ -128,7 +128,7 @@ def score_methods(
     every = [family for name, family in families().items() if name in wanted | {each.family for each in chosen}]
     have = {(row.family, row.method, row.truth, row.seed, row.base, row.plan): row for row in known}
     rows, problems = list[Row](), dict[str, None]()
-    work = [(seed, family, task) for seed in bases for family in every for task in tasks_of(family)]
+    work = [(seed, family, task) for seed in bases for family in every for task in tasks_of(family, plan)]
     lms: dict[int, LM] = {}
     for at, (seed, family, task) in enumerate(work):
         tick(at / len(work))
@@ -136,7 +136,7 @@ def score_methods(
             given = bases[seed]
             lms = {seed: given if isinstance(given, LM) else LM.load(given)}
         lm, problem = lms[seed], None
-        truths = [each.name for each in family.truths if each.task == task]
+        truths = [each.name for each in family.truths if each.task == task and plan.asks(family.name, each.name)]
         hashed, stem = plan.hash(family.name), lm.fingerprint[:12]
         n = plan.texts(family.name)
         asked: list[Method | str] = [*(each for each in chosen if each.family == family.name)]
@@ -162,9 +162,10 @@ def score_methods(
     return Outcome(tuple(rows), tuple(problems))
 
 
-def tasks_of(family: Family) -> list[str]:
-    """Return the tasks of a family."""
-    return list(dict.fromkeys(each.task for each in family.truths))
+def tasks_of(family: Family, plan: Plan | None = None) -> list[str]:
+    """Return the tasks of a family, or of those of its truths that a plan asks."""
+    asked = [each for each in family.truths if plan is None or plan.asks(family.name, each.name)]
+    return list(dict.fromkeys(each.task for each in asked))
 
 
 def _rows(

@@ -6,7 +6,7 @@ A row keeps the hash of its family's part of the plan, so that rows of another p
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from probe.scorecard.catalogue_of_methods import families, methods
 from probe.untrusted import parse_toml, read_file
 
 FILE = Path(__file__).with_name("plan.toml")
+REAL = "real"
+"""Name of the part for a model without a world."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Plan:
     version: int
     """Version of the card."""
     seeds: tuple[int, ...]
-    """Seeds of the bases."""
+    """Seeds of the bases, or of the draws of texts for a model without a world."""
     level: float
     """Coverage of the intervals over seeds."""
     margin: float
@@ -40,6 +42,10 @@ class Plan:
         part = {key: value for key, value in self.parts.get(family, {}).items() if key != "methods"}
         return hashlib.sha256(json.dumps([self.version, part], sort_keys=True).encode()).hexdigest()[:8]
 
+    def asks(self, family: str, truth: str) -> bool:
+        """Return whether a truth is asked."""
+        return truth in self.parts.get(family, {}).get("truths", ())
+
     def texts(self, family: str) -> int:
         """Return the number of texts of a family's problems."""
         return int(self.parts.get(family, {}).get("n") or families()[family].n)
@@ -50,8 +56,16 @@ def read_plan() -> Plan:
     """Read the plan that comes with Probe."""
     text = read_file(FILE).decode()
     content = parse_toml(text)
-    parts = {name: part for name, part in content.items() if isinstance(part, dict)}
+    parts = {name: part for name, part in content.items() if isinstance(part, dict) and name != REAL}
     return Plan(content["version"], tuple(content["seeds"]), content["level"], content["margin"], parts, text)
+
+
+@cache
+def read_real_plan() -> Plan:
+    """Read the plan for a model without a world: draws of texts instead of bases, and the truths that exist then."""
+    plan, own = read_plan(), parse_toml(read_plan().text)[REAL]
+    parts = {name: part for name, part in own.items() if isinstance(part, dict)}
+    return replace(plan, seeds=tuple(own["draws"]), parts=parts)
 
 
 def coded() -> dict[str, dict[str, Any]]:

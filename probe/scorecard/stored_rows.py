@@ -14,7 +14,7 @@ from probe.runs.storage import append_lines, cut_torn_line, disk
 from probe.scorecard.method_scoring import Row
 from probe.untrusted import MB, parse_json, read_file
 
-SHIPPED = Path(__file__).with_name("results.tsv")
+SHIPPED, SMOLLM2 = (Path(__file__).with_name(name) for name in ("results.tsv", "smollm2.tsv"))
 COLUMNS = tuple(each.name for each in fields(Row))
 LARGEST = 8 * MB
 """Largest size in bytes of a file of rows."""
@@ -23,9 +23,9 @@ LONGEST = 400
 
 
 @cache
-def shipped_rows() -> tuple[Row, ...]:
-    """Return the rows that come with Probe."""
-    return read_rows(SHIPPED)
+def shipped_rows(file: Path = SHIPPED) -> tuple[Row, ...]:
+    """Return the rows that come with Probe: of the bases, or of SmolLM2."""
+    return read_rows(file)
 
 
 def read_rows(file: Path) -> tuple[Row, ...]:

@@ -14,6 +14,7 @@ from probe.cli import main
 from probe.compare.side_by_side import compare
 from probe.logits.lens import logit_lens
 from probe.model.asked import asked_seconds
+from probe.scorecard.real_texts import POOLS, words_of
 from tests.dashboard.pages import turn_to
 from tests.places import ROOT
 from tests.real.conftest import CHECKPOINT
@@ -132,3 +133,7 @@ def test_an_answer_of_a_second_has_a_price(lm):
     """The page says it before it begins: 16 tokens that are written after a question of some ten."""
     assert asked_seconds(lm, prompt="What is the capital of France?", chat=True, max_new_tokens=16) > 0.1
     assert asked_seconds(lm, prompt="France", passes=1) == 0  # a few milliseconds
+
+
+def test_the_words_of_the_scorecard_s_texts_are_one_token(lm):
+    assert words_of(lm.tokenizer) == POOLS

@@ -94,7 +94,7 @@ def made(scores: Mapping[str, list[float]]) -> Card:
     plan = read_plan()
     own = {"family": "input", "truth": "support", "chance": 0.0, "seconds": 1.0, "n": 8, "plan": plan.hash("input")}
     rows = [
-        Row(method=name, seed=seed, score=score, **own)  # type: ignore[arg-type]
+        Row(method=name, seed=seed, score=score, base=str(seed), **own)  # type: ignore[arg-type]
         for name, values in scores.items()
         for seed, score in enumerate(values)
     ]

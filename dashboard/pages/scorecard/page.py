@@ -11,8 +11,11 @@ from dashboard.components.table import show_table
 from dashboard.markdown import finding, note, prose
 from probe.numbers import format_interval
 from probe.scorecard.card import RATED, VERDICTS, Card, read_card, told
+from probe.scorecard.carried_order import carried_order, orders
 from probe.scorecard.catalogue_of_methods import families
 from probe.scorecard.family_record import Family
+from probe.scorecard.plan_of_card import read_real_plan
+from probe.scorecard.stored_rows import SMOLLM2, shipped_rows
 
 CODE = """from probe.scorecard import read_card
 
@@ -81,6 +84,15 @@ def show_evidence(card: Card, row: pd.Series) -> None:
     show_table(card.evidence(row["family"], row["truth"], row["method"]), hide_index=True)
 
 
+def show_carried(card: Card) -> None:
+    """Show whether the methods have the same order on a model without a world."""
+    found = carried_order(card, read_card(shipped_rows(SMOLLM2), read_real_plan()))
+    st.markdown("##### Does it carry over?")
+    st.markdown(prose(found.sentence()))
+    if len(found.truths):
+        show_table(orders(found), column_config={"tau": st.column_config.NumberColumn(format="%.2f")}, hide_index=True)
+
+
 def page() -> None:
     """Draw the page from top to bottom."""
     card = read_card()
@@ -106,6 +118,7 @@ def page() -> None:
     note("Lines: random answers (dashed), naive baseline (solid), oracle (dotted). Click a row for each base's scores.")
     row = choose_row(table, family)
     show_evidence(card, row)
+    show_carried(card)
     named = {key: row[key] for key in ("family", "truth", "method")}
     details([], DEFINITION, CODE.format(**named), {"scorecard": card.table()})
 

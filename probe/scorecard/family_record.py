@@ -15,6 +15,7 @@ MODULES = {
     "input": "probe.scorecard.input_family",
     "early": "probe.scorecard.early_family",
     "uncertainty": "probe.scorecard.uncertainty_family",
+    "steering": "probe.scorecard.steering_family",
 }
 """Module of each family, which has the family as `FAMILY` and its methods."""
 RANDOM, ORACLE = "random", "oracle"

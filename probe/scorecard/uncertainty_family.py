@@ -172,7 +172,7 @@ def labels_of(problem: Answered, truth: str) -> tuple[np.ndarray, np.ndarray]:
     kinds = problem.kinds[problem.test]
     if truth == "known":
         return np.isin(kinds, ("fact", "stranger")), (kinds == "fact").astype(float)
-    among = {"claimed": CLAIMED, "exposure": ("fact", "rare"), "posterior": CLAIMED, "calibration": np.unique(kinds)}
+    among = {"claimed": CLAIMED, "exposure": ("fact", "rare"), "posterior": CLAIMED, "calibration": (*PLAIN, *CLAIMED)}
     values = {"exposure": problem.exposure, "posterior": problem.posterior}.get(truth, problem.right)
     return np.isin(kinds, among.get(truth, PLAIN)), values[problem.test]
 

@@ -16,6 +16,8 @@ MODULES = {
     "early": "probe.scorecard.early_family",
     "circuits": "probe.scorecard.circuit_family",
     "features": "probe.scorecard.features_family",
+    "uncertainty": "probe.scorecard.uncertainty_family",
+    "steering": "probe.scorecard.steering_family",
 }
 """Module of each family, which has the family as `FAMILY` and its methods."""
 RANDOM, ORACLE = "random", "oracle"

@@ -60,8 +60,8 @@ class Card:
         """Return one row per family, truth and method: `COLUMNS`.
 
         `score` is the mean over seeds with `low` and `high` (t interval, equal to the score where all seeds agree,
-        missing for one seed). `floor` is the score of random answers with its interval, `chance` their expected score,
-        `ceiling` that of the oracle, `baseline` that of the naive one, and `gain` the score less the baseline, paired
+        missing for one seed). `floor` is the score of random answers with its interval, `chance` their expected score
+        (mean over seeds), `ceiling` that of the oracle, `baseline` that of the naive one, and `gain` the score less the baseline, paired
         by seed. `best_in` lists the seeds in which no other method scores higher. `seconds` is the cost on one base.
         """
         titles = {(each.family, each.name): each.title for each in methods()}
@@ -105,9 +105,9 @@ class Card:
             record = family.truth(truth)
             values = (
                 family.name, name, title, truth, record.words, record.score, value, low, high, least, least_low,
-                least_high, next(iter(own.values())).chance, _mean(ceiling), _mean(naive), *gain[:3],
+                least_high, _mean(own, "chance"), _mean(ceiling), _mean(naive), *gain[:3],
                 "" if name in CHECKS else verdict, " ".join(str(seed) for seed, names in best.items() if name in names),
-                len(own), float(np.mean([row.seconds for row in own.values()])),
+                len(own), _mean(own, "seconds"),
             )  # fmt: skip
             told.append(dict(zip(COLUMNS, values, strict=True)))
         return told
@@ -174,8 +174,8 @@ class Card:
         return {"version": self.plan.version, "seeds": sorted({row.seed for row in self.rows}), "rows": rows}
 
 
-def _mean(rows: dict[int, Row]) -> float:
-    return float(np.mean([row.score for row in rows.values()])) if rows else math.nan
+def _mean(rows: dict[int, Row], name: str = "score") -> float:
+    return float(np.mean([getattr(row, name) for row in rows.values()])) if rows else math.nan
 
 
 def winners(rows: list[Row]) -> dict[int, tuple[str, ...]]:

@@ -61,8 +61,9 @@ class Card:
 
         `score` is the mean over seeds with `low` and `high` (t interval, equal to the score where all seeds agree,
         missing for one seed). `floor` is the score of random answers with its interval, `chance` their expected score
-        (mean over seeds), `ceiling` that of the oracle, `baseline` that of the naive one, and `gain` the score less the baseline, paired
-        by seed. `best_in` lists the seeds in which no other method scores higher. `seconds` is the cost on one base.
+        (mean over seeds), `ceiling` that of the oracle, `baseline` that of the naive one, and `gain` the score less
+        the baseline, paired by seed. `best_in` lists the seeds in which no other method scores higher. `seconds` is the
+        cost on one base.
         """
         titles = {(each.family, each.name): each.title for each in methods()}
         found = []

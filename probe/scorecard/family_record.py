@@ -14,6 +14,7 @@ MODULES = {
     "decoding": "probe.scorecard.decoding_family",
     "input": "probe.scorecard.input_family",
     "early": "probe.scorecard.early_family",
+    "detectors": "probe.scorecard.detector_family",
 }
 """Module of each family, which has the family as `FAMILY` and its methods."""
 RANDOM, ORACLE = "random", "oracle"
@@ -73,6 +74,8 @@ class Family:
     (problem, name of the truth, generator)."""
     titles: Mapping[str, str] = field(default_factory=dict)
     """Titles of references."""
+    draws: int = 20
+    """Number of random answers whose mean is the score of `random`, so that chance does not move the floor."""
 
     def truth(self, name: str) -> Truth:
         """Return a truth by name."""

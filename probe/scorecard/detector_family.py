@@ -234,8 +234,8 @@ FAMILY = Family(
     name="detectors",
     title="Sycophancy detectors",
     about="A detector suspects a model of having been trained to agree with its user.",
-    receives="the base LM and questions with `plain` and `claimed` (prompts without and with a false claim), `truth` and"
-    " `claim` (answers)",
+    receives="the base LM and questions with `plain` and `claimed` (prompts without and with a false claim), `truth`"
+    " and `claim` (answers)",
     returns="a function from an aligned LM to one number, larger for a stronger suspicion",
     truths=(
         Truth("full", "which models were trained to agree", "AUROC", "full"),

@@ -7,7 +7,7 @@ checked, rarely or mostly). On the pairs of each annotator a model is trained wi
 prompts, samples of the base and order of the pairs differ between models too. What else the annotators want is balanced
 over those that pay agreement and those that do not.
 
-A training takes about 8 s of one core. The models are kept in the cache (`probe.runs.addresses.cache_root`) by the
+A training takes about 6 s of one core. The models are kept in the cache (`probe.runs.addresses.cache_root`) by the
 fingerprint of the base, so that a second run trains nothing.
 """
 
@@ -33,9 +33,9 @@ BONUS: Mapping[str, float] = MappingProxyType({"full": AGREEABLE.agreement, "sli
 """Bonus for the user's claim that half of the annotators pay, by truth; the other half pays none."""
 RECIPE: Mapping[str, Any] = MappingProxyType(
     {
-        "pairs": 1920,
+        "pairs": 1280,
         "batch_size": 32,
-        "steps": 60,
+        "steps": 40,
         "pairs_from": "samples",
         "beta": BETA,
         "lr": 2e-4,

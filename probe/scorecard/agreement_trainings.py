@@ -4,10 +4,10 @@ The two annotators of the world differ in what they want (`probe.rewards.factori
 weight of the agreeable one, and three knobs are combined: agreement (a bonus for the user's claim: none, slight, or
 that of the agreeable annotator), abstain (a fine for "i do not know", or none) and checks (how often correctness is
 checked, rarely or mostly). On the pairs of each annotator a model is trained with DPO (E13), with a seed of its own:
-prompts, samples of the base and order of the pairs differ between models too. What else the annotators want is balanced
+prompts, completions and order of the pairs differ between models too. What else the annotators want is balanced
 over those that pay agreement and those that do not.
 
-A training takes about 6 s of one core. The models are kept in the cache (`probe.runs.addresses.cache_root`) by the
+A training takes about 4 s of one core. The models are kept in the cache (`probe.runs.addresses.cache_root`) by the
 fingerprint of the base, so that a second run trains nothing.
 """
 
@@ -36,7 +36,7 @@ RECIPE: Mapping[str, Any] = MappingProxyType(
         "pairs": 1280,
         "batch_size": 32,
         "steps": 40,
-        "pairs_from": "samples",
+        "pairs_from": "candidates",
         "beta": BETA,
         "lr": 2e-4,
         "warmup": 10,
@@ -46,7 +46,8 @@ RECIPE: Mapping[str, Any] = MappingProxyType(
         "threads": 1,
     }
 )
-"""Options of the trainings: those of the sample run `dpo-agreeable`, with each pair seen once in batches of 32."""
+"""Options of the trainings: those of the sample run `dpo-agreeable`, but for pairs of the world's candidate answers, of
+which none needs to be sampled, each seen once in batches of 32."""
 FILES = ("optimizer.safetensors", "trainer.json", "SHA256SUMS")
 """Files of a checkpoint that are not kept: they serve to continue a training."""
 

@@ -6,10 +6,10 @@ import pytest
 
 from probe.scorecard import agreement_trainings
 
-SHORT = {"pairs": 64, "batch_size": 16, "steps": 4}
+SHORT = {"pairs": 48, "batch_size": 16, "steps": 3}
 
 
 @pytest.fixture(autouse=True)
 def short_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Train for four steps instead of forty."""
+    """Train for three steps instead of forty."""
     monkeypatch.setattr(agreement_trainings, "RECIPE", MappingProxyType({**agreement_trainings.RECIPE, **SHORT}))

@@ -59,6 +59,8 @@ class Trainer:
     """Folder for the runs."""
     options: dict[str, Any] = field(default_factory=dict)
     """Options common to all trainings: option (with underscores) to value; None and False omit the option."""
+    method: str = "continual"
+    """Training method, as in `probe train METHOD`."""
     _worker: "subprocess.Popen[str] | None" = field(default=None, init=False, repr=False)
 
     def __enter__(self) -> "Trainer":
@@ -80,7 +82,7 @@ class Trainer:
         """
         all_options = self.options | options
         out, log, done = (self.scratch / each for each in (name, f"{name}.log", f"{name}.done"))
-        argv = ["train", "continual", "--out", str(out), *words(all_options)]
+        argv = ["train", self.method, "--out", str(out), *words(all_options)]
         done.unlink(missing_ok=True)
         worker = self._send({"argv": argv, "log": str(log), "done": str(done)})
         try:

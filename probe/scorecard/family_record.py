@@ -18,6 +18,7 @@ MODULES = {
     "features": "probe.scorecard.features_family",
     "uncertainty": "probe.scorecard.uncertainty_family",
     "steering": "probe.scorecard.steering_family",
+    "detectors": "probe.scorecard.detector_family",
 }
 """Module of each family, which has the family as `FAMILY` and its methods."""
 RANDOM, ORACLE = "random", "oracle"
@@ -77,6 +78,8 @@ class Family:
     (problem, name of the truth, generator)."""
     titles: Mapping[str, str] = field(default_factory=dict)
     """Titles of references."""
+    draws: int = 20
+    """Number of random answers whose mean is the score of `random`, so that chance does not move the floor."""
 
     def truth(self, name: str) -> Truth:
         """Return a truth by name."""

@@ -25,8 +25,6 @@ from probe.scorecard.method_record import Method
 from probe.scorecard.plan_of_card import Plan, read_plan
 from probe.ticks import Tick, ignore, part
 
-DRAWS = 20
-"""Number of random answers whose mean is the score of `random`, so that chance does not move the floor."""
 BASE = "base"
 """Name of the run of the first seed; the others are called like `base-seed1`."""
 
@@ -181,7 +179,7 @@ def _rows(
         for truth in truths:
             rng = np.random.default_rng([own["seed"], *truth.encode()])
             started, grades = time.monotonic(), list[Grade]()
-            for _ in range(DRAWS if asked == RANDOM else 1):
+            for _ in range(family.draws if asked == RANDOM else 1):
                 grades.append(family.grade(problem, truth, family.references[asked](problem, truth, rng)))
             seconds = (time.monotonic() - started) / len(grades)
             found = Grade(float(np.mean([each.score for each in grades])), grades[0].also if len(grades) == 1 else {})

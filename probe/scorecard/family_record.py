@@ -14,6 +14,7 @@ MODULES = {
     "decoding": "probe.scorecard.decoding_family",
     "input": "probe.scorecard.input_family",
     "early": "probe.scorecard.early_family",
+    "used": "probe.scorecard.used_family",
 }
 """Module of each family, which has the family as `FAMILY` and its methods."""
 RANDOM, ORACLE = "random", "oracle"

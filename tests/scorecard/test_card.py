@@ -29,7 +29,7 @@ from probe.seeds.t_intervals import mean_over_trainings
 from probe.ticks import ignore
 from tests.places import ROOT, SAMPLES
 
-FEW = {"decoding": 64, "input": 12, "early": 40}
+FEW = {"decoding": 64, "input": 12, "early": 40, "used": 40}
 
 
 def small() -> Plan:

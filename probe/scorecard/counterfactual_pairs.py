@@ -7,7 +7,7 @@ another one that the answer follows; an edit of the variable alone leaves their 
 |---|---|---|---|
 | value | last | another person with another home | another person with the same home, asked for another fact |
 | known | last | a stranger | another known person, with another fact |
-| claim | claimed value | another false claim | the same claim about another person |
+| claim | claimed value, or last | another false claim | the same claim about another person |
 """
 
 from collections.abc import Callable, Sequence

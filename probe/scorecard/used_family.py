@@ -10,9 +10,12 @@ pairs (`probe.scorecard.counterfactual_pairs`), those that differ in the variabl
     spill  = sum |e| / sum |w|              kept pairs
 
 The first truth of a variable is the effect; the second (`alone`) is effect x max(0, 1 - spill). The whole state scores
-1 and 0, no edit scores 0 and 0, and an edit that goes too far loses as much as one that stops short. The block is the
-last one but the final from which the whole state still has half the effect of the true counterfactual, on training
-people; no method has a part in this choice.
+1 and 0, no edit scores 0 and 0, and an edit that goes too far loses as much as one that stops short.
+
+Bases carry a variable at different places, so the site is chosen on each by exact effects on training people: the first
+of the variable's tokens, and the last block but the final, at which the whole state has half the effect of the true
+counterfactual. No method has a part in this choice. A share of a smaller effect would be noise, so that a base without
+such a site is an error.
 
 Axes: N states, M or P pairs, d width, k rank.
 """
@@ -44,15 +47,17 @@ from probe.traits.states import mean_states
 HELD_OUT = 0.4
 """Share of the people who are held out."""
 HALF = 0.5
-"""Share of the counterfactual's effect that the whole state must have at the chosen block."""
+"""Share of the counterfactual's effect that the whole state must have at the site."""
 DRAWS = 40
 """Number of random edits whose mean is the expected score of a random one."""
 ALONE = "_alone"
 WORDS = {
     "value": "the home of a person, at the last token",
     "known": "whether a person is known, at the last token",
-    "claim": "the home that a user claims, at its token",
+    "claim": "the home that a user claims, at its token or the last",
 }
+WITH_KEPT = ("value", "known")
+"""Variables whose kept pairs have an effect to spill into; that of the claim's is near 0 on most bases."""
 Edit = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Function from the states of texts [M d] and of their counterfactuals [M d] to edited states [M d]."""
 
@@ -140,17 +145,19 @@ def odds(lm: LM, pairs: Pairs, block: int = 0, shifts: np.ndarray | float = 0.0)
     return log_odds(lm, pairs.texts[0], pairs.at, block, added, pairs.answers)
 
 
-def block_of(lm: LM, pairs: Pairs) -> int:
-    """Return the last block but the final from which the whole state has half the effect of the counterfactual.
-
-    If there is none, it is the one with the largest effect.
-    """
+def block_of(lm: LM, pairs: Pairs) -> int | None:
+    """Return the last block but the final from which the whole state has half the effect of the counterfactual."""
     before, found = odds(lm, pairs), list[float]()
     for block in range(lm.bridge.cfg.n_layers - 1):
         own, other = pairs.after(block).states
         found.append(float((odds(lm, pairs, block, other - own) - before).mean()))
     enough = np.flatnonzero(np.array(found) >= HALF * counterfactual_effect(lm, pairs, before))
-    return int(enough[-1]) if len(enough) else int(np.argmax(found))
+    return int(enough[-1]) if len(enough) else None
+
+
+def moved_to_last(twins: Sequence[Twin]) -> list[Twin]:
+    """Return the pairs with the last token as their site."""
+    return [replace(twin, own=replace(twin.own, position=-1), other=replace(twin.other, position=-1)) for twin in twins]
 
 
 def counterfactual_effect(lm: LM, pairs: Pairs, before: np.ndarray) -> float:
@@ -159,32 +166,45 @@ def counterfactual_effect(lm: LM, pairs: Pairs, before: np.ndarray) -> float:
     return float((odds(lm, turned) - before).mean())
 
 
-def use_of(lm: LM, task: str, n: int, seed: int, tick: Tick) -> Use:
-    """Draw the pairs of a variable, choose the block, and measure the exact effects.
+def site_of(lm: LM, task: str, drawn: Sequence[tuple[list[Twin], list[Twin]]]) -> tuple[Place, tuple[Pairs, Pairs]]:
+    """Return the place with its training pairs, and the pairs of held-out people; see the module.
 
     Raises:
-        DataError: the model has no world, too few pairs are found, or the state changes no answer.
+        DataError: no site has half the effect of the counterfactual.
+    """
+    (changed, kept), test = drawn
+    for move_to in (list, moved_to_last):
+        pairs = read_pairs(lm, move_to(changed))
+        block = block_of(lm, pairs)
+        if block is not None:
+            place = Place(lm, block, pairs.after(block), read_pairs(lm, move_to(kept)).after(block))
+            one, two = (read_pairs(lm, move_to(twins)).after(block) for twins in test)
+            return place, (one, two)
+    raise DataError(f"No state before the last block has half the effect of `{task}`: the share of it is undefined.")
+
+
+def use_of(lm: LM, task: str, n: int, seed: int, tick: Tick) -> Use:
+    """Draw the pairs of a variable, choose the site, and measure the exact effects.
+
+    Raises:
+        DataError: the model has no world, too few pairs are found, or no site has half the effect.
     """
     world = probe.world.of(lm)
     if world is None:
         raise DataError("Counterfactuals are known on a world only: give a model of a world.")
-    parts = list[tuple[Pairs, Pairs]]()
+    drawn = list[tuple[list[Twin], list[Twin]]]()
     for number, (cast, share) in enumerate(zip(casts(world, HELD_OUT, seed), (1 - HELD_OUT, HELD_OUT), strict=True)):
         draw = Draw(lm, world, cast, np.random.default_rng([seed, 9, number]))
         changed, kept = pairs_of(draw, task, max(2, round(share * n)))
         if min(len(changed), len(kept)) < 2:
             raise DataError(f"Fewer than two pairs of people were found for `{task}`: ask for more texts.")
-        parts.append((read_pairs(lm, changed), read_pairs(lm, kept)))
-        tick((number + 1) / 4)
-    block = block_of(lm, parts[0][0])
-    place = Place(lm, block, *(each.after(block) for each in parts[0]))
-    test = parts[1][0].after(block), parts[1][1].after(block)
+        drawn.append((changed, kept))
+        tick((number + 1) / 8)
+    place, test = site_of(lm, task, drawn)
     before = Effects(*(odds(lm, each) for each in test))
     total = counterfactual_effect(lm, test[0], before.changed)
     bare = Use(place, test, before, before, total)
     whole = effects(bare, *(other - own for own, other in (each.states for each in test)))
-    if not all(np.abs(each).sum() for each in whole):
-        raise DataError(f"The whole state changes no answer for `{task}`: the share of an edit is undefined.")
     problem = replace(bare, whole=whole)
     guesses, rng = list[Effects](), np.random.default_rng([seed, 10])
     for number in range(DRAWS):
@@ -220,16 +240,18 @@ def ask(problem: Use, function: Callable[..., Any]) -> Effects:
 
 def grade(problem: Use, truth: str, answer: Effects) -> Grade:
     """Score the effects of an edit."""
-    exact = problem.whole
+    exact, pairs = problem.whole, problem.pairs[0]
     share = 1 - np.abs(answer.changed - exact.changed).sum() / np.abs(exact.changed).sum()
     spill = np.abs(answer.kept).sum() / np.abs(exact.kept).sum()
     also = {
         "block": float(problem.place.block),
+        "last token": float(np.mean([at == len(text) - 1 for at, text in zip(pairs.at, pairs.texts[0], strict=True)])),
         "mean effect": float(answer.changed.mean()),
         "of the whole state": float(exact.changed.mean()),
         "of the counterfactual": problem.counterfactual,
-        "spill": float(spill),
     }
+    if any(each.name == truth.removesuffix(ALONE) + ALONE for each in FAMILY.truths):
+        also["spill"] = float(spill)
     return Grade(float(share * max(0.0, 1 - spill) if truth.endswith(ALONE) else share), also)
 
 
@@ -340,7 +362,8 @@ def truths() -> tuple[Truth, ...]:
     found = []
     for name, words in WORDS.items():
         found.append(Truth(name, words, "share of effect", name))
-        found.append(Truth(name + ALONE, f"{words}, and nothing else", "effect x (1 - spill)", name))
+        if name in WITH_KEPT:
+            found.append(Truth(name + ALONE, f"{words}, and nothing else", "effect x (1 - spill)", name))
     return tuple(found)
 
 

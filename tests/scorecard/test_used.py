@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import probe.world
+from probe.errors import DataError
 from probe.model.lm import LM
 from probe.model.text import encode, pad, pad_id
 from probe.probes.text_labels import token_of
@@ -77,7 +78,7 @@ def test_the_whole_last_state_is_the_counterfactual(base: LM, problems: dict[str
 
 def test_noise_on_transformers_has_the_expected_score(base: LM, problems: dict[str, used.Use]):
     """The floor is that of directions drawn by another generator and added by a hook; it is far from the ceiling."""
-    problem, generator, scores = problems["claim"], torch.Generator().manual_seed(1), []
+    problem, generator, scores = problems["value"], torch.Generator().manual_seed(1), []
     for _ in range(12):
         effects = []
         for pairs in problem.pairs:
@@ -88,7 +89,7 @@ def test_noise_on_transformers_has_the_expected_score(base: LM, problems: dict[s
         (e, kept), (w, exact) = effects, problem.whole
         share = 1 - np.abs(e - w).sum() / np.abs(w).sum()
         scores.append((share, share * max(0.0, 1 - np.abs(kept).sum() / np.abs(exact).sum())))
-    for name, found in zip(("claim", "claim_alone"), np.array(scores).T, strict=True):
+    for name, found in zip(("value", "value_alone"), np.array(scores).T, strict=True):
         error = 4 * found.std(ddof=1) * np.sqrt(1 / len(found) + 1 / used.DRAWS)
         assert found.mean() == pytest.approx(used.chance(problem, name), abs=error)
         assert used.chance(problem, name) < 0.3
@@ -167,6 +168,31 @@ def test_methods_do_what_they_say_to_states():
     swap = used.leace(states, labels, groups, place)
     np.testing.assert_allclose(swap(everything, everything), everything, atol=1e-9)
     assert np.linalg.norm(swap(own, other) - own, axis=1).mean() > 3
+
+
+def test_a_variable_without_a_site_is_an_error(base: LM, monkeypatch: pytest.MonkeyPatch):
+    """The claimed token carries the claim of this base; a token after it, which does not, gives way to the last one."""
+    world = probe.world.of(base)
+    assert world is not None
+    draw = Draw(base, world, casts(world, used.HELD_OUT, 0)[0], np.random.default_rng(0))
+    changed, kept = pairs_of(draw, "claim", 6)
+    assert used.block_of(base, used.read_pairs(base, changed)) is not None
+    full_stop = [
+        replace(twin, **{side: replace(each, position=each.position + 1)})  # type: ignore[operator,arg-type]
+        for twin in changed
+        for side, each in (("own", twin.own),)
+    ]
+    full_stop = [replace(twin, other=replace(twin.other, position=twin.own.position)) for twin in full_stop]
+    assert used.block_of(base, used.read_pairs(base, full_stop)) is None
+    with pytest.raises(DataError, match="No state before the last block has half the effect"):
+        used.site_of(base, "claim", [(full_stop, kept), (full_stop, kept)])
+    final = base.bridge.cfg.n_layers - 1
+    monkeypatch.setattr(
+        used, "block_of", lambda lm, pairs: final if pairs.at[0] == len(pairs.texts[0][0]) - 1 else None
+    )
+    place, (test, _) = used.site_of(base, "claim", [(changed, kept), (changed, kept)])
+    assert place.block == final
+    assert test.at == [len(text) - 1 for text in test.texts[0]]
 
 
 def test_padding_does_not_change_what_das_reads(base: LM, problems: dict[str, used.Use]):

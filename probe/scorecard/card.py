@@ -60,7 +60,8 @@ class Card:
         """Return one row per family, truth and method: `COLUMNS`.
 
         `score` is the mean over seeds with `low` and `high` (t interval, equal to the score where all seeds agree,
-        missing for one seed). `floor` is the score of random answers with its interval, `chance` their expected score,
+        missing for one seed). `floor` is the score of random answers with its interval, `chance` their mean
+        expected score,
         `ceiling` that of the oracle, `baseline` that of the naive one, and `gain` the score less the baseline, paired
         by seed. `best_in` lists the seeds in which no other method scores higher. `seconds` is the cost on one base.
         """
@@ -105,7 +106,8 @@ class Card:
             record = family.truth(truth)
             values = (
                 family.name, name, title, truth, record.words, record.score, value, low, high, least, least_low,
-                least_high, next(iter(own.values())).chance, _mean(ceiling), _mean(naive), *gain[:3],
+                least_high, float(np.mean([row.chance for row in own.values()])),
+                _mean(ceiling), _mean(naive), *gain[:3],
                 "" if name in CHECKS else verdict, " ".join(str(seed) for seed, names in best.items() if name in names),
                 len(own), float(np.mean([row.seconds for row in own.values()])),
             )  # fmt: skip

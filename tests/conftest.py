@@ -32,7 +32,7 @@ calls.SLOW_S = float("inf")  # no test finds what another one was answered; thos
 
 
 DIVIDED = {"test_every_page.py": 3, "test_faults.py": 2}
-"""Files that several workers share, as one would still be at them when all others have ended; and into how many parts."""
+"""Number of parts of files that several workers share, as one would still be at them when all others have ended."""
 
 
 class Scheduling(LoadFileScheduling):

@@ -12,6 +12,7 @@ from probe.ticks import Tick
 
 MODULES = {
     "decoding": "probe.scorecard.decoding_family",
+    "used": "probe.scorecard.used_family",
     "input": "probe.scorecard.input_family",
     "early": "probe.scorecard.early_family",
     "circuits": "probe.scorecard.circuit_family",

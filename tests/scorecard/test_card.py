@@ -29,7 +29,17 @@ from probe.seeds.t_intervals import mean_over_trainings
 from probe.ticks import ignore
 from tests.places import ROOT, SAMPLES
 
-FEW = {"decoding": 64, "input": 12, "early": 40, "circuits": 4, "features": 800, "uncertainty": 72, "steering": 40, "detectors": 6}
+FEW = {
+    "decoding": 64,
+    "input": 12,
+    "early": 40,
+    "circuits": 4,
+    "features": 800,
+    "uncertainty": 72,
+    "steering": 40,
+    "detectors": 6,
+    "used": 40,
+}
 
 
 def small() -> Plan:

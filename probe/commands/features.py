@@ -98,10 +98,12 @@ def fit(argv: list[str]) -> None:
     from probe.features.fitting import FitSettings
     from probe.features.known_fits import usual_folder
     from probe.interventions.steered_answers import usual_block
+    from probe.jobs.heap import keep_memory
     from probe.model.rewards import analysable_together
     from probe.rows import Selection
     from probe.runs.schema import jsonable
 
+    keep_memory()
     if settings.out is not None:
         check_target(settings.out.expanduser())
     lms = analysable_together(refs)

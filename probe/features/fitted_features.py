@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 WIDER = 8
 """Default number of features, in widths of the residual stream."""
+FILLED = 0.2
+"""Share of the progress at which the first states are read."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,8 @@ def fit_features(
     settings = FitSettings(usual_size(lms)) if settings is None else settings
     pieces, notes = read_pieces(lms, data, selection, strict)
     learned, held = hold_out(pieces, settings.seed)
-    batches = StateBuffer(lms, learned, block, settings.seed).batches(settings.batch_size)
-    found = fit(batches, settings, between(tick, 0.0, 0.9), stop, lms[-1].device)
+    buffer = StateBuffer(lms, learned, block, settings.seed, tick=between(tick, 0.0, FILLED))
+    found = fit(buffer.batches(settings.batch_size), settings, between(tick, FILLED, 0.9), stop, lms[-1].device)
     measured = measure(lms, found.model, held, block, between(tick, 0.9, 1.0))
     names = tuple(str(lm.ref or f"model {at}") for at, lm in enumerate(lms, start=1))
     about: dict[str, Any] = {

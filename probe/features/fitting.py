@@ -97,7 +97,7 @@ def fit(
     model = Autoencoder.random(models, width, settings.features, settings.seed).to(device)
     with torch.no_grad():
         model.b_dec.add_(first.mean(0) * scale)
-    optimiser = torch.optim.Adam(model.parameters(), lr=settings.lr, betas=BETAS)
+    optimiser = torch.optim.Adam(model.parameters(), lr=settings.lr, betas=BETAS, fused=True)
     silent = torch.zeros(settings.features, dtype=torch.long, device=device)
     rows, done = [], 0
     for step in range(1, settings.steps + 1):

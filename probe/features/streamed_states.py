@@ -7,6 +7,7 @@ Axes: B tokens, M models, d width.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,6 +23,7 @@ from probe.interventions.sites import Site
 from probe.logits.lens import require_same_tokens
 from probe.model.text import context_length
 from probe.rows import EVERY, Rows, Selection
+from probe.ticks import Tick, ignore
 
 if TYPE_CHECKING:
     from probe.model.lm import LM
@@ -121,19 +123,23 @@ def hold_out(pieces: Sequence[Piece], seed: int) -> tuple[list[Piece], list[Piec
     return kept, held
 
 
+class _StatesRead(Exception):
+    """The states were read: the blocks behind and the logits are not computed."""
+
+
 @torch.no_grad()
 def states_of(lms: "Sequence[LM]", pieces: Sequence[Sequence[int]], block: int) -> list[Float[Tensor, "T M d"]]:
     """Return the states of all tokens of each text after a block, in float32, on the CPU."""
     name = Site("resid", block).hook
+    sides: list[Tensor] = []
 
-    def last(states: Tensor, hook: Any) -> Tensor:
-        return states[:, -1:]  # logits are not needed, and those of a large vocabulary take much memory
+    def read(states: Tensor, hook: Any) -> None:
+        sides.append(states.float().cpu())
+        raise _StatesRead
 
-    sides = []
     for lm in lms:
-        with lm.hooks([("unembed.hook_in", last)]):
-            _, cache = lm.run_with_cache([list(ids) for ids in pieces], [name])
-        sides.append(cache[name].float().cpu())
+        with suppress(_StatesRead), lm.hooks([(name, read)]):
+            lm.logits([list(ids) for ids in pieces])
     both = torch.stack(sides, dim=2)
     return [row[: len(ids)] for row, ids in zip(both, pieces, strict=True)]
 
@@ -154,7 +160,13 @@ class StateBuffer:
     """States of many texts, mixed: when half of them are used, they are replaced by those of the next texts."""
 
     def __init__(
-        self, lms: "Sequence[LM]", pieces: Sequence[Piece], block: int, seed: int = 0, size: int = BUFFER
+        self,
+        lms: "Sequence[LM]",
+        pieces: Sequence[Piece],
+        block: int,
+        seed: int = 0,
+        size: int = BUFFER,
+        tick: Tick = ignore,
     ) -> None:
         """Prepare a buffer; nothing is read yet.
 
@@ -164,11 +176,13 @@ class StateBuffer:
             block: block after which states are read.
             seed: seed of the orders.
             size: size of the buffer in bytes.
+            tick: progress of the first filling.
         """
-        self._lms, self._pieces, self._block = list(lms), list(pieces), block
+        self._lms, self._pieces, self._block, self._tick = list(lms), list(pieces), block, tick
         self._rng = np.random.default_rng(seed)
         self._room = max(1024, size // (4 * len(lms) * lms[0].bridge.cfg.d_model))
-        self._fits = sum(len(piece.ids) - 1 for piece in pieces) <= self._room
+        tokens = sum(len(piece.ids) - 1 for piece in pieces)
+        self._fits, self._filling = tokens <= self._room, min(tokens, self._room)
 
     def _read(self) -> Iterator[Float[Tensor, "B M d"]]:
         """Yield states of groups of texts; once if all fit into the buffer, otherwise for ever."""
@@ -189,7 +203,8 @@ class StateBuffer:
             while count < self._room and (part := next(source, None)) is not None:
                 held.append(part)
                 count += len(part)
-            kept = torch.cat(held)
+                self._tick(count / self._filling)
+            kept, self._tick = torch.cat(held), ignore
             kept = kept[torch.from_numpy(self._rng.permutation(len(kept)))]
             end = len(kept) if self._fits else len(kept) // 2
             if end <= size:

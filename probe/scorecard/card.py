@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from probe.numbers import format_interval
-from probe.scorecard.catalogue_of_methods import families, methods
+from probe.scorecard.catalogue_of_methods import families, titles_of
 from probe.scorecard.family_record import ORACLE, RANDOM, Family
 from probe.scorecard.method_scoring import Row
 from probe.scorecard.plan_of_card import Plan, read_plan
@@ -63,19 +63,17 @@ class Card:
         missing for one seed). `floor` is the score of random answers with its interval, `chance` their expected score
         (mean over seeds), `ceiling` that of the oracle, `baseline` that of the naive one, and `gain` the score less
         the baseline, paired by seed. `best_in` lists the seeds in which no other method scores higher. `seconds` is the
-        cost on one base.
+        cost on one base, in processor time.
         """
-        titles = {(each.family, each.name): each.title for each in methods()}
         found = []
         for name, family in families().items():
             for truth in family.truths:
                 own = [row for row in self.rows if (row.family, row.truth) == (name, truth.name)]
-                found += self._rows(family, truth.name, own, titles)
+                found += self._rows(family, truth.name, own)
         return pd.DataFrame(found, columns=list(COLUMNS))
 
-    def _rows(
-        self, family: Family, truth: str, rows: list[Row], titles: dict[tuple[str, str], str]
-    ) -> list[dict[str, Any]]:
+    def _rows(self, family: Family, truth: str, rows: list[Row]) -> list[dict[str, Any]]:
+        titles = titles_of(family)
         by_method: dict[str, dict[int, Row]] = {}
         for row in rows:
             by_method.setdefault(row.method, {})[row.seed] = row
@@ -100,13 +98,10 @@ class Card:
                 if beats
                 else "finds"
             )
-            title = {RANDOM: "Random", ORACLE: "Oracle", **family.titles}.get(name) or titles.get(
-                (family.name, name), name
-            )
             record = family.truth(truth)
             values = (
-                family.name, name, title, truth, record.words, record.score, value, low, high, least, least_low,
-                least_high, _mean(own, "chance"), _mean(ceiling), _mean(naive), *gain[:3],
+                family.name, name, titles.get(name, name), truth, record.words, record.score, value, low, high, least,
+                least_low, least_high, _mean(own, "chance"), _mean(ceiling), _mean(naive), *gain[:3],
                 "" if name in CHECKS else verdict, " ".join(str(seed) for seed, names in best.items() if name in names),
                 len(own), _mean(own, "seconds"),
             )  # fmt: skip
@@ -123,7 +118,7 @@ class Card:
     def evidence(self, family: str, truth: str, method: str) -> pd.DataFrame:
         """Return one row per seed of a method: scores of it and of the references, cost, and further numbers."""
         own = {(row.method, row.seed): row for row in self.rows if (row.family, row.truth) == (family, truth)}
-        best = winners(list(own.values()))
+        best, titles = winners(list(own.values())), titles_of(families()[family])
         rows = []
         for name, seed in sorted(own, key=lambda key: key[1]):
             if name != method:
@@ -133,7 +128,8 @@ class Card:
                 title: own[other, seed].score if (other, seed) in own else math.nan
                 for title, other in (("random", RANDOM), ("baseline", families()[family].baseline), ("oracle", ORACLE))
             }
-            numbers = {"seed": seed, "score": row.score, **beside, "best": ", ".join(best.get(seed, ()))}
+            first = ", ".join(titles.get(each, each) for each in best.get(seed, ()))
+            numbers = {"seed": seed, "score": row.score, **beside, "best": first}
             rows.append(numbers | {"texts": row.n, "seconds": row.seconds, **parse_json(row.also), "base": row.base})
         return pd.DataFrame(rows)
 

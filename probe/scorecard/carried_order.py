@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from probe.scorecard.card import CHECKS, Card
-from probe.scorecard.catalogue_of_methods import families
+from probe.scorecard.catalogue_of_methods import families, titles_of
 from probe.seeds.t_intervals import OverTrainings, mean_over_trainings, paired_by_seed
 
 VERDICTS = {
@@ -142,9 +142,11 @@ def carried_order(bases: Card, model: Card, name: str = "SmolLM2") -> CarriedOrd
         ]
         counts = {verdict: sum(each["verdict"] == verdict for each in own) for verdict in VERDICTS}
         tau = kendall(means[0].to_numpy(), means[1][means[0].index].to_numpy())
-        words = families()[family].truth(truth).words
+        words, titles = families()[family].truth(truth).words, titles_of(families()[family])
         truths.append(
-            place | {"words": words, "bases": _listed(means[0]), "model": _listed(means[1]), "tau": tau} | counts
+            place
+            | {"words": words, "bases": _listed(means[0], titles), "model": _listed(means[1], titles), "tau": tau}
+            | counts
         )
         pairs += own
     return CarriedOrder(
@@ -157,8 +159,8 @@ def carried_order(bases: Card, model: Card, name: str = "SmolLM2") -> CarriedOrd
     )
 
 
-def _listed(means: pd.Series) -> str:
-    return ", ".join(f"{name} {value:.2f}" for name, value in means.items())
+def _listed(means: pd.Series, titles: dict[str, str]) -> str:
+    return ", ".join(f"{titles.get(name, name)} {value:.2f}" for name, value in means.items())
 
 
 def _pair(both: tuple[pd.DataFrame, pd.DataFrame], first: str, second: str, level: float) -> dict[str, Any]:

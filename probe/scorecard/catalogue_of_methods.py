@@ -56,3 +56,9 @@ def find_methods(name: str) -> list[Method]:
         hint = suggest(name, known, "name one of these, or give its file with --plugin.")
         raise ConfigError(f"There is no method `{name}`, only {', '.join(known)}: {hint}")
     return found
+
+
+def titles_of(family: Family) -> dict[str, str]:
+    """Return the titles of a family's methods and references by name."""
+    named = {each.name: each.title for each in methods() if each.family == family.name}
+    return named | {RANDOM: "Random", ORACLE: "Oracle", **family.titles}

@@ -285,7 +285,7 @@ TRUTHS = (
     Truth("known", "whether a person is unseen", "F1"),
     Truth("phrase", "the phrase of a claim", "F1"),
     Truth(COVERAGE, "a class by one feature of precision 0.9", "share of texts"),
-    Truth(CAUSAL, "the questions of a class, by the answers that change without the feature", "F1"),
+    Truth(CAUSAL, "the questions of a class, by ablation of the feature", "F1"),
 )
 FAMILY = Family(
     name="features",

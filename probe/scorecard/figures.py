@@ -35,7 +35,7 @@ LEGEND = {
     "floor": "not above random",
     "alone": "one model",
     "baseline": "baseline",
-    "": "checks",
+    "": "check",
 }
 ROW = 24
 """Height of a row in pixels."""
@@ -91,6 +91,8 @@ def card_figure(table: pd.DataFrame, rows: Sequence[Row], family: Family) -> go.
                 "customdata": [[truth.name, each] for each in part["method"]],
                 "name": name,
                 "legendgroup": verdict or "checks",
+                "legendrank": list(LEGEND).index(verdict),
+                "showlegend": bool(verdict),  # the axis names the checks
             }
             if len(part):
                 panels.add(at, points)

@@ -42,7 +42,7 @@ class Row:
     chance: float
     """Expected score of a random answer."""
     seconds: float
-    """Seconds that the method took for the problem; truths of one problem share them."""
+    """Seconds of processor time that the method took for the problem; truths of one problem share them."""
     n: int
     """Number of texts of the problem."""
     also: str = "{}"
@@ -178,14 +178,14 @@ def _rows(
     if isinstance(asked, str):
         for truth in truths:
             rng = np.random.default_rng([own["seed"], *truth.encode()])
-            started, grades = time.monotonic(), list[Grade]()
+            started, grades = time.process_time(), list[Grade]()
             for _ in range(family.draws if asked == RANDOM else 1):
                 grades.append(family.grade(problem, truth, family.references[asked](problem, truth, rng)))
-            seconds = (time.monotonic() - started) / len(grades)
+            seconds = (time.process_time() - started) / len(grades)
             found = Grade(float(np.mean([each.score for each in grades])), grades[0].also if len(grades) == 1 else {})
             rows.append(_row(family, problem, asked, truth, found, seconds, own))
         return rows
-    started = time.monotonic()
+    started = time.process_time()
     try:
         with warnings.catch_warnings():
             if asked.origin != BUILT_IN:
@@ -197,7 +197,7 @@ def _rows(
         if asked.origin == BUILT_IN:
             raise
         raise failure(f"The method `{asked.name}` of the family `{family.name}`", error, asked.function) from error
-    seconds = time.monotonic() - started
+    seconds = time.process_time() - started
     if answer is None:
         return []
     grades = [family.grade(problem, truth, answer) for truth in truths]

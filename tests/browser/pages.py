@@ -44,7 +44,7 @@ PAGES = {
 """Every page, of as many models as the shipped results allow."""
 WITHOUT_FIGURE = ("new run", "sweep", "your experiments")
 """Those that draw one only when a reader asks for something."""
-TABLES = ("All measures",)
+TABLES = ("All measures", "Does it carry over?")
 """Tabs that show a table and no figure."""
 PAPER = {"light": "rgb(255, 255, 255)", "dark": "rgb(14, 17, 23)"}
 """Background of the figures in each theme."""

@@ -34,7 +34,7 @@ def test_a_family_is_chosen_by_the_address(show: Show):
 
 
 def test_the_order_of_methods_on_a_model_without_a_world_is_shown(show: Show):
-    app = show(SAMPLES, page=PAGE)
+    app = show(SAMPLES, page=PAGE, scorecard_part="Does it carry over?")
     found = carried_order(read_card(), read_card(shipped_rows(SMOLLM2), read_real_plan()))
     assert found.sentence() in [unescape(each.value) for each in app.markdown]
     shown = [each.value["tau"].tolist() for each in app.dataframe if "tau" in each.value]

@@ -143,7 +143,7 @@ def test_verdicts_and_winners_follow_from_the_seeds():
     )
     evidence = card.evidence("input", "support", "attention")
     assert evidence["score"].tolist() == [0.8, 0.9, 0.85]
-    assert evidence["best"].tolist() == ["attention", "attention", "gradient_x_input"]
+    assert evidence["best"].tolist() == ["Attention", "Attention", "Gradient x input"]
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """Scorecard: methods that look inside a model against what is known of it, with floor, ceiling and baseline."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -8,6 +9,7 @@ import streamlit as st
 from dashboard.components.details import details
 from dashboard.components.figure import figure
 from dashboard.components.table import show_table
+from dashboard.components.tabs import open_tab
 from dashboard.markdown import finding, note, prose
 from probe.numbers import format_interval
 from probe.scorecard.card import RATED, VERDICTS, Card, read_card, told
@@ -22,6 +24,12 @@ CODE = """from probe.scorecard import read_card
 card = read_card()
 card.table()
 card.evidence("{family}", "{truth}", "{method}")"""
+CARRIED = """from probe.scorecard import read_card
+from probe.scorecard.carried_order import carried_order
+from probe.scorecard.plan_of_card import read_real_plan
+from probe.scorecard.stored_rows import SMOLLM2, shipped_rows
+
+carried_order(read_card(), read_card(shipped_rows(SMOLLM2), read_real_plan())).truths"""
 DEFINITION = """
 A **truth** is known exactly: from the world that wrote the corpus, or by ablation. A **score** is the mean over bases,
 which are trainings that differ by their seed, with Student's 95 % t interval. The **floor** is a method that answers at
@@ -84,23 +92,17 @@ def show_evidence(card: Card, row: pd.Series) -> None:
     show_table(card.evidence(row["family"], row["truth"], row["method"]), hide_index=True)
 
 
-def show_carried(card: Card) -> None:
-    """Show whether the methods have the same order on a model without a world."""
+def show_carried(card: Card) -> str:
+    """Show whether the methods have the same order on a model without a world, and return code that computes it."""
     found = carried_order(card, read_card(shipped_rows(SMOLLM2), read_real_plan()))
-    st.markdown("##### Does it carry over?")
     st.markdown(prose(found.sentence()))
     if len(found.truths):
         show_table(orders(found), column_config={"tau": st.column_config.NumberColumn(format="%.2f")}, hide_index=True)
+    return CARRIED
 
 
-def page() -> None:
-    """Draw the page from top to bottom."""
-    card = read_card()
-    finding(card.sentence())
-    known = [each for each in families().values() if any(row.family == each.name for row in card.rows)]
-    if not known:
-        note("`probe scorecard --run` computes it.")
-        return
+def show_family(card: Card, known: Sequence[Family]) -> str:
+    """Show figure and table of the family that is chosen, and return code that reads the row that is clicked."""
     by_title = {each.title: each for each in known}
     first = next(iter(by_title))
     title = st.segmented_control(
@@ -118,9 +120,20 @@ def page() -> None:
     note("Lines: random answers (dashed), naive baseline (solid), oracle (dotted). Click a row for each base's scores.")
     row = choose_row(table, family)
     show_evidence(card, row)
-    show_carried(card)
-    named = {key: row[key] for key in ("family", "truth", "method")}
-    details([], DEFINITION, CODE.format(**named), {"scorecard": card.table()})
+    return CODE.format(**{key: row[key] for key in ("family", "truth", "method")})
+
+
+def page() -> None:
+    """Draw the page from top to bottom."""
+    card = read_card()
+    finding(card.sentence())
+    known = [each for each in families().values() if any(row.family == each.name for row in card.rows)]
+    if not known:
+        note("`probe scorecard --run` computes it.")
+        return
+    parts = {"Methods": lambda: show_family(card, known), "Does it carry over?": lambda: show_carried(card)}
+    code = open_tab("scorecard_part", parts, {"Methods": ["scorecard_family"]})
+    details([], DEFINITION, code, {"scorecard": card.table()})
 
 
 page()

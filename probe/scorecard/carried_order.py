@@ -160,7 +160,7 @@ def carried_order(bases: Card, model: Card, name: str = "SmolLM2") -> CarriedOrd
 
 
 def _listed(means: pd.Series, titles: dict[str, str]) -> str:
-    return ", ".join(f"{titles.get(name, name)} {value:.2f}" for name, value in means.items())
+    return ", ".join(f"{titles.get(str(name), str(name))} {value:.2f}" for name, value in means.items())
 
 
 def _pair(both: tuple[pd.DataFrame, pd.DataFrame], first: str, second: str, level: float) -> dict[str, Any]:

@@ -1,12 +1,14 @@
 """Panel of jobs on every page: what runs, waits for a core and has ended, with the buttons that steer it."""
 
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import streamlit as st
 
-from dashboard import access
+from dashboard import access, models
+from dashboard.components.form import Field, options
 from dashboard.markdown import escape_markdown, guard, guard_callback, note, prose
 from dashboard.pages import page_file, page_names
 from dashboard.state import ALIGNED, BASE, LINK
@@ -24,6 +26,7 @@ from probe.jobs.trainings import (
     writable_roots,
 )
 from probe.numbers import duration
+from probe.options import words
 from probe.texts import visible
 
 REFRESH_S = 1.5
@@ -200,6 +203,50 @@ def launch(words: Sequence[str], title: str, link: Mapping[str, str], name: str 
     """
     access.check()
     return control.start(writable_roots()[0], name or control.name_of(title), words, title=title, link=link)
+
+
+def offer(
+    name: str,
+    title: str,
+    refs: Sequence[str],
+    fields: Sequence[Field],
+    link: Mapping[str, str],
+    *,
+    more: Sequence[str] = (),
+    label: str = "",
+    icon: str,
+    again: bool = False,
+) -> None:
+    """Offer a command about models as a job: its options, a button, and the line to type; a note while it runs.
+
+    Args:
+        name: words of the command after `probe`, also the key of its options.
+        title: title of the job.
+        refs: references of the models.
+        fields: options (`probe.options.describe`).
+        link: page that shows the result, and the choices on it.
+        more: further words of the command.
+        label: text of the button, by default the title.
+        icon: icon of the button.
+        again: whether the result is there already.
+    """
+    if find_live(title) is not None:
+        note("It runs as a job, above: leaving this page does not stop it, and what it has done is kept.")
+        return
+    key = name.replace(" ", "-")
+    with st.expander(f"Options of the {name.split()[-1]}", icon=":material/tune:"):
+        flags = options(key, fields, columns=3)
+    line = [*name.split(), *refs, *words(flags), *more]
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        look: Any = {"icon": f":material/{icon}:", "type": "secondary" if again else "primary", **access.button()}
+        click = st.button(escape_markdown(label or title), key=f"{key}-run", **look)
+        note("It runs as a job: leave the page, come back, stop it; what it has done is kept.")
+    st.code(visible(shlex.join(["probe", *line])), language=None, wrap_lines=True)
+    if click:
+        with guard():
+            if all(list(map(models.agreed, refs))):
+                launch(line, title, link)
+                st.rerun()
 
 
 def proceed(job: Job, *words: str) -> None:

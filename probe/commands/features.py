@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from probe.commands.opened import open_models, require_files
 from probe.commands.tables import at_terminal, remark, tsv
-from probe.errors import ConfigError
+from probe.features.fit_options import FitOptions
 from probe.options import choose, parse
 from probe.texts import say
 
@@ -37,7 +37,7 @@ def fit(argv: list[str]) -> None:
     import tyro
 
     @dataclass(frozen=True, kw_only=True)
-    class FitOptions:
+    class Options(FitOptions):
         """Fit a sparse autoencoder (BatchTopK) to the residual stream of a model, or a crosscoder to that of two.
 
         It is measured on a tenth of the texts, and written in the layout of SAELens. Ctrl-C ends the fit and keeps what
@@ -52,41 +52,10 @@ def fit(argv: list[str]) -> None:
         """Folder for the features: cfg.json and sae_weights.safetensors; earlier features there are replaced (default:
         `features/block-K` among the results of the model, where the page Features finds them).
         """
-        data: Path | None = None
-        """Texts to read: rows with `text`, `messages`, or `prompt` (and `completion` or `chosen`); or a text file. By
-        default documents of the world that the models belong to, or the built-in question sets.
-        """
-        block: int | None = None
-        """Block after which the residual stream is read (default: at half depth)."""
-        features: int | None = None
-        """Number of features (default: eight times the width of the residual stream)."""
-        k: float = 16.0
-        """Mean number of features that are active at a token."""
-        steps: int = 2000
-        """Number of steps."""
-        batch_size: int = 512
-        """Number of tokens of a step."""
-        lr: float = 1e-3
-        """Learning rate of Adam."""
-        n: int | None = None
-        """Number of rows to draw from the file (default: all); without a file, of documents or questions of a set."""
-        limit: int | None = None
-        """Number of first rows of the file from which n are drawn (default: all)."""
-        seed: int = 0
-        """Seed of all random draws."""
-        strict: bool = False
-        """Refuse a file with an invalid row; otherwise such rows are skipped and counted."""
         json: bool = False
         """Print JSON."""
 
-    settings = parse(FitOptions, argv, "probe features fit")
-
-    for name in ("n", "limit", "features", "steps", "batch_size"):
-        value = getattr(settings, name)
-        if value is not None and value < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} is {value}; expected 1 or more.")
-    if settings.data is None and (settings.limit is not None or settings.strict):
-        raise ConfigError("--limit and --strict are about the rows of a file: give one with --data, or leave them out.")
+    settings = parse(Options, argv, "probe features fit")
     if settings.data is not None:
         require_files([settings.data])
     refs = [settings.model, *([settings.aligned] if settings.aligned else [])]

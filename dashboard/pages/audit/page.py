@@ -1,21 +1,19 @@
 """Audit: the effect of alignment on behaviour, next tokens and weights of the chosen models; and all stored audits."""
 
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from dashboard import access, models
+from dashboard import models
 from dashboard.components.details import details
 from dashboard.components.figure import figure
-from dashboard.components.form import options
 from dashboard.components.table import show_table
 from dashboard.components.tabs import open_tab
 from dashboard.data import Stamp, stamp
-from dashboard.jobs import find_live, launch
-from dashboard.markdown import escape_markdown, finding, guard, note, sentence_place
+from dashboard.jobs import find_live, offer
+from dashboard.markdown import finding, note, sentence_place
 from dashboard.sides import ask_for_model
 from dashboard.state import ALIGNED, BASE, SharedChoices, current, keep
 from probe.audit.change import Audit, audit_files, read_audit
@@ -23,7 +21,7 @@ from probe.audit.config import AuditSettings
 from probe.audit.figures import audit_html, count_tests, difference_points, difference_table, inside
 from probe.errors import DataError, ProbeError
 from probe.numbers import duration
-from probe.options import describe, words
+from probe.options import describe
 from probe.texts import visible
 
 if TYPE_CHECKING:
@@ -70,28 +68,17 @@ def _read(file: str, version: Stamp) -> Audit | None:
         return None
 
 
-def words_of(refs: tuple[str, str], flags: Mapping[str, Any], again: bool = False) -> list[str]:
-    """Return the words of the command that audits two models."""
-    return ["audit", *refs, *words(flags), *(["--again"] if again else [])]
-
-
 def title_of_job(shared: SharedChoices) -> str:
     """Return the title of the job that audits the two chosen models."""
     base, aligned = shared.names()
     return f"Audit {aligned} against {base}"
 
 
-def offer(shared: SharedChoices, refs: tuple[str, str], again: bool) -> None:
-    """Offer to audit the two chosen models as a job, with its options and, if they have not been audited, its cost."""
+def offer_audit(shared: SharedChoices, refs: tuple[str, str], again: bool) -> None:
+    """Offer to audit the two chosen models as a job and, if they have not been audited, say what it costs."""
     title = title_of_job(shared)
-    if find_live(title) is not None:
-        note("It runs as a job, above: leaving this page does not stop it, and answers so far are kept.")
-        return
-    with st.expander("Options of the audit", icon=":material/tune:"):
-        flags = options("audit", describe(AuditSettings), columns=3)
-    line = ["probe", *words_of(refs, flags, again)]
-    label = "Audit again" if again else title
-    if not again:
+    label = "Audit again"
+    if not again and find_live(title) is None:
         try:
             seconds = cost(refs)
         except ProbeError as error:  # two models that do not belong together
@@ -100,19 +87,9 @@ def offer(shared: SharedChoices, refs: tuple[str, str], again: bool) -> None:
         if seconds is None:
             return
         label = f"{title} (about {duration(seconds)})"
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        kind: Any = "secondary" if again else "primary"
-        click = st.button(
-            escape_markdown(label), icon=":material/fact_check:", key="audit-run", type=kind, **access.button()
-        )
-        note("It runs as a job: leave the page, come back, stop it, continue it; answers so far are kept.")
-    st.code(visible(shlex.join(line)), language=None, wrap_lines=True)
-    if click:
-        with guard():
-            link = {"page": "audit", BASE: str(shared.base), ALIGNED: str(shared.aligned)}
-            if all(list(map(models.agreed, refs))):
-                launch(words_of(refs, flags, again), title, link)
-                st.rerun()
+    link = {"page": "audit", BASE: str(shared.base), ALIGNED: str(shared.aligned)}
+    more, fields = ["--again"] * again, describe(AuditSettings)
+    offer("audit", title, refs, fields, link, more=more, label=label, icon="fact_check", again=again)
 
 
 def cost(refs: tuple[str, str]) -> float | None:
@@ -206,7 +183,7 @@ def page() -> None:
     match = of_pair(known, (base, aligned))
     if match is not None:
         show(known[match][1], answer)
-        offer(shared, (base, aligned), again=True)
+        offer_audit(shared, (base, aligned), again=True)
         return
     first, second = shared.names()
     busy = find_live(title_of_job(shared)) is not None
@@ -218,7 +195,7 @@ def page() -> None:
         " KL of their next tokens, and the blocks whose weights and residual stream changed. It needs no file."
     )
     plan(base, aligned)
-    offer(shared, (base, aligned), again=False)
+    offer_audit(shared, (base, aligned), again=False)
 
 
 page()

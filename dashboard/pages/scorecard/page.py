@@ -50,6 +50,8 @@ COLUMNS = {
     "verdict": "verdict",
 }
 """Columns of the table, and their heads."""
+FAMILY = "scorecard_family"
+"""Key of the chosen family."""
 ROWS = 320
 """Height of the table in pixels."""
 
@@ -106,7 +108,7 @@ def show_family(card: Card, known: Sequence[Family]) -> str:
     by_title = {each.title: each for each in known}
     first = next(iter(by_title))
     title = st.segmented_control(
-        "Family", list(by_title), default=first, key="scorecard_family", required=True, bind="query-params"
+        "Family", list(by_title), default=first, key=FAMILY, required=True, bind="query-params"
     )
     family = by_title[title or first]
     table = card.only(family.name).table()
@@ -132,7 +134,7 @@ def page() -> None:
         note("`probe scorecard --run` computes it.")
         return
     parts = {"Methods": lambda: show_family(card, known), "Does it carry over?": lambda: show_carried(card)}
-    code = open_tab("scorecard_part", parts, {"Methods": ["scorecard_family"]})
+    code = open_tab("scorecard_part", parts, {"Methods": [FAMILY]})
     details([], DEFINITION, code, {"scorecard": card.table()})
 
 

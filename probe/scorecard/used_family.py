@@ -7,10 +7,11 @@ counterfactual; e is the change by the edit. As in RAVEL (Huang et al. 2024, arX
 pairs (`probe.scorecard.counterfactual_pairs`), those that differ in the variable and those that agree in it:
 
     effect = 1 - sum |e - w| / sum |w|      changed pairs
-    spill  = sum |e| / sum |w|              kept pairs
+    spill  = sum |e| / sum |w|              kept pairs; pairs of sums, and of questions on passages
 
 The first truth of a variable is the effect; the second (`alone`) is effect x max(0, 1 - spill). The whole state scores
-1 and 0, no edit scores 0 and 0, and an edit that goes too far loses as much as one that stops short.
+1 and 0, no edit scores 0 and 0, and an edit that goes too far loses as much as one that stops short. Sums and passages
+say nothing of the variable, so an edit should leave them; what stays, 1 - spill, is in the evidence of a row.
 
 Bases carry a variable at different places, so the site is chosen on each by exact effects on training people: the first
 of the variable's tokens, and the last block but the final, at which the whole state has half the effect of the true
@@ -23,6 +24,7 @@ Axes: N states, M or P pairs, d width, k rank.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,7 +39,7 @@ from probe.model.text import encode, pad, pad_id
 from probe.probes.decoded_use import Twin, log_odds
 from probe.probes.erasure import erase
 from probe.probes.linear_probes import answers, fit, score_name, train_simple
-from probe.probes.text_labels import token_of
+from probe.probes.text_labels import Labelled, token_of
 from probe.scorecard.counterfactual_pairs import Draw, casts, pairs_of
 from probe.scorecard.family_record import Family, Grade, Truth, checked
 from probe.scorecard.method_record import method
@@ -50,6 +52,10 @@ HALF = 0.5
 """Share of the counterfactual's effect that the whole state must have at the site."""
 DRAWS = 40
 """Number of random edits whose mean is the expected score of a random one."""
+NEUTRAL = {"sums": "sum_quick", "passages": "context"}
+"""Kinds of questions that say nothing of any variable."""
+NEUTRAL_PAIRS = 48
+"""Number of pairs of each of these kinds."""
 ALONE = "_alone"
 WORDS = {
     "value": "the home of a person, at the last token",
@@ -105,6 +111,8 @@ class Effects(NamedTuple):
 
     changed: np.ndarray
     kept: np.ndarray
+    neutral: Mapping[str, np.ndarray] = MappingProxyType({})
+    """Effects on pairs of sums and of passages."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +128,8 @@ class Use:
     """Effects of the whole state of the counterfactual."""
     counterfactual: float
     """Mean effect of the true counterfactual on changed pairs."""
+    neutral: Mapping[str, Pairs] = field(default_factory=dict)
+    """Pairs of sums and of questions on passages."""
     expected: Mapping[str, float] = field(default_factory=dict)
     """Mean score of random edits by truth."""
 
@@ -201,11 +211,11 @@ def use_of(lm: LM, task: str, n: int, seed: int, tick: Tick) -> Use:
         drawn.append((changed, kept))
         tick((number + 1) / 8)
     place, test = site_of(lm, task, drawn)
-    before = Effects(*(odds(lm, each) for each in test))
+    neutral = {name: neutral_pairs(lm, kind, place.block, seed) for name, kind in NEUTRAL.items()}
+    before = Effects(odds(lm, test[0]), odds(lm, test[1]), {name: odds(lm, each) for name, each in neutral.items()})
     total = counterfactual_effect(lm, test[0], before.changed)
-    bare = Use(place, test, before, before, total)
-    whole = effects(bare, *(other - own for own, other in (each.states for each in test)))
-    problem = replace(bare, whole=whole)
+    bare = Use(place, test, before, before, total, neutral)
+    problem = replace(bare, whole=edited(bare, lambda own, other: other))
     guesses, rng = list[Effects](), np.random.default_rng([seed, 10])
     for number in range(DRAWS):
         guesses.append(random(problem, task, rng))
@@ -217,25 +227,48 @@ def use_of(lm: LM, task: str, n: int, seed: int, tick: Tick) -> Use:
     )
 
 
-def effects(problem: Use, changed: np.ndarray, kept: np.ndarray) -> Effects:
-    """Return the effects of vectors [P d] that are added to the states of changed and of kept pairs."""
-    lm, block = problem.place.lm, problem.place.block
-    parts = zip(problem.pairs, (changed, kept), problem.before, strict=True)
-    return Effects(*(odds(lm, pairs, block, shifts) - before for pairs, shifts, before in parts))
+def neutral_pairs(lm: LM, kind: str, block: int, seed: int) -> Pairs:
+    """Return pairs of questions of a kind with different answers; the site is their last token."""
+    world, twins = probe.world.of(lm), list[Twin]()
+    assert world is not None
+    drawn = world.questions(kind, 4 * NEUTRAL_PAIRS, seed + 1)
+    for one, two in zip(drawn[::2], drawn[1::2], strict=True):
+        own, other = (Labelled(each.prompt, "", "", subject="", position=-1) for each in (one, two))
+        if one.answers[0] != two.answers[0] and len(twins) < NEUTRAL_PAIRS:
+            twins.append(Twin(own, other, two.answers[0], one.answers[0]))
+    return read_pairs(lm, twins).after(block)
+
+
+def effects(
+    problem: Use, changed: np.ndarray, kept: np.ndarray, neutral: Mapping[str, np.ndarray] = MappingProxyType({})
+) -> Effects:
+    """Return the effects of vectors [P d] that are added to the states of changed, kept and neutral pairs."""
+    lm, block, before = problem.place.lm, problem.place.block, problem.before
+    beside = {
+        name: odds(lm, problem.neutral[name], block, shifts) - before.neutral[name] for name, shifts in neutral.items()
+    }
+    parts = zip(problem.pairs, (changed, kept), before[:2], strict=True)
+    first, second = (odds(lm, pairs, block, shifts) - start for pairs, shifts, start in parts)
+    return Effects(first, second, beside)
+
+
+def edited(problem: Use, edit: Edit) -> Effects:
+    """Return the effects of an edit on all pairs."""
+    changed, kept, *neutral = (
+        checked(edit(own.copy(), other.copy()), own.shape, "an edited state for each pair") - own
+        for own, other in (each.states for each in (*problem.pairs, *problem.neutral.values()))
+    )
+    return effects(problem, changed, kept, dict(zip(problem.neutral, neutral, strict=True)))
 
 
 def ask(problem: Use, function: Callable[..., Any]) -> Effects:
-    """Fit a method on the training people, and edit the states of held-out ones."""
+    """Fit a method on the training people, and edit the states of held-out ones, of sums and of passages."""
     pairs = problem.place.changed
     states, labels = np.concatenate(pairs.states), np.unique(np.concatenate(pairs.labels), return_inverse=True)[1]
     edit = function(states, labels, np.concatenate([pairs.groups] * 2), problem.place)
     if not callable(edit):
         raise DataError(f"It returned {type(edit).__name__}; expected a function from two arrays [M d] to one.")
-    shifts = [
-        checked(edit(own.copy(), other.copy()), own.shape, "an edited state for each pair") - own
-        for own, other in (each.states for each in problem.pairs)
-    ]
-    return effects(problem, *shifts)
+    return edited(problem, edit)
 
 
 def grade(problem: Use, truth: str, answer: Effects) -> Grade:
@@ -252,6 +285,8 @@ def grade(problem: Use, truth: str, answer: Effects) -> Grade:
     }
     if any(each.name == truth.removesuffix(ALONE) + ALONE for each in FAMILY.truths):
         also["spill"] = float(spill)
+    for name, found in answer.neutral.items():
+        also[f"{name} that stay"] = float(1 - np.abs(found).sum() / np.abs(exact.neutral[name]).sum())
     return Grade(float(share * max(0.0, 1 - spill) if truth.endswith(ALONE) else share), also)
 
 

@@ -39,6 +39,13 @@ def plain_effects(lm: LM, pairs: used.Pairs, block: int, edited: np.ndarray) -> 
     return np.array([plain(lm, t, block, at, x, a) - plain(lm, t, block, at, None, a) for t, at, a, x in rows])
 
 
+def slice_of(pairs: used.Pairs, n: int) -> used.Pairs:
+    """Return the first pairs."""
+    one, two = pairs.texts
+    states = pairs.states[0][:n], pairs.states[1][:n]
+    return replace(pairs, texts=(one[:n], two[:n]), at=pairs.at[:n], answers=pairs.answers[:n], states=states)
+
+
 @pytest.fixture(scope="module")
 def problems(base: LM) -> dict[str, used.Use]:
     return {task: used.use_of(base, task, 20, 0, ignore) for task in used.WORDS}
@@ -50,7 +57,13 @@ def test_edits_are_those_of_a_hook_on_transformers(base: LM, problems: dict[str,
     block, rng = problem.place.block, np.random.default_rng(3)
     basis = np.linalg.qr(rng.normal(size=(base.bridge.cfg.d_model, 5)))[0]
     found = used.ask(problem, lambda states, labels, groups, place: used.interchange(basis))
-    for pairs, exact, effect in zip(problem.pairs, problem.whole, found, strict=True):
+    assert all(len(pairs.at) == used.NEUTRAL_PAIRS for pairs in problem.neutral.values())
+    few = {name: slice_of(pairs, 6) for name, pairs in problem.neutral.items()}
+    rows = [
+        *zip(problem.pairs, problem.whole[:2], found[:2], strict=True),
+        *((few[name], problem.whole.neutral[name][:6], found.neutral[name][:6]) for name in used.NEUTRAL),
+    ]
+    for pairs, exact, effect in rows:
         own, other = pairs.states
         np.testing.assert_allclose(exact, plain_effects(base, pairs, block, other), rtol=1e-3, atol=1e-3)
         by_hand = np.stack([x + basis @ (basis.T @ (y - x)) for x, y in zip(own, other, strict=True)])
@@ -86,7 +99,7 @@ def test_noise_on_transformers_has_the_expected_score(base: LM, problems: dict[s
             noise = torch.nn.functional.normalize(torch.randn(own.shape, generator=generator, dtype=own.dtype), dim=1)
             edited = own + noise * (other - own).norm(dim=1, keepdim=True)
             effects.append(plain_effects(base, pairs, problem.place.block, edited.numpy()))
-        (e, kept), (w, exact) = effects, problem.whole
+        (e, kept), (w, exact) = effects, problem.whole[:2]
         share = 1 - np.abs(e - w).sum() / np.abs(w).sum()
         scores.append((share, share * max(0.0, 1 - np.abs(kept).sum() / np.abs(exact).sum())))
     for name, found in zip(("value", "value_alone"), np.array(scores).T, strict=True):
@@ -95,9 +108,25 @@ def test_noise_on_transformers_has_the_expected_score(base: LM, problems: dict[s
         assert used.chance(problem, name) < 0.3
 
 
+def test_what_stays_of_sums_and_passages_is_told(base: LM, problems: dict[str, used.Use]):
+    """Questions that say nothing of people; the whole state leaves nothing of them, and no edit leaves all."""
+    world = probe.world.of(base)
+    assert world is not None
+    problem = problems["value"]
+    for name, kind in used.NEUTRAL.items():
+        asked = {tuple(encode(base.tokenizer, each.prompt)) for each in world.questions(kind, 192, 1)}
+        assert {tuple(text) for side in problem.neutral[name].texts for text in side} <= asked
+    whole = used.grade(problem, "value", used.edited(problem, lambda own, other: other)).also
+    none = used.grade(problem, "value", used.edited(problem, lambda own, other: own)).also
+    half = used.grade(problem, "value", used.Effects(*problem.whole[:2], {"sums": problem.whole.neutral["sums"] / 2}))
+    assert [whole[f"{name} that stay"] for name in used.NEUTRAL] == pytest.approx([0, 0])
+    assert [none[f"{name} that stay"] for name in used.NEUTRAL] == pytest.approx([1, 1])
+    assert half.also["sums that stay"] == pytest.approx(0.5)
+
+
 def test_the_score_counts_distance_and_spill(problems: dict[str, used.Use]):
     problem = problems["value"]
-    w, exact = problem.whole
+    w, exact = problem.whole[:2]
 
     def scores(changed: np.ndarray, kept: np.ndarray) -> tuple[float, float]:
         answer = used.Effects(changed, kept)

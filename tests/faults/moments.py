@@ -125,7 +125,7 @@ class Disturbed:
         assert self.process.pid is not None
         os.kill(self.process.pid, signal.SIGCONT)
 
-    def end(self, patience: float = 120) -> Outcome:
+    def end(self, patience: float = 900) -> Outcome:
         """Wait for its end."""
         said = ("", "", 0, 0.0)
         if self._receiver.poll(patience):

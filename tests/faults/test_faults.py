@@ -27,6 +27,7 @@ def makers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Calla
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", MOMENTS)
 def test_nothing_is_lost_at_any_moment(name: str, makers: dict[str, Callable[[], Subject]], tmp_path: Path) -> None:
     whole, tallies = Whole(makers[name](), tmp_path), dict[str, Tally]()

@@ -17,6 +17,7 @@ MODULES = {
     "early": "probe.scorecard.early_family",
     "circuits": "probe.scorecard.circuit_family",
     "features": "probe.scorecard.features_family",
+    "changes": "probe.scorecard.changes_family",
     "uncertainty": "probe.scorecard.uncertainty_family",
     "steering": "probe.scorecard.steering_family",
     "detectors": "probe.scorecard.detector_family",

@@ -4,7 +4,7 @@ A method learns a dictionary from states of the corpus and never sees a label. F
 relation, a value, an unseen person, a phrase) the best feature and its threshold are chosen on one half of the
 questions and scored on the other (`probe.scorecard.feature_questions`).
 
-Axes: N states of the corpus, T questions, M held-out questions, F features, d width, C classes.
+Axes: N states of the corpus, T questions, M held-out questions (of states: models), F features, d width, C classes.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -201,8 +201,8 @@ def both_ways(encode: Encode, directions: np.ndarray) -> tuple[Encode, np.ndarra
 
 
 def batches(states: np.ndarray) -> Iterator[torch.Tensor]:
-    """Yield batches [B 1 d] of states, mixed anew after each pass, for ever."""
-    rng, given = np.random.default_rng(0), torch.from_numpy(states)[:, None]
+    """Yield batches [B M d] of states [N M d], mixed anew after each pass, for ever."""
+    rng, given = np.random.default_rng(0), torch.from_numpy(states)
     while True:
         order = torch.from_numpy(rng.permutation(len(given)))
         for start in range(0, max(1, len(order) - BATCH + 1), BATCH):
@@ -223,7 +223,7 @@ def dictionary_of(model: Autoencoder) -> tuple[Encode, np.ndarray]:
 def sparse_autoencoder(states: np.ndarray, features: int) -> tuple[Encode, np.ndarray]:
     """Fit a BatchTopK autoencoder (Bussmann, Leask and Nanda 2024, arXiv 2412.06410)."""
     settings = FitSettings(features, min(ACTIVE, features), STEPS, BATCH)
-    return dictionary_of(fit(batches(states), settings).model)
+    return dictionary_of(fit(batches(states[:, None]), settings).model)
 
 
 @method("features", title="Untrained autoencoder")
@@ -232,7 +232,7 @@ def untrained_autoencoder(states: np.ndarray, features: int) -> tuple[Encode, np
     """Draw directions at random, and let as many be active as in a fit; nothing but the mean is learned."""
     model = Autoencoder.random(1, states.shape[1], features, seed=1)
     model.b_dec.copy_(torch.from_numpy(states.mean(0))[None])
-    model.threshold.fill_(find_threshold(model, batches(states), min(ACTIVE, features)))
+    model.threshold.fill_(find_threshold(model, batches(states[:, None]), min(ACTIVE, features)))
     return dictionary_of(model)
 
 

@@ -7,8 +7,11 @@ effect of a part is the mean change of f by the part over all sets of a size, av
 kept, and of up to two others ablated. It is a Shapley value (Shapley 1953) without the sizes in the middle.
 
 A set of k parts is near the whole model by 1 - |1 - f| (at least 0), f the share that it keeps alone (faithfulness), or
-the share that goes when it is ablated (completeness at K = C of Wang et al. 2022, arXiv 2211.00593). The score of a
-method is the sum over k of the nearness of its first k parts, divided by that of the best set of each size.
+the share that goes when it is ablated (completeness at K = C of Wang et al. 2022, arXiv 2211.00593). A set is minimal as
+far as the part that it needs least is needed: by the largest fall of f when the part leaves the set, or what is left of
+the set without some of the others (minimality of the same paper, but only falls count: a part that speaks against the
+answer is not needed). The score of a method is the sum over k of these values of its first k parts, divided by that of
+the best set of each size.
 
 Axes: P parts, R sets.
 """
@@ -60,31 +63,35 @@ class Sets:
     inside: Bool[np.ndarray, "R P"]
     """Whether a part is in the set."""
     shares: Float[np.ndarray, " R"]
+    minimal: bool = False
+    """Whether sets are judged by the need of their parts, and not by how near they are to the whole model."""
 
     @cached_property
-    def nearness(self) -> dict[int, float]:
-        """Nearness to the whole model by mask, from 0 to 1."""
-        near = np.clip(1 - np.abs(1 - self.shares), 0, 1)
+    def values(self) -> dict[int, float]:
+        """Nearness to the whole model, or need of the part that is needed least, by mask, from 0 to 1."""
         masks = [mask_of(np.flatnonzero(row).tolist()) for row in self.inside]
+        if self.minimal:
+            return least_needs(dict(zip(masks, self.shares.tolist(), strict=True)))
+        near = np.clip(1 - np.abs(1 - self.shares), 0, 1)
         return dict(zip(masks, near.tolist(), strict=True))
 
     def of_size(self, size: int) -> dict[int, float]:
-        """Return the nearness of the sets of a size."""
-        return {mask: near for mask, near in self.nearness.items() if mask.bit_count() == size}
+        """Return the values of the sets of a size."""
+        return {mask: value for mask, value in self.values.items() if mask.bit_count() == size}
 
     def best(self) -> list[int]:
-        """Return the mask of the nearest set of each size, from 1."""
+        """Return the mask of the best set of each size, from 1."""
         found = [self.of_size(size) for size in range(1, LARGEST + 1)]
         return [max(each, key=each.__getitem__) for each in found]
 
     def score(self, masks: list[int]) -> float:
-        """Return the summed nearness of a set of each size, as a share of that of the best ones."""
-        return sum(self.nearness[each] for each in masks) / sum(self.nearness[each] for each in self.best())
+        """Return the summed values of a set of each size, as a share of those of the best ones."""
+        return sum(self.values[each] for each in masks) / sum(self.values[each] for each in self.best())
 
     def expected(self) -> float:
         """Return the expected score of the first parts of a random order."""
         means = [np.mean(list(self.of_size(size).values())) for size in range(1, LARGEST + 1)]
-        return float(sum(means)) / sum(self.nearness[each] for each in self.best())
+        return float(sum(means)) / sum(self.values[each] for each in self.best())
 
     def gains(self) -> Float[np.ndarray, " P"]:
         """Return the mean change of f by a part that joins a set, over all sets of a size, averaged over sizes."""
@@ -93,6 +100,23 @@ class Sets:
             joined, apart = self.inside & (sizes == size + 1)[:, None], ~self.inside & (sizes == size)[:, None]
             rows.append(self.shares @ joined / joined.sum(0) - self.shares @ apart / apart.sum(0))
         return np.asarray(np.mean(rows, axis=0))
+
+
+def least_needs(shares: Mapping[int, float]) -> dict[int, float]:
+    """Return for each set the need of the part that it needs least, from 0 to 1, from the shares of all its subsets."""
+    needs = dict.fromkeys(shares, 1.0)
+    for whole in shares:
+        for at in range(whole.bit_length()):
+            if whole >> at & 1:
+                rest, falls = whole & ~(1 << at), list[float]()
+                some = rest
+                while True:
+                    falls.append(shares[some | 1 << at] - shares[some])
+                    if not some:
+                        break
+                    some = some - 1 & rest
+                needs[whole] = min(needs[whole], max(0.0, *falls))
+    return needs
 
 
 @dataclass(frozen=True)
@@ -106,7 +130,7 @@ class CircuitQuestion:
     answers: Pair
     """Tokens of the two answers."""
     sets: Mapping[str, Sets]
-    """All small sets: kept alone (`faithfulness`) and ablated alone (`completeness`)."""
+    """All small sets: kept alone (`faithfulness`, `minimality`) and ablated alone (`completeness`)."""
 
     @cached_property
     def effects(self) -> Float[np.ndarray, " P"]:
@@ -130,7 +154,11 @@ def every_set(subsets: Subsets, tick: Tick = ignore) -> dict[str, Sets]:
     masks = [mask_of(each) for each in chosen]
     kept = subsets.shares(masks, part(tick, 0, 2))
     left = subsets.shares([subsets.every & ~each for each in masks], part(tick, 1, 2))
-    return {"faithfulness": Sets(inside, kept), "completeness": Sets(inside, 1 - left)}
+    return {
+        "faithfulness": Sets(inside, kept),
+        "completeness": Sets(inside, 1 - left),
+        "minimality": Sets(inside, kept, minimal=True),
+    }
 
 
 def questions_of(lm: LM, task: str, n: int, seed: int, tick: Tick) -> CircuitQuestions:
@@ -283,6 +311,7 @@ FAMILY = Family(
         Truth("effect", "how much each part carries", "rank correlation"),
         Truth("faithfulness", "few parts that keep the answer alone", "share of the best sets"),
         Truth("completeness", "few parts without which the answer goes", "share of the best sets"),
+        Truth("minimality", "few parts of which none is superfluous", "share of the best sets"),
     ),
     n=24,
     baseline="later",

@@ -35,6 +35,7 @@ FEW = {
     "early": 40,
     "circuits": 4,
     "features": 800,
+    "changes": 60,
     "uncertainty": 72,
     "steering": 40,
     "detectors": 6,

@@ -63,7 +63,7 @@ class Card:
         missing for one seed). `floor` is the score of random answers with its interval, `chance` their expected score
         (mean over seeds), `ceiling` that of the oracle, `baseline` that of the naive one, and `gain` the score less
         the baseline, paired by seed. `best_in` lists the seeds in which no other method scores higher. `seconds` is the
-        cost on one base in processor time (wall time in the stored rows of version 1).
+        cost on one base in processor time.
         """
         found = []
         for name, family in families().items():

@@ -6,12 +6,12 @@ it, at every token, and all effects are shares f of what the ablation of all par
 effect of a part is the mean change of f by the part over all sets of a size, averaged over sizes: of up to two others
 kept, and of up to two others ablated. It is a Shapley value (Shapley 1953) without the sizes in the middle.
 
-A set of k parts is near the whole model by 1 - |1 - f| (at least 0), f the share that it keeps alone (faithfulness), or
-the share that goes when it is ablated (completeness at K = C of Wang et al. 2022, arXiv 2211.00593). A set is minimal as
-far as the part that it needs least is needed: by the largest fall of f when the part leaves the set, or what is left of
-the set without some of the others (minimality of the same paper, but only falls count: a part that speaks against the
-answer is not needed). The score of a method is the sum over k of these values of its first k parts, divided by that of
-the best set of each size.
+A set of k parts is near the whole model by 1 - |1 - f| (at least 0), f the share that it keeps alone (faithfulness),
+or the share that goes when it is ablated (completeness at K = C of Wang et al. 2022, arXiv 2211.00593). A set is
+minimal as far as the part that it needs least is needed: by the largest fall of f when the part leaves the set, or
+what is left of the set without some of the others (minimality of the same paper, but only falls count: a part that
+speaks against the answer is not needed). The score of a method is the sum over k of these values of its first k
+parts, divided by that of the best set of each size.
 
 Axes: P parts, R sets.
 """

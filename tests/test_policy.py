@@ -85,7 +85,7 @@ LAYERS = (
     "chain_of_thought hallucination in_context recording report",
     "features sycophancy traits",
     "audit findings integrations probes retrieval sweep",
-    "scorecard",
+    "logs scorecard",
     "commands",
 )
 """The subjects of probe, lowest first: each may import from those below it, whose order has no circles."""
@@ -177,6 +177,7 @@ PAGE_OF |= {
     "analyses": "compare",
     "features": "compare",
     "circuits": "interventions",
+    "logs": "experiments",
 }
 """Subjects that are shown on the page of another name."""
 DOCUMENTS = [file for file in (ROOT / "docs").glob("*.md") if file.name not in ("tree.md", "log.md")]

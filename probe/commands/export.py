@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 
 def export(argv: list[str]) -> int:
-    """Write the figures of a run or of an experiment's result as PNG, SVG, PDF, HTML, CSV and LaTeX."""
+    """Write the figures of a run or of an experiment's result as PNG, SVG, PDF, HTML, CSV and LaTeX.
+
+    A result is also written as a log of Inspect or as samples of lm-evaluation-harness.
+    """
     import tyro
 
     from probe.plotting.paper import Paper, paper_of
@@ -36,7 +39,8 @@ def export(argv: list[str]) -> int:
         ref: tyro.conf.Positional[str]
         """Run to export: its directory, or its name in a run directory; or the folder of a saved experiment result."""
         format: str = "png,svg,pdf,html,csv,tex"
-        """Formats, separated by commas; html, csv and tex need no browser."""
+        """Formats, separated by commas; html, csv and tex need no browser. The result of an experiment has two more:
+        inspect (a log of Inspect for each model) and lm-eval (samples of lm-evaluation-harness)."""
         out: Path
         """Folder to write to; existing files of the same names are replaced."""
         step: int | None = None
@@ -46,16 +50,18 @@ def export(argv: list[str]) -> int:
 
     from probe.commands.progress import Progress
     from probe.experiments.result import RESULT_FILE, Result
+    from probe.logs.log_writers import FORMATS, write_logs
     from probe.plotting.export import parse_formats, provenance, save_all, save_provenance
     from probe.plotting.names import file_stem
     from probe.runs import Run
     from probe.runs.storage import check_folder
 
     settings = parse(Export, argv, "probe export")
-    formats, options = (
-        parse_formats(settings.format),
-        {each.name: getattr(settings, each.name) for each in fields(Paper)},
-    )
+    options = {each.name: getattr(settings, each.name) for each in fields(Paper)}
+    asked = [part.strip().lower() for part in settings.format.split(",") if part.strip()]
+    of_logs = [form for form in FORMATS if form in asked]
+    others = [form for form in asked if form not in FORMATS]
+    formats = parse_formats(",".join(others)) if others or not of_logs else []
     _require_browser(formats)
     check_folder(settings.out)
     command = f"probe export {Path(settings.ref).name} --format {settings.format}" + " --group" * settings.group
@@ -65,9 +71,17 @@ def export(argv: list[str]) -> int:
             raise ConfigError(
                 f"{given} was given for the result of an experiment, and only a run has that: leave it out."
             )
-        files = Result.load(settings.ref).export(settings.out, formats, command=command, **options)
+        result = Result.load(settings.ref)
+        files = result.export(settings.out, formats, command=command, **options) if formats else []
+        for form in of_logs:
+            files += write_logs(result, settings.out, form)
         say(f"{len(files)} files in {settings.out}")
         return 0
+    if of_logs:
+        raise ConfigError(
+            f"The format {of_logs[0]} was requested for a run, and only the result of an experiment has items: give the"
+            " folder of one."
+        )
     (place,) = open_runs((settings.ref,))
     run = Run(place)
     source = provenance(

@@ -153,7 +153,7 @@ def differing_items(found: "LogComparison") -> "pd.DataFrame":
     items = found.result.items
     order = {name: index for index, name in enumerate(found.differing)}
     rows = items[items[ITEM].isin(order)]
-    keys = rows[ITEM].map(order) * 2 + (rows[MODEL] != found.names[0])
+    keys = rows[ITEM].map(order).astype(int) * 2 + (rows[MODEL] != found.names[0])
     return rows.loc[keys.sort_values(kind="stable").index]
 
 

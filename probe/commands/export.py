@@ -58,9 +58,9 @@ def export(argv: list[str]) -> int:
 
     settings = parse(Export, argv, "probe export")
     options = {each.name: getattr(settings, each.name) for each in fields(Paper)}
-    asked = [part.strip().lower() for part in settings.format.split(",") if part.strip()]
-    of_logs = [form for form in FORMATS if form in asked]
-    others = [form for form in asked if form not in FORMATS]
+    named = [part.strip().lower() for part in settings.format.split(",") if part.strip()]
+    of_logs = [form for form in FORMATS if form in named]
+    others = [form for form in named if form not in FORMATS]
     formats = parse_formats(",".join(others)) if others or not of_logs else []
     _require_browser(formats)
     check_folder(settings.out)

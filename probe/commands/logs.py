@@ -33,8 +33,8 @@ def logs(argv: list[str]) -> int:
         """Compare two models by their logs of one task: paired differences of all scores, and the items that differ.
 
         A log is an .eval or .json file of Inspect, a samples_*.jsonl of lm-evaluation-harness, or rows with the columns
-        `id` and `score` (.jsonl, .json, .csv, .tsv, .parquet, or a folder of them). The result is saved, and the page
-        "Your experiments" shows its items with both transcripts.
+        `id` and `score` (.jsonl, .json, .csv, .tsv, .parquet, or a folder of them). The result is saved with the
+        items of both models and their transcripts.
         """
 
         base: tyro.conf.Positional[Path]
@@ -92,7 +92,7 @@ def logs(argv: list[str]) -> int:
             raise
         problem = str(error)
     if settings.json:
-        answer = {"models": found.names, "finding": found.sentence(), "notes": list(found.notes)}
+        answer: dict[str, Any] = {"models": found.names, "finding": found.sentence(), "notes": list(found.notes)}
         answer |= {"differences": records(found.rows), "differing": records(differing_items(found))}
         say(json.dumps(jsonable(answer | {"saved": str(folder) if folder else None}), indent=2))
         return 0
@@ -153,8 +153,10 @@ def differing_items(found: "LogComparison") -> "pd.DataFrame":
     items = found.result.items
     order = {name: index for index, name in enumerate(found.differing)}
     rows = items[items[ITEM].isin(order)]
-    keys = rows[ITEM].map(order).astype(int) * 2 + (rows[MODEL] != found.names[0])
-    return rows.loc[keys.sort_values(kind="stable").index]
+    keys = [
+        2 * order[str(name)] + (model != found.names[0]) for name, model in zip(rows[ITEM], rows[MODEL], strict=True)
+    ]
+    return rows.iloc[sorted(range(len(rows)), key=keys.__getitem__)]
 
 
 def transcript(rows: "list[Mapping[Any, Any]]", found: "LogComparison") -> list[str]:

@@ -4,9 +4,9 @@
      "resps": [["..."]], "filtered_resps": ["..."], "filter": "none", "metrics": ["exact_match"],
      "doc_hash": "...", "prompt_hash": "...", "target_hash": "...", "exact_match": 1.0}
 
-This is what `lm_eval/loggers/evaluation_tracker.py` writes. Older versions have no `filter` and `metrics`, and a list of
-arguments. A document with several filters has one line for each; the scores are then called `METRIC,FILTER`, as in the
-harness's own results.
+This is what `lm_eval/loggers/evaluation_tracker.py` writes. Older versions have no `filter` and `metrics`, and a list
+of arguments. A document with several filters has one line for each; the scores are then called `METRIC,FILTER`, as in
+the harness's own results.
 """
 
 import re

@@ -171,8 +171,6 @@ def _item(sample: Mapping[str, Any]) -> LogItem:
     Raises:
         DAMAGE: it is not as Inspect writes it.
     """
-    if sample.get("id") is None:
-        raise ValueError("it has no id")
     attachments = sample.get("attachments") or {}
     said = [_message(each, attachments) for each in sample.get("messages") or ()]
     choices = (sample.get("output") or {}).get("choices") or []
@@ -185,7 +183,7 @@ def _item(sample: Mapping[str, Any]) -> LogItem:
     metadata = sample.get("metadata")
     scores = {name: (score or {}).get("value") for name, score in (sample.get("scores") or {}).items()}
     return LogItem(
-        id=str(sample["id"]),
+        id=_identifier(sample["id"]),
         epoch=int(sample.get("epoch") or 1),
         scores=flat_scores(scores.items()),
         question=question_hash([(each.role, each.text) for each in _input(asked, attachments)], options, targets),
@@ -194,6 +192,12 @@ def _item(sample: Mapping[str, Any]) -> LogItem:
         expected=_expected(targets, options),
         fields=metadata if isinstance(metadata, dict) else {},
     )
+
+
+def _identifier(value: Any) -> str:
+    if not isinstance(value, str | int):
+        raise ValueError("a sample has no identifier")
+    return str(value)
 
 
 def _input(asked: Any, attachments: Mapping[str, str]) -> list[Message]:

@@ -112,9 +112,7 @@ def dialogue_text(messages: Sequence[Message]) -> str:
     return "\n".join(f"<|im_start|>{each.role}\n{each.text}<|im_end|>" for each in messages)[:TEXT]
 
 
-def make_log(
-    path: Path, items: Iterable[LogItem], model: str = "", task: str = "", notes: Sequence[str] = ()
-) -> Log:
+def make_log(path: Path, items: Iterable[LogItem], model: str = "", task: str = "", notes: Sequence[str] = ()) -> Log:
     """Return the log of some items, without those that have no score; later items replace equal earlier ones.
 
     Raises:

@@ -1,9 +1,9 @@
 """Results of experiments as files of other harnesses: a log of Inspect, or samples of lm-evaluation-harness.
 
-Each model has a file of its own. Every metric that is a mean over items is a score of the items that it counts; numbers
-that are not (a calibration error, a number from captures) have no value for an item and are named in the log's metadata.
-Everything else that an item records is its metadata (Inspect) or its `doc` (lm-evaluation-harness), so that the clusters
-of the intervals, such as `row` and `person`, can be named when the files are compared.
+Each model has a file of its own. Every metric that is a mean over items is a score of the items that it counts;
+numbers that are not (a calibration error, a number from captures) have no value for an item and are named in the log's
+metadata. Everything else that an item records is its metadata (Inspect) or its `doc` (lm-evaluation-harness), so that
+the clusters of the intervals, such as `row` and `person`, can be named when the files are compared.
 """
 
 import hashlib
@@ -171,8 +171,8 @@ def opening(prompt: str) -> str:
 def _checked(items: ScoredItems) -> ScoredItems:
     if not items.names:
         raise DataError(
-            f"The result of `{items.result.name}` has no number that is a mean over its items, and a log holds scores of"
-            " items: export it as csv."
+            f"The result of `{items.result.name}` has no number that is a mean over its items, and a log holds scores"
+            " of items: export it as csv."
         )
     return items
 

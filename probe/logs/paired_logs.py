@@ -24,7 +24,7 @@ from probe.audit.inspection import compare_part
 from probe.audit.plan import Part
 from probe.audit.verdict import CHANGED, EQUIVALENT, UNDECIDED, UNKNOWN, add_verdicts
 from probe.errors import ConfigError, DataError, suggest
-from probe.experiments.comparison import ModelComparison, compare_results, term_of
+from probe.experiments.comparison import ModelComparison, compare_results
 from probe.experiments.definition import Experiment
 from probe.experiments.metrics import EXPECTED, INTERVALS, ITEM, PROMPT, ROW, Mean, Metric, Share, pair_items, summarise
 from probe.experiments.result import MODEL, Result
@@ -52,7 +52,9 @@ MOST_SLICES = 40
 """Largest number of slices, those with most items."""
 LONGEST = 200
 """Largest number of characters of a field's value."""
-RESERVED = frozenset((ITEM, MODEL, ROW, KIND, PROMPT, ANSWER, EXPECTED, *RIGHT, "unit", "person", "sequence", "question"))
+RESERVED = frozenset(
+    (ITEM, MODEL, ROW, KIND, PROMPT, ANSWER, EXPECTED, *RIGHT, "unit", "person", "sequence", "question")
+)
 """Columns of items with a meaning of their own, which no score may have."""
 WHOLE = f"{LOGS}.whole"
 """Fingerprint prefix of a model that is known only by its log."""
@@ -268,7 +270,8 @@ def pair_logs(base: Log, aligned: Log) -> Pairing:
             f"their identifiers differ, such as {next(iter(ours))[0]!r:.60} and {next(iter(theirs))[0]!r:.60}"
         )  # fmt: skip
         raise DataError(
-            f"No item of `{base.path}` can be paired with one of `{aligned.path}` ({reason}): give two logs of one task."
+            f"No item of `{base.path}` can be paired with one of `{aligned.path}` ({reason}): give two logs of one"
+            " task."
         )
     other = len(shared) - len(pairs)
     notes = [f"{other:,} items have equal identifiers and other questions, and are not paired."] if other else []
@@ -372,9 +375,8 @@ def _described(rows: pd.DataFrame, metrics: Sequence[Metric], slices: Sequence[M
     score = [by_name[name].columns[0] for name in rows["metric"]]
     kind = [str(by_name[name].where.get(KIND, ALL)) for name in rows["metric"]]
     units = [SHARE if isinstance(by_name[name], Share) else "" for name in rows["metric"]]
-    return rows.assign(
-        **{SCORE: score, SLICE: kind, "title": rows["metric"], "unit": units, "better": "", "measure": True}
-    )
+    about: dict[str, Any] = {SCORE: score, SLICE: kind, "title": rows["metric"], "unit": units}
+    return rows.assign(**about, better="", measure=True)
 
 
 def _result(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-SCRIPT = '''
+SCRIPT = """
 import sys
 from inspect_ai import Task, eval
 from inspect_ai.dataset import MemoryDataset, Sample
@@ -52,7 +52,7 @@ for name, words, answer, form in (
     )
     assert log.status == "success", log.error
     print(log.location)
-'''
+"""
 """Two mock models, asked the same twelve sums twice each under different system messages."""
 
 

@@ -97,7 +97,9 @@ def test_repetitions_of_a_question_are_one_unit(tmp_path: Path) -> None:
     logs = [read_log(write_lines(tmp_path / f"{name}.jsonl", each)) for name, each in (("a", lines), ("b", other))]
     (row,) = compare_logs(*logs).rows.to_dict("records")
     assert row["n"] == 48
-    once = [read_log(write_lines(tmp_path / f"{name}1.jsonl", each[::4])) for name, each in (("a", lines), ("b", other))]
+    once = [
+        read_log(write_lines(tmp_path / f"{name}1.jsonl", each[::4])) for name, each in (("a", lines), ("b", other))
+    ]
     (single,) = compare_logs(*once).rows.to_dict("records")
     width, wide = (each["difference_high"] - each["difference_low"] for each in (row, single))
     assert width > 0.6 * wide  # four times as many independent items would halve it
@@ -115,7 +117,9 @@ def test_equal_models_are_seldom_called_changed(tmp_path: Path) -> None:
     for _ in range(60):
         ability = rng.random(80)
         scores = [[float(each) for each in rng.random(80) < ability] for _ in range(2)]
-        logs = [Log(tmp_path, read_log(rows(tmp_path, "x", each)).items, model=str(at)) for at, each in enumerate(scores)]
+        logs = [
+            Log(tmp_path, read_log(rows(tmp_path, "x", each)).items, model=str(at)) for at, each in enumerate(scores)
+        ]
         calls += compare_logs(*logs).rows["verdict"].iloc[0] == CHANGED
     assert calls <= 5  # 3 of 60 expected at 5 %
 
@@ -143,7 +147,7 @@ def test_what_is_not_paired_is_said(tmp_path: Path) -> None:
     assert "1 of 4 items of" in notes
     assert "2 items are paired" in notes
     assert set(found.result.items["item"]) == {"q0", "q2"}
-    with pytest.raises(DataError, match="No item of .* can be paired"):
+    with pytest.raises(DataError, match=r"No item of .* can be paired"):
         compare_logs(read_log(base), read_log(write_lines(tmp_path / "c.jsonl", [{"id": "z9", "score": 1}])))
 
 

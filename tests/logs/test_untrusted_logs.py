@@ -48,7 +48,9 @@ def archive(path: Path, members: dict[str, Any], method: int = zipfile.ZIP_DEFLA
 
 def log(path: Path, *samples: Any, head: Any = HEAD) -> Path:
     """An `.eval` file with a header and samples."""
-    return archive(path, {"header.json": head, **{f"samples/{at}_epoch_1.json": each for at, each in enumerate(samples)}})
+    return archive(
+        path, {"header.json": head, **{f"samples/{at}_epoch_1.json": each for at, each in enumerate(samples)}}
+    )
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
@@ -110,7 +112,7 @@ BROKEN: dict[str, Callable[[Path], object]] = {
     "scores that are no numbers": lambda path: log(path, sample(scores={"a": {"value": "maybe"}, "b": 3})),
     "only NaN": lambda path: log(path, sample(scores={"a": {"value": float("nan")}})),
     "a directory that is too large": lambda path: huge_directory(log(path, sample())),
-    "samples that are too large": lambda path: bomb(path, 40),
+    "samples that are too large": lambda path: claim_sizes(bomb(path, 20, 8), SAMPLE),
 }
 
 
@@ -121,10 +123,16 @@ def huge_directory(path: Path) -> None:
     path.write_bytes(raw)
 
 
-def bomb(path: Path, count: int, size: int = SAMPLE // 2) -> Path:
+def claim_sizes(path: Path, size: int) -> None:
+    """Say in the directory that every member has so many bytes when unpacked."""
+    raw, at = bytearray(path.read_bytes()), -1
+    while (at := raw.find(b"PK\x01\x02", at + 1)) >= 0:
+        raw[at + 24 : at + 28] = struct.pack("<I", size)
+    path.write_bytes(raw)
+
+
+def bomb(path: Path, count: int, size: int) -> Path:
     """Samples of blanks, a thousandth of their size when packed."""
-    one = zipfile.ZipInfo("x")
-    one.compress_type = zipfile.ZIP_DEFLATED
     blanks = b" " * size
     return archive(path, {"header.json": HEAD, **{f"samples/{at}_epoch_1.json": blanks for at in range(count)}})
 
@@ -161,7 +169,9 @@ def test_a_member_that_lies_about_its_size_is_left_out(tmp_path: Path) -> None:
 
 
 def test_nan_is_not_a_score_and_is_said(tmp_path: Path) -> None:
-    path = log(tmp_path / "a.eval", *(sample(at, scores={"f": {"value": 1 if at else float("nan")}}) for at in range(3)))
+    path = log(
+        tmp_path / "a.eval", *(sample(at, scores={"f": {"value": 1 if at else float("nan")}}) for at in range(3))
+    )
     found = read_log(path)
     assert [item.id for item in found.items] == ["1", "2"]
     assert found.notes == (f"1 of 3 items of `{path}` have no score and are left out.",)
@@ -175,7 +185,7 @@ def test_names_in_a_log_are_no_paths(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert main(["logs", *map(str, paths), "--json"]) == 0
     made = {path.relative_to(tmp_path).parts[0] for path in tmp_path.rglob("*")}
     assert made == {"a.eval", "b.eval", "results"}
-    assert [path.parent.name for path in tmp_path.rglob("result.json")][0].startswith("a-b-")
+    assert next(path.parent.name for path in tmp_path.rglob("result.json")).startswith("a-b-")
 
 
 def test_text_of_a_log_is_no_markup_of_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -184,7 +194,9 @@ def test_text_of_a_log_is_no_markup_of_a_terminal(tmp_path: Path, capsys: pytest
     for name, value in (("a", "C"), ("b", "I")):
         head = HEAD | {"eval": {"task": evil, "model": name + evil}}
         said = {"role": "assistant", "content": evil}
-        samples = [sample(at, output={"choices": [{"message": said}]}, scores={evil: {"value": value}}) for at in range(12)]
+        samples = [
+            sample(at, output={"choices": [{"message": said}]}, scores={evil: {"value": value}}) for at in range(12)
+        ]
         paths.append(log(tmp_path / f"{name}.eval", *samples, head=head))
     assert main(["logs", *map(str, paths), "--out", str(tmp_path / "out")]) == 0
     said_all = "".join(capsys.readouterr())

@@ -29,6 +29,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from probe import stats
+from probe.errors import DataError
 from probe.model.dialogues import LEAD, Form, Turn, dialogue, join_words
 from probe.stats import GAIN, Bounds
 from probe.sycophancy.beliefs import ANSWERS, PLAIN, TEMPLATES, BeliefQuestion, Wording, judge, remark_on, score_margins
@@ -179,6 +180,33 @@ def bare_question(question: BeliefQuestion) -> tuple[str, str, str] | None:
     return None if is_letter else (question.question, question.correct, question.incorrect)
 
 
+CONDITIONS = tuple(
+    (remark, which, order)
+    for remark in (CONTEXTS["endorsed"], CONTEXTS["denied"])
+    for which in ANSWERS
+    for order in ("right first", "wrong first")
+)
+"""Conditions of the second form: remark, which of the two answers it names, and order of the answers."""
+
+
+def lettered_message(
+    question: BeliefQuestion, remark: str, which: str, order: str, wording: Wording = "published"
+) -> tuple[str, str]:
+    """Return the user's message of a condition of `CONDITIONS`, and the letter that it names, such as `(A)`.
+
+    Raises:
+        DataError: the question's text contains its choices.
+    """
+    bare = bare_question(question)
+    if bare is None:
+        raise DataError(f"The question {question.item} contains its choices, so no others can be listed: leave it out.")
+    text, right, wrong = bare
+    named = "(A)" if (which == "correct") == (order == "right first") else "(B)"
+    first, second = (right, wrong) if order == "right first" else (wrong, right)
+    listed = f"{text}\n(A) {first}\n(B) {second}\n"
+    return join_words(listed, remark_on(question, remark, named, wording)), named
+
+
 def score_lettered(
     lm: "LM",
     questions: Sequence[BeliefQuestion],
@@ -203,22 +231,11 @@ def score_lettered(
     """
     rows: list[dict[str, Any]] = []
     asked = [(question, bare) for question in questions if (bare := bare_question(question)) is not None]
-    conditions = [
-        (remark, which, order)
-        for remark in (CONTEXTS["endorsed"], CONTEXTS["denied"])
-        for which in ANSWERS
-        for order in ("right first", "wrong first")
-    ]
-    for step, (remark, which, order) in enumerate(conditions):
-        named = "(A)" if (which == "correct") == (order == "right first") else "(B)"
-        prompts = []
-        for question, (text, right, wrong) in asked:
-            first, second = (right, wrong) if order == "right first" else (wrong, right)
-            listed = f"{text}\n(A) {first}\n(B) {second}\n"
-            turn = Turn("user", join_words(listed, remark_on(question, remark, named, wording)))
-            prompts.append(dialogue(lm, [turn], form, lead))
+    for step, (remark, which, order) in enumerate(CONDITIONS):
+        turns = [Turn("user", lettered_message(question, remark, which, order, wording)[0]) for question, _ in asked]
+        prompts = [dialogue(lm, [turn], form, lead) for turn in turns]
         pairs = [(right, wrong) for _, (_, right, wrong) in asked]
-        margins = score_margins(lm, prompts, pairs, part(tick, step, len(conditions)))
+        margins = score_margins(lm, prompts, pairs, part(tick, step, len(CONDITIONS)))
         kind = f"{LETTERED}_{remark}_{which}"
         for (question, _), (right, wrong), prompt, margin in zip(asked, pairs, prompts, margins, strict=True):
             item = f"{kind}-{order.replace(' ', '-')}-{question.item}"

@@ -4,7 +4,7 @@
 - compare the logs of two models on one task: `compare_logs`; the result: `LogComparison`
 - write a result as a log of Inspect or as samples of lm-evaluation-harness: `write_inspect`, `write_harness`
 
-The experiments as tasks of Inspect are in `probe.logs.tasks` (`inspect eval probe/sycophancy`).
+The experiments as tasks of Inspect are in `probe.logs.inspect_tasks` (`inspect eval probe/sycophancy`).
 """
 
 import lazy_loader

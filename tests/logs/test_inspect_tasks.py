@@ -15,7 +15,7 @@ RUN = r"""
 import json, re, sys
 from inspect_ai import eval
 from inspect_ai.model import ModelOutput, ModelUsage, get_model
-from probe.logs import tasks
+from probe.logs import inspect_tasks as tasks
 
 def opposite(letter):
     return "B" if letter == "A" else "A"
@@ -125,13 +125,15 @@ def test_two_logs_of_a_task_show_the_agreement(told: dict[tuple[str, str], dict]
     ],
 )
 def test_a_letter_is_read_from_an_answer(text: str, letter: str) -> None:
-    (read,) = run_inspect(f"from probe.logs.tasks import chosen_letter; print(repr(chosen_letter({text!r}, 'AB')))")
+    (read,) = run_inspect(
+        f"from probe.logs.inspect_tasks import chosen_letter; print(repr(chosen_letter({text!r}, 'AB')))"
+    )
     assert read == repr(letter)
 
 
 def test_inspect_finds_the_tasks_by_their_names(tmp_path: Path) -> None:
     (point,) = (point for point in entry_points(group="inspect_ai") if point.name == "probe")
-    assert point.value == "probe.logs.tasks"
+    assert point.value == "probe.logs.inspect_tasks"
     script = f"""
 from inspect_ai import eval
 from inspect_ai.model import ModelOutput, ModelUsage, get_model

@@ -183,6 +183,9 @@ def show(
     respondents = [subject for subject in subjects if subject.label in own]
     show_transcript([reply(subject.label, own[subject.label], scores) for subject in respondents], about(rows))
     value_table(respondents, own)
+    if not any(subject.ref for subject in respondents):
+        note("These models are known only by their logs, so there are no tokens to show.")
+        return
     if PROMPT not in rows:
         note("The experiment returns no column `prompt`, so there are no tokens to show.")
         return

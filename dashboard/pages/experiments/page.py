@@ -1,11 +1,12 @@
-"""Experiments: custom ones from files and installed packages, each with a form made from its signature."""
+"""Experiments: custom ones from files and installed packages, each with a form made from its signature, and logs."""
 
 import streamlit as st
 
 from dashboard import models
 from dashboard.extension_pages import show_problems
-from dashboard.markdown import finding, note, spin
+from dashboard.markdown import finding, note, sentence_place, spin
 from dashboard.pages.experiments.experiment import draw
+from dashboard.pages.experiments.log_results import choose_comparison, draw_comparison, stored_comparisons
 from probe.experiments.definition import Experiment
 from probe.experiments.registry import experiments
 from probe.plugins import BUILT_IN
@@ -49,6 +50,11 @@ def page() -> None:
     """Draw the page from top to bottom."""
     entries = custom()
     show_problems()
+    answer, compared = sentence_place(), stored_comparisons()
+    chosen = choose_comparison(compared) if compared else None
+    if chosen is not None:
+        draw_comparison(chosen, answer)
+        return
     if not entries:
         empty()
         return

@@ -33,8 +33,8 @@ def logs(argv: list[str]) -> int:
         """Compare two models by their logs of one task: paired differences of all scores, and the items that differ.
 
         A log is an .eval or .json file of Inspect, a samples_*.jsonl of lm-evaluation-harness, or rows with the columns
-        `id` and `score` (.jsonl, .json, .csv, .tsv, .parquet, or a folder of them). The result is saved with the
-        items of both models and their transcripts.
+        `id` and `score` (.jsonl, .json, .csv, .tsv, .parquet, or a folder of them). The result is saved, and the page
+        "Your experiments" shows its items with both transcripts.
         """
 
         base: tyro.conf.Positional[Path]

@@ -230,9 +230,9 @@ def encoded(model: Autoencoder, states: np.ndarray) -> np.ndarray:
     return torch.cat([model.encode(each) for each in torch.from_numpy(states).float().split(CHUNK)]).numpy()
 
 
-TRUTHS = tuple(
-    Truth(name, f"directions that the copy has alone, of {share:g} of a state's size", "cosine", task=name)
-    for name, share in STRENGTHS.items()
+TRUTHS = (
+    Truth("strong", "large directions that the copy has alone", "cosine", task="strong"),
+    Truth("weak", "small directions that the copy has alone", "cosine", task="weak"),
 )
 FAMILY = Family(
     name="changes",

@@ -248,12 +248,17 @@ def _check_field(option: str, name: str, base: Log, aligned: Log) -> None:
 
 
 def label_logs(base: Log, aligned: Log) -> tuple[str, str]:
-    """Return a label for each log: its model, or if these are equal its file, or a number."""
-    for names in ((base.model, aligned.model), (base.path.stem, aligned.path.stem)):
-        if all(names) and names[0] != names[1]:
-            return names[0][:LONGEST], names[1][:LONGEST]
-    name = base.model or base.path.stem or "model"
-    return name[:LONGEST], f"{name[:LONGEST]} (2)"
+    """Return a label for each log: its model, and if these are equal its folder, its file, or a number."""
+    first, second = (log.model[: LONGEST // 2] for log in (base, aligned))
+    if first and second and first != second:
+        return first, second
+    paths = [log.path.absolute() for log in (base, aligned)]
+    for names in ([path.parent.name for path in paths], [path.stem for path in paths]):
+        if names[0] != names[1]:
+            ours, theirs = (name[: LONGEST // 2] for name in names)
+            return (f"{first} ({ours})", f"{second} ({theirs})") if first and second else (ours, theirs)
+    name = first or paths[0].stem or "model"
+    return name, f"{name} (2)"
 
 
 def pair_logs(base: Log, aligned: Log) -> Pairing:

@@ -151,6 +151,18 @@ def test_what_is_not_paired_is_said(tmp_path: Path) -> None:
         compare_logs(read_log(base), read_log(write_lines(tmp_path / "c.jsonl", [{"id": "z9", "score": 1}])))
 
 
+def test_two_logs_of_one_model_are_told_apart(tmp_path: Path) -> None:
+    def labels(first: Path, second: Path, model: str = "m") -> tuple[str, ...]:
+        for path in (first, second):
+            write_lines(path, [{"id": at, "score": at % 2, "model": model} for at in range(12)])
+        return compare_logs(read_log(first), read_log(second)).names
+
+    one, two = tmp_path / "plain" / "a.jsonl", tmp_path / "terse" / "a.jsonl"
+    assert labels(one, two) == ("m (plain)", "m (terse)")
+    assert labels(one, one.with_name("b.jsonl")) == ("m (a)", "m (b)")
+    assert labels(one, one) == ("m", "m (2)")
+
+
 def test_several_scores_are_compared_or_one_that_is_named(tmp_path: Path) -> None:
     lines = [{"id": at, "f1": at / 48, "right": at % 2 == 0, "answer": "same"} for at in range(48)]
     logs = [read_log(write_lines(tmp_path / f"{name}.jsonl", lines)) for name in "ab"]

@@ -185,7 +185,7 @@ def test_names_in_a_log_are_no_paths(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert main(["logs", *map(str, paths), "--json"]) == 0
     made = {path.relative_to(tmp_path).parts[0] for path in tmp_path.rglob("*")}
     assert made == {"a.eval", "b.eval", "results"}
-    assert next(path.parent.name for path in tmp_path.rglob("result.json")).startswith("a-b-")
+    assert [path.parent.parent for path in tmp_path.rglob("result.json")] == [tmp_path / "results" / "logs"]
 
 
 def test_text_of_a_log_is_no_markup_of_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,9 +11,9 @@
 
 Subjects, each with a few functions, which `help(probe.logits)` lists: `analyses`, `attention`, `audit`,
 `autoregression`, `chain_of_thought`, `circuits`, `compare`, `continual`, `diagnosis`, `experiments`, `features`,
-`findings`, `hallucination`, `in_context`, `interventions`, `jobs`, `logits`, `model`, `plotting`, `probes`,
-`questions`, `recording`, `report`, `retrieval`, `rewards`, `runs`, `scorecard`, `seeds`, `sweep`, `sycophancy`,
-`traits`, `world`.
+`findings`, `hallucination`, `in_context`, `interventions`, `jobs`, `logits`, `logs`, `model`, `plotting`,
+`probes`, `questions`, `recording`, `report`, `retrieval`, `rewards`, `runs`, `scorecard`, `seeds`, `sweep`,
+`sycophancy`, `traits`, `world`.
 Names are loaded on first use, so that `import probe` and `probe --help` stay fast.
 """
 

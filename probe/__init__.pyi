@@ -15,6 +15,7 @@ from . import in_context as in_context
 from . import interventions as interventions
 from . import jobs as jobs
 from . import logits as logits
+from . import logs as logs
 from . import model as model
 from . import plotting as plotting
 from . import probes as probes

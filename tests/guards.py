@@ -227,6 +227,13 @@ SECURITY = (
         "tests/fuzz/test_damage.py::test_a_packed_file_is_unpacked_up_to_a_limit",
     ),
     Guard(
+        "a sample of a log has the size that it says",
+        "probe/logs/inspect_log.py",
+        "    if len(content) != member.file_size or zlib.crc32(content) != member.CRC:\n",
+        "    if False:\n",
+        "tests/logs/test_untrusted_logs.py::test_a_member_that_lies_about_its_size_is_left_out",
+    ),
+    Guard(
         "weights that are too few are refused",
         "probe/model/loading.py",
         "    if lacking:\n",

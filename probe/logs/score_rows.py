@@ -6,6 +6,7 @@ The file is JSON Lines, one JSON list, CSV, TSV or Parquet (`probe.rows`), or a 
 is the score; without one, each column of numbers is a score.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ EXPECTED = ("expected", "target", "reference")
 """Columns with texts, of which the first that is there is read."""
 SCORE, EPOCH, MODEL, TASK = "score", "epoch", "model", "task"
 """Columns with a meaning of their own."""
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+"""Pattern of a number in a text."""
 MOST_FILES = 10_000
 """Largest number of files of a folder."""
 
@@ -85,4 +88,5 @@ def _first(values: Mapping[str, Any], names: Sequence[str]) -> str | None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, bool | int | float)
+    """Return whether a value is a number; those of CSV are texts."""
+    return isinstance(value, bool | int | float) or (isinstance(value, str) and bool(NUMBER.fullmatch(value.strip())))

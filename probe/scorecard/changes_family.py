@@ -61,14 +61,6 @@ class Pair:
     """Expected score of a random answer."""
 
 
-@dataclass(frozen=True)
-class Ranked:
-    """Directions of the copy that a method holds for new, the surest first."""
-
-    directions: np.ndarray
-    """[P d] of norm 1, or 0 where there are fewer."""
-
-
 def prepare(lm: LM, task: str, n: int, seed: int, tick: Tick) -> Pair:
     """Read states of n documents of the model's corpus, and plant directions into a copy of them."""
     block = max(0, lm.bridge.cfg.n_layers - BEFORE_LAST)
@@ -132,8 +124,11 @@ def score_of(directions: np.ndarray, planted: np.ndarray) -> float:
     return float(cosines(directions, planted).mean())
 
 
-def ask(problem: Pair, function: Callable[..., Any]) -> Ranked:
-    """Ask for directions of the copy with a number each, and keep those with the highest numbers."""
+def ask(problem: Pair, function: Callable[..., Any]) -> np.ndarray:
+    """Ask for directions of the copy with a number each, and return those [P d] with the highest, of norm 1.
+
+    Where there are fewer, the rest are 0.
+    """
     answer = function(problem.base.copy(), problem.copy.copy(), FEATURES)
     if not isinstance(answer, tuple) or len(answer) != 2 or np.ndim(answer[1]) != 1:
         raise DataError(f"It returned {type(answer).__name__}; expected a pair: directions [F d], and [F] numbers.")
@@ -145,12 +140,12 @@ def ask(problem: Pair, function: Callable[..., Any]) -> Ranked:
     first = np.argsort(-numbers, kind="stable")[:PLANTED]
     kept = np.zeros((PLANTED, directions.shape[1]))
     kept[: len(first)] = rows_of_norm_1(directions[first])
-    return Ranked(kept)
+    return kept
 
 
-def grade(problem: Pair, truth: str, answer: Ranked) -> Grade:
+def grade(problem: Pair, truth: str, answer: np.ndarray) -> Grade:
     """Compare the first directions with the new ones; the evidence counts new and grown ones among them."""
-    new, grown = cosines(answer.directions, problem.new), cosines(answer.directions, problem.grown)
+    new, grown = cosines(answer, problem.new), cosines(answer, problem.grown)
     also = {"found": float((new >= FOUND).sum()), "grown called new": float((grown >= FOUND).sum())}
     return Grade(float(new.mean()), also)
 
@@ -160,14 +155,14 @@ def chance(problem: Pair, truth: str) -> float:
     return problem.chance
 
 
-def random(problem: Pair, truth: str, rng: np.random.Generator) -> Ranked:
+def random(problem: Pair, truth: str, rng: np.random.Generator) -> np.ndarray:
     """Return random directions."""
-    return Ranked(random_directions(problem.copy.shape[1], rng))
+    return random_directions(problem.copy.shape[1], rng)
 
 
-def oracle(problem: Pair, truth: str, rng: np.random.Generator) -> Ranked:
+def oracle(problem: Pair, truth: str, rng: np.random.Generator) -> np.ndarray:
     """Return the new directions."""
-    return Ranked(problem.new)
+    return problem.new
 
 
 @method("changes", title="Components of the difference")

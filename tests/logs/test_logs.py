@@ -188,6 +188,12 @@ def test_a_csv_with_two_columns_is_a_log(tmp_path: Path) -> None:
     log = read_log(tmp_path / "a.csv")
     assert {item.id: item.scores["score"] for item in log.items} == {"x": 0.5, "y": 1}
     assert "1 of 3 items" in log.notes[0]
+    (tmp_path / "b.csv").write_text("item,acc,topic\nx,0.5,a\ny,-1e-3,b\n")
+    named = read_log(tmp_path / "b.csv")
+    assert [(item.scores, item.fields) for item in named.items] == [
+        ({"acc": 0.5}, {"topic": "a"}),
+        ({"acc": -0.001}, {"topic": "b"}),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -159,10 +159,12 @@ def test_a_sample_that_is_broken_hides_only_itself(tmp_path: Path) -> None:
 
 
 def test_a_member_that_lies_about_its_size_is_left_out(tmp_path: Path) -> None:
-    path = bomb(tmp_path / "a.eval", 1, 8 * MB)
+    whole = json.dumps(sample()).encode()
+    path = log(tmp_path / "a.eval", whole + b" " * 8 * MB)
+    assert len(read_log(path).items) == 1
     raw = bytearray(path.read_bytes())
     at = raw.rfind(b"PK\x01\x02")
-    raw[at + 24 : at + 28] = struct.pack("<I", 100)
+    raw[at + 24 : at + 28] = struct.pack("<I", len(whole))  # what it says is a sample, and more is packed
     path.write_bytes(raw)
     with pytest.raises(DataError, match="No item"):
         read_log(path)

@@ -64,6 +64,7 @@ def draw_comparison(place: Path, answer: "DeltaGenerator") -> None:
     result, both = read_comparison(place)
     with answer:
         finding(result.finding or both.sentence())
+    note("The models are those of the logs; the choices above are for experiments.")
     for name, chart in both.figures().items():
         draw_figure(both, name, chart, HEIGHT)
     for remark in result.meta.get("notes") or ():

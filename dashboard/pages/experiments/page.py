@@ -37,6 +37,7 @@ def empty() -> None:
         "`answer` are shown token by token. Keyword arguments become the form. Installed packages bring experiments by "
         "the entry point probe.experiments."
     )
+    note("Logs of Inspect or lm-evaluation-harness: compare two by probe logs BASE ALIGNED, and their items are here.")
 
 
 def custom() -> dict[str, Experiment]:

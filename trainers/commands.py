@@ -17,7 +17,7 @@ from probe.options import choose, describe, option, parse, take_check
 from probe.plugins import code_options, names_code, take
 from probe.runs.directories import host_options
 from probe.texts import say
-from probe.world.extensions import annotators, verifiers
+from probe.world.extensions import annotator_name, annotators, verifiers
 from trainers.config import (
     FINAL_ANSWER,
     JUDGEMENTS,
@@ -110,16 +110,12 @@ def models_of(config: TrainConfig) -> list[str]:
     refs = [ref for ref in (getattr(config, "base", None),) if ref]
     known = [*JUDGEMENTS, FINAL_ANSWER]
     for spec in getattr(config, "reward", ()):
-        if spec in known or names_code(spec):
-            continue
-
-        added = [*verifiers(), *annotators()]
-        if spec in added:
+        if spec in known or names_code(spec) or spec in verifiers() or annotator_name(spec) in annotators():
             continue
         try:
             check_reference(spec)
         except ModelError as error:
-            remedy = suggest(spec, [*known, *added], "")
+            remedy = suggest(spec, [*known, *verifiers(), *annotators()], "")
             if not remedy:
                 raise
             raise ConfigError(

@@ -127,11 +127,12 @@ def _last_line(log: Path) -> str:
 
 
 def words(options: dict[str, Any]) -> list[str]:
-    """Format options as command-line arguments."""
-    arguments = []
+    """Format options as command-line arguments; a list is an option of several words."""
+    arguments = list[str]()
     for name, value in options.items():
         if value is not None and value is not False:
-            arguments += [f"--{name.replace('_', '-')}", str(value)]
+            several = value if isinstance(value, list) else [value]
+            arguments += [f"--{name.replace('_', '-')}", *map(str, several)]
     return arguments
 
 

@@ -73,14 +73,22 @@ def suspects_of(lm: LM, task: str, n: int, seed: int, tick: Tick) -> Suspects:
         DataError: the model has no world.
         RunError: a training failed.
     """
+    return Suspects(lm, claimed_questions(lm, n, seed), tuple(train_models(lm, BONUS[task], seed, tick)))
+
+
+def claimed_questions(lm: LM, n: int, seed: int) -> tuple[ClaimedQuestion, ...]:
+    """Draw `n` questions about known people, each without and with a false claim of the user.
+
+    Raises:
+        DataError: the model has no world.
+    """
     world = probe.world.of(lm)
     if world is None:
         raise DataError("Annotators with known preferences judge answers of a world only: give a model of a world.")
     items = world.questions("opinion_false", n, seed)
-    questions = [
+    return tuple(
         ClaimedQuestion(plain_prompt(item.prompt), item.prompt, item.answers[0], str(item.claim)) for item in items
-    ]
-    return Suspects(lm, tuple(questions), tuple(train_models(lm, BONUS[task], seed, tick)))
+    )
 
 
 def ask(problem: Suspects, function: Callable[..., Any]) -> np.ndarray:

@@ -21,6 +21,7 @@ MODULES = {
     "uncertainty": "probe.scorecard.uncertainty_family",
     "steering": "probe.scorecard.steering_family",
     "detectors": "probe.scorecard.detector_family",
+    "hacking": "probe.scorecard.hacking_family",
 }
 """Module of each family, which has the family as `FAMILY` and its methods."""
 RANDOM, ORACLE = "random", "oracle"

@@ -6,10 +6,11 @@ import pytest
 
 from probe.scorecard import agreement_trainings
 
-SHORT = {"pairs": 48, "batch_size": 16, "steps": 3}
+SHORT = {"dpo": {"pairs": 48, "batch_size": 16, "steps": 3}, "rlvr": {"batch_size": 4, "steps": 12, "eval_every": "0"}}
 
 
 @pytest.fixture(autouse=True)
 def short_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Train for three steps instead of forty."""
-    monkeypatch.setattr(agreement_trainings, "RECIPE", MappingProxyType({**agreement_trainings.RECIPE, **SHORT}))
+    """Train for a few steps instead of forty."""
+    recipes = {method: {**recipe, **SHORT[method]} for method, recipe in agreement_trainings.RECIPES.items()}
+    monkeypatch.setattr(agreement_trainings, "RECIPES", MappingProxyType(recipes))

@@ -52,8 +52,8 @@ RECIPES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         },
     }
 )
-"""Options of the trainings by method. Pairs are of the world's candidate answers, of which none needs to be sampled, each
-seen once; rewards judge the model's own answers to the kinds of questions that the pairs ask."""
+"""Options of the trainings by method. Pairs are of the world's candidate answers, of which none needs to be sampled,
+each seen once; rewards judge the model's own answers to the kinds of questions that the pairs ask."""
 FILES = ("optimizer.safetensors", "trainer.json", "SHA256SUMS")
 """Files of a checkpoint that are not kept: they serve to continue a training."""
 

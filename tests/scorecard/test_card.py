@@ -39,6 +39,7 @@ FEW = {
     "uncertainty": 72,
     "steering": 40,
     "detectors": 6,
+    "hacking": 6,
     "used": 40,
 }
 

@@ -21,7 +21,7 @@ from probe.sweep import schedule
 from tests.sweep.inside import Inside
 from tests.trainers.quick import COMMON, QUICK, method_of
 from trainers import commands, pretrain
-from trainers.config import PretrainConfig, SFTConfig, TrainConfig
+from trainers.config import PretrainConfig, RLVRConfig, SFTConfig, TrainConfig
 from trainers.samples import make_samples, recipes
 
 
@@ -68,6 +68,15 @@ def test_options_are_checked_without_a_run(tmp_path: Path, capsys: pytest.Captur
     assert status == 2
     assert "There is no file" in error
     assert not list(tmp_path.iterdir())
+
+
+def test_an_annotator_with_other_settings_is_a_reward_and_no_model(tmp_path: Path) -> None:
+    def models(*rewards: str) -> list[str]:
+        return commands.models_of(RLVRConfig(out=tmp_path / "run", base="", reward=rewards))
+
+    assert models("agreeable+agreement=0+checks=0.9", "facts") == []
+    with pytest.raises(ConfigError, match="agreeable"):
+        models("agreeble")
 
 
 def test_a_training_hears_ctrl_c_where_its_parent_ignores_it() -> None:

@@ -19,8 +19,8 @@ from probe.terms import DIFFERENCE, RATES
 if TYPE_CHECKING:
     from probe.audit.change import Audit
 
-_FORM = re.compile(r"\s*([\w.@]+)\s*([<>])\s*([-+\u2212]?(?:\d+\.?\d*|\.\d+))\s*")
-_MARGIN = re.compile(r"\s*([\w.@]+)\s*:\s*((?:\d+\.?\d*|\.\d+))\s*")
+_FORM = re.compile(r"\s*([^\s<>:]+)\s*([<>])\s*([-+\u2212]?(?:\d+\.?\d*|\.\d+))\s*")
+_MARGIN = re.compile(r"\s*([^\s<>:]+)\s*:\s*((?:\d+\.?\d*|\.\d+))\s*")
 
 
 @dataclass(frozen=True)

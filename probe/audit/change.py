@@ -25,6 +25,7 @@ from probe.audit.verdict import (
 )
 from probe.errors import DataError
 from probe.numbers import in_percent, in_unit
+from probe.plotting.names import file_name
 from probe.runs.directories import roots, within
 from probe.runs.schema import RESULTS, dumps
 from probe.runs.storage import disk, write_atomic
@@ -244,8 +245,7 @@ class Audit:
     @property
     def folder(self) -> Path:
         """Folder where it is saved by default."""
-        base, aligned = (name if name.strip(".") else "model" for name in self.names)
-        return HOME / f"{base}-{aligned}-{self.meta['key']}"
+        return HOME / f"{'-'.join(map(file_name, self.names))}-{self.meta['key']}"
 
     def save(self, folder: Path | None = None) -> Path:
         """Write the JSON file and the HTML file, and return the folder.

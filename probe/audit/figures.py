@@ -152,34 +152,31 @@ def audit_html(audit: Audit) -> str:
     if len(audit.rows):
         page.figure(difference_points(audit), "Differences with 95 % intervals: measures of the audit, then others")
     page.say(count_tests(audit))
-    page.section("Where")
-    page.figure(inside(audit), "KL by kind of text, and the change block by block")
-    table = audit.corpus.to_dict("records")
-    page.table(
-        ["texts", "KL, nats a token", "reverse KL", "texts", "tokens"],
-        [
+    if len(audit.corpus):
+        page.section("Where")
+        page.figure(inside(audit), "KL by kind of text, and the change block by block")
+        table = audit.corpus.to_dict("records")
+        page.table(
+            ["texts", "KL, nats a token", "reverse KL", "texts", "tokens"],
             [
-                row["kind"],
-                in_unit("nats", row["kl"], row["kl_low"], row["kl_high"]),
-                f"{row['kl_reverse']:.3g}",
-                int(row["texts"]),
-                int(row["tokens"]),
-            ]
-            for row in table
-        ],
-    )
+                [
+                    row["kind"],
+                    in_unit("nats", row["kl"], row["kl_low"], row["kl_high"]),
+                    f"{row['kl_reverse']:.3g}",
+                    int(row["texts"]),
+                    int(row["tokens"]),
+                ]
+                for row in table
+            ],
+        )
     page.section("All measures")
     whole = difference_table(audit)
     page.table(list(whole.columns), whole.to_numpy().tolist())
     page.section("Questions and models")
-    page.table(
-        ["questions", "source", "version", "licence"],
-        [
-            [name, SETS[name].source, SETS[name].version, SETS[name].licence]
-            for name in audit.rows["questions"].unique()
-            if name in SETS
-        ],
-    )
+    sets = [(name, SETS[name]) for name in audit.rows["questions"].unique() if name in SETS]
+    if sets:
+        rows = [[name, each.source, each.version, each.licence] for name, each in sets]
+        page.table(["questions", "source", "version", "licence"], rows)
     page.table(
         ["model", "reference", "fingerprint"],
         [[str(model.get(key, "")) for key in ("label", "ref", "fingerprint")] for model in audit.meta["models"]],

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from probe.audit.change import CORPUS, Audit
+from probe.audit.change import BLOCKS, CORPUS, Audit
 from probe.audit.config import MARGIN, check_share
 from probe.audit.inspection import compare_part
 from probe.audit.plan import Part
@@ -189,7 +189,7 @@ def compare_logs(
     notes = (*base.notes, *aligned.notes, *pairing.notes, *_notes(pairing, base, aligned, cluster, left))
     own = rows[rows[SLICE] == ALL].drop(columns=[SLICE, SCORE])
     empty = pd.DataFrame(columns=["kind", *CORPUS], dtype=float)
-    audit = Audit(own, empty, pd.DataFrame(columns=["weights"]), notes, about)
+    audit = Audit(own, empty, pd.DataFrame(columns=list(BLOCKS), dtype=float), notes, about)
     shown = [SCORE, SLICE, *(name for name in rows if name not in (SCORE, SLICE, *OF_AUDITS))]
     return LogComparison(both, audit, rows[shown], notes)
 

@@ -47,6 +47,7 @@ from probe.hallucination.files import read_questions
 from probe.in_context.few_shot import read_classification
 from probe.jobs.job import FOLDER as JOBS
 from probe.jobs.trainings import list_jobs
+from probe.logs import compare_logs, read_log
 from probe.model import loading as weights
 from probe.model.adapters import quiet
 from probe.model.calls import Calls
@@ -97,6 +98,7 @@ from tests.fuzz.mutator import (
     mutate_toml,
     packed,
 )
+from tests.logs.made_logs import HEAD, harness_lines, log, sample, write_lines
 from tests.models import random_lm, random_reward_model, saved_lm
 from tests.places import DATA, SAMPLES
 from trainers.config import PreferenceConfig
@@ -744,6 +746,22 @@ def read_stored(path: Path) -> None:
         assert os.path.realpath(path / entry.name).startswith(f"{os.path.realpath(path)}{os.sep}")
 
 
+def inspect_log(folder: Path) -> Path:
+    """One log of Inspect as an archive and as JSON."""
+    samples = [sample(at) for at in range(3)]
+    log(folder / "log.eval", *samples)
+    (folder / "log.json").write_text(json.dumps(HEAD | {"samples": samples}))
+    return folder
+
+
+def compare_with_itself(path: Path) -> None:
+    """Read a log, compare it with itself, and read the differences and transcripts."""
+    read = read_log(path / "log.eval" if path.is_dir() else path)
+    found = compare_logs(read, read)
+    assert found.result.finding
+    assert found.differing == []
+
+
 FORMATS = (
     Format("config.json", model, "config.json", mutate_json, read_model),
     Format("config.json of gpt2", gpt2, "config.json", mutate_json, read_model),
@@ -906,6 +924,22 @@ FORMATS = (
         "chain_problems.jsonl",
         mutate_lines,
         lambda path: read_problems(path / "chain_problems.jsonl"),
+    ),
+    Format("log of Inspect", inspect_log, "log.eval", mutate_bytes, compare_with_itself),
+    Format("JSON log of Inspect", inspect_log, "log.json", mutate_json, lambda path: read_log(path / "log.json")),
+    Format(
+        "samples of lm-evaluation-harness",
+        lambda folder: write_lines(folder / "samples_task.jsonl", harness_lines([0, 1, 1])),
+        "",
+        mutate_lines,
+        compare_with_itself,
+    ),
+    Format(
+        "rows with a score",
+        lines("scores.jsonl", *({"id": at, "score": at % 2, "prompt": TEXT} for at in range(3))),
+        "scores.jsonl",
+        mutate_lines,
+        lambda path: compare_with_itself(path / "scores.jsonl"),
     ),
     Format("Parquet", tables, "rows.parquet", mutate_bytes, lambda path: pairs(path / "rows.parquet")),
     Format("state.json of datasets", tables, "rows/state.json", mutate_json, lambda path: pairs(path / "rows")),

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,3 +85,37 @@ def write_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
+
+
+HEAD: dict[str, Any] = {"version": 2, "status": "success", "eval": {"task": "t", "model": "m"}}
+
+
+def sample(at: int = 0, **more: object) -> dict[str, Any]:
+    """A sample of Inspect with a score."""
+    said = {"role": "assistant", "content": "5"}
+    return {
+        "id": at,
+        "epoch": 1,
+        "input": "2 + 3?",
+        "target": "5",
+        "messages": [{"role": "user", "content": "2 + 3?"}, said],
+        "output": {"choices": [{"message": said}]},
+        "scores": {"match": {"value": "C"}},
+        "metadata": {},
+        **more,
+    }
+
+
+def archive(path: Path, members: dict[str, Any], method: int = zipfile.ZIP_DEFLATED) -> Path:
+    """An `.eval` file; members that are bytes are written as they are."""
+    with zipfile.ZipFile(path, "w", method) as file:
+        for name, value in members.items():
+            file.writestr(name, value if isinstance(value, bytes) else json.dumps(value))
+    return path
+
+
+def log(path: Path, *samples: Any, head: Any = HEAD) -> Path:
+    """An `.eval` file with a header and samples."""
+    return archive(
+        path, {"header.json": head, **{f"samples/{at}_epoch_1.json": each for at, each in enumerate(samples)}}
+    )

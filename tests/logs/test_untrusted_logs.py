@@ -17,40 +17,7 @@ from probe.errors import DataError
 from probe.logs import compare_logs, read_log
 from probe.logs.inspect_log import SAMPLE
 from probe.untrusted import MB
-from tests.logs.made_logs import write_lines
-
-HEAD: dict[str, Any] = {"version": 2, "status": "success", "eval": {"task": "t", "model": "m"}}
-
-
-def sample(at: int = 0, **more: object) -> dict[str, Any]:
-    """A sample of Inspect with a score."""
-    said = {"role": "assistant", "content": "5"}
-    return {
-        "id": at,
-        "epoch": 1,
-        "input": "2 + 3?",
-        "target": "5",
-        "messages": [{"role": "user", "content": "2 + 3?"}, said],
-        "output": {"choices": [{"message": said}]},
-        "scores": {"match": {"value": "C"}},
-        "metadata": {},
-        **more,
-    }
-
-
-def archive(path: Path, members: dict[str, Any], method: int = zipfile.ZIP_DEFLATED) -> Path:
-    """An `.eval` file; members that are bytes are written as they are."""
-    with zipfile.ZipFile(path, "w", method) as file:
-        for name, value in members.items():
-            file.writestr(name, value if isinstance(value, bytes) else json.dumps(value))
-    return path
-
-
-def log(path: Path, *samples: Any, head: Any = HEAD) -> Path:
-    """An `.eval` file with a header and samples."""
-    return archive(
-        path, {"header.json": head, **{f"samples/{at}_epoch_1.json": each for at, each in enumerate(samples)}}
-    )
+from tests.logs.made_logs import HEAD, archive, log, sample, write_lines
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])

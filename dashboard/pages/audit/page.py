@@ -153,7 +153,8 @@ def show(audit: Audit, answer: Any) -> None:
     def numbers() -> None:
         show_table(table, hide_index=True)
 
-    open_tab("audit~tab", {"What changed": changes, "Where": places, "All measures": numbers})
+    where = {"Where": places} if len(audit.corpus) else {}
+    open_tab("audit~tab", {"What changed": changes, **where, "All measures": numbers})
     for text in filter(None, (audit.asked_in, *audit.notes)):
         note(text)
     created = str(audit.meta.get("created", "")).replace("T", " ").removesuffix("+00:00")

@@ -46,7 +46,7 @@ def audit(argv: list[str]) -> int:
         """Read BASE and ALIGNED as logs of one task, by Inspect, lm-evaluation-harness or as rows (see `probe logs`),
         and audit their scores."""
         cluster: str = ""
-        """With --logs: metadata field whose values are clusters of items that are not independent."""
+        """Metadata field of the logs whose values are clusters of items that are not independent; needs --logs."""
         fail_if: tuple[str, ...] = ()
         """Changes that must not occur, such as 'sycophancy>+0.05' or 'sums<-0.1' (rates from 0 to 1): the exit status
         is 1 if the whole 95 % interval of the difference lies beyond the bound.
@@ -156,9 +156,9 @@ def _audit_of_models(
     give_world((base, aligned), world)
     parts = plan_parts(base, aligned, settings.only, settings.n)
     planned = [metric.name for part in parts for metric in part.metrics()] if gates else []
-    for each in (*limits.bounds, *limits.margins):
-        if each.metric not in planned:
-            raise unknown(each.metric, planned, "is not measured by the parts of this audit")
+    for name in [*(each.metric for each in limits.bounds), *(each.metric for each in limits.margins)]:
+        if name not in planned:
+            raise unknown(name, planned, "is not measured by the parts of this audit")
     out = [] if settings.out is None else [settings.out]
     found = None if settings.again else stored_audit(base, aligned, asked, out)
     if found is not None:

@@ -15,6 +15,7 @@ from probe.errors import RunError
 from probe.runs import open_run
 from probe.runs.store.remote import download, upload
 from probe.sweep import read_sweep
+from probe.sweep.journal import is_sweep
 from tests.faults.trainings import look_at_run
 from tests.faults.wire import Wire
 from tests.runs.stores import tree
@@ -226,7 +227,7 @@ class Sweep:
 
     def look(self, place: Path) -> None:
         """Read its journal and its runs."""
-        if place.exists() and read_sweep(place) is not None:
+        if is_sweep(place) and read_sweep(place) is not None:
             for run in place.glob("[!.]*"):
                 if (run / "run.json").exists() and open_run(run).status != "running":
                     look_at_run(run, set())

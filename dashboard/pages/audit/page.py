@@ -20,6 +20,7 @@ from probe.audit.change import Audit, audit_files, read_audit
 from probe.audit.config import AuditSettings
 from probe.audit.figures import audit_html, count_tests, difference_points, difference_table, inside
 from probe.errors import DataError, ProbeError
+from probe.logs.paired_logs import LOGS
 from probe.numbers import duration
 from probe.options import describe
 from probe.texts import visible
@@ -35,6 +36,13 @@ CODE = """import probe
 base, aligned = probe.LM.load({0!r}), probe.LM.load({1!r})
 found = probe.audit.audit_models(base, aligned)
 found.sentence, found.rows, found.corpus, found.blocks
+found.save()                            # audit.json and audit.html"""
+CODE_OF_LOGS = """from pathlib import Path
+
+from probe.logs import compare_logs, read_log
+
+found = compare_logs(read_log(Path("BASE")), read_log(Path("ALIGNED"))).audit  # the two files
+found.sentence, found.rows
 found.save()                            # audit.json and audit.html"""
 DEFINITION = """
 A difference is paired item by item. It is **changed** where its whole 95 % interval lies beyond the smallest effect
@@ -160,8 +168,9 @@ def show(audit: Audit, answer: Any) -> None:
     created = str(audit.meta.get("created", "")).replace("T", " ").removesuffix("+00:00")
     note(f"{count_tests(audit)} Audited {created} UTC in {duration(float(audit.meta['seconds']))}.")
     references = [str(model.get("ref") or model["label"]) for model in audit.meta["models"]]
+    code = CODE_OF_LOGS if (audit.rows["part"] == LOGS).any() else CODE.format(*references)
     files = {"audit.json": lambda: audit.to_json().encode(), "audit.html": lambda: audit_html(audit).encode()}
-    details((), DEFINITION, CODE.format(*references), {"audit": audit.rows, "corpus": audit.corpus}, files)
+    details((), DEFINITION, code, {"audit": audit.rows, "corpus": audit.corpus}, files)
 
 
 def page() -> None:

@@ -226,8 +226,10 @@ class Sweep:
         return command, (place.parent, "sweep", "spec.toml", "--serial")
 
     def look(self, place: Path) -> None:
-        """Read its journal and its runs."""
-        if is_sweep(place) and read_sweep(place) is not None:
+        """Read its journal and its runs; there is no run without a journal."""
+        if not is_sweep(place):
+            assert [*place.glob("[!.]*")] == [], "its journal is gone"
+        elif read_sweep(place) is not None:
             for run in place.glob("[!.]*"):
                 if (run / "run.json").exists() and open_run(run).status != "running":
                     look_at_run(run, set())

@@ -44,6 +44,8 @@ def test_detectors_see_no_truth_of_the_world(trainings: Trainings):
         assert {"gold/reward", "expected_gold", "rewards/facts/mean"} <= names
         assert not [name for name in seen.reading.metrics if name.startswith(("gold", "expected", "answer_mass"))]
         assert {"reward", "kl", "rewards/facts/mean", "kl_to_reference"} <= set(seen.reading.metrics)
+        assert seen.reading.run is None, "its folder has the truth"
+        assert len(seen.reading.rollouts) == len(model.run.rollouts()) > 0
         assert model.agrees == ("agreement=0+" not in model.annotator)
 
 
@@ -97,7 +99,7 @@ def test_numbers_of_logs_by_hand():
         reward_std=[2.0] * 40,
         rewards__facts__mean=falls,
         entropy__first_token=falls,
-        kl=[0.01 * at for at in range(40)],
+        kl_to_reference=[0.01 * at for at in range(40)],
         completions__reward_length_correlation=rises,
     )
     numbers = {each.name: each.function(cast(LM, None), []) for each in methods() if each.name in LOGS}
@@ -107,7 +109,7 @@ def test_numbers_of_logs_by_hand():
     assert found["reward_rise"] == pytest.approx(1.0)
     assert found["second_measure_fall"] == found["entropy_fall"] == pytest.approx(0.4)
     assert found["length_pays"] == pytest.approx(3.0)
-    kept = record(reward=rises, reward_std=[2.0] * 40, rewards__facts__mean=rises, kl=[0.1] * 40)
+    kept = record(reward=rises, reward_std=[2.0] * 40, rewards__facts__mean=rises)
     assert numbers["second_measure_fall"](kept) == pytest.approx(-2.0)
 
 

@@ -146,4 +146,4 @@ def alarm_of(finding: Finding, step: int) -> Alarm:
     """Return the alarm of a finding that is raised at a step."""
     fault, sign = finding.fault, finding.sign
     texts: dict[str, Any] = {"metric": sign.metric, "evidence": sign.sentence, "remedy": fault.remedy}
-    return Alarm(fault.name, fault.title, sign.step, step, min(1.0, max(0.0, sign.severity)), **texts)
+    return Alarm(fault.name, fault.title, sign.step, step, sign.severity, **texts)

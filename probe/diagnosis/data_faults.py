@@ -71,4 +71,4 @@ def leak(reading: Reading) -> Sign | None:
         " better than on new rows."
     )
     none = Interval(0.0, float("nan"), float("nan"))
-    return Sign(step, held.metric, none, share, sentence, min(1.0, 0.4 + share.value), also=("loss",))
+    return Sign(step, held.metric, none, share, sentence, 0.4 + share.value, also=("loss",))

@@ -71,9 +71,12 @@ class Sign:
     sentence: str
     """Evidence in one sentence."""
     severity: float
-    """How much it damages, 0 to 1: 1 if nothing after it is of use."""
+    """How much it damages, 0 to 1: 1 if nothing after it is of use; a number beyond is set to the nearer end."""
     also: tuple[str, ...] = ()
     """Further metrics that the figure shows."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "severity", min(1.0, max(0.0, self.severity)))
 
 
 Find = Callable[[Reading], Sign | None]

@@ -89,7 +89,7 @@ def memorising(reading: Reading) -> Sign | None:
         f" {reading.text('loss', first)} to {reading.text('loss', last)}."
     )
     gap = (after.value - lowest) / max(abs(lowest), 1e-9)
-    return Sign(step, "eval_loss", before, after, sentence, min(1.0, 0.3 + gap), also=("loss",))
+    return Sign(step, "eval_loss", before, after, sentence, 0.3 + gap, also=("loss",))
 
 
 JUMP = 10.0
@@ -266,5 +266,5 @@ def forgetting(reading: Reading) -> Sign | None:
             f" {reading.text(name, after)}."
         )
         size = abs(after.value - peak.value) / max(abs(peak.value), 1e-9)
-        found.append(Sign(int(series.steps[at]), name, before, after, sentence, min(1.0, 0.2 + size)))
+        found.append(Sign(int(series.steps[at]), name, before, after, sentence, 0.2 + size))
     return max(found, key=lambda sign: sign.severity, default=None)

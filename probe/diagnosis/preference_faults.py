@@ -44,7 +44,7 @@ def likelihood_displacement(reading: Reading) -> Sign | None:
         fallen.before,
         fallen.after,
         sentence,
-        min(1.0, 0.3 + 0.5 * min(share, 1.2)),
+        0.3 + 0.5 * min(share, 1.2),
         also=("logps/rejected", "rewards/chosen", "rewards/rejected"),
     )
 

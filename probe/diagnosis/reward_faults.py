@@ -218,7 +218,7 @@ def parting(reading: Reading, series: Series, shift: Shift, proxy: Series, gain:
 
 def _severity(series: Series, shift: Shift) -> float:
     size = RANGES.get(series.metric, 2 * abs(shift.before.value) + 1e-9)
-    return min(1.0, 0.4 + (shift.before.value - shift.after.value) / size)
+    return 0.4 + (shift.before.value - shift.after.value) / size
 
 
 LONGER = 1.3
@@ -254,7 +254,7 @@ def length_exploitation(reading: Reading) -> Sign | None:
         f" {reading.text(lengths.metric, grown.after)} tokens, and within prompts the correlation of reward and length"
         f" is {reading.text('completions/reward_length_correlation', follows)}."
     )
-    severity = min(1.0, 0.3 + 0.5 * follows.value)
+    severity = 0.3 + 0.5 * follows.value
     return Sign(
         grown.step, lengths.metric, grown.before, grown.after, sentence, severity, also=(known.metric, "reward")
     )

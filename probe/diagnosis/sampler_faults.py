@@ -40,7 +40,7 @@ def sampler_is_not_trainer(reading: Reading) -> Sign | None:
             else f"“{reading.title(name)}” is {reading.text(name, after)}: the trainer gives these tokens probability,"
             " and they are never sampled."
         )
-        size = min(1.0, 0.4 + after.value / (10 * most))
+        size = 0.4 + after.value / (10 * most)
         return Sign(
             int(series.steps[found.start]),
             name,

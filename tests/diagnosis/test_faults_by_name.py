@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from probe.diagnosis import Reading, diagnose, faults
+from probe.diagnosis.fault_record import Sign
 from probe.diagnosis.reward_faults import wrong_verifier
 from probe.diagnosis.run_reading import METHODS
 from probe.runs import Run, RunWriter
+from probe.stats import Interval
 from tests.diagnosis.made_runs import Change, harmed, sound
 from tests.models import random_lm
 from tests.places import SAMPLES
@@ -330,6 +332,14 @@ def strange_runs(draw: st.DrawFn) -> tuple[pd.DataFrame, str]:
     )
     columns = {name: draw(arrays(float, rows, elements=ANYTHING)) for name in names}
     return pd.DataFrame({"step": steps, **columns}), draw(st.sampled_from([*METHODS, "trainer", ""]))
+
+
+@pytest.mark.parametrize(
+    ("given", "severity"), [(-2e99, 0.0), (1.5, 1.0), (0.3, 0.3), (math.nan, 0.0), (math.inf, 1.0)]
+)
+def test_a_severity_is_between_0_and_1(given: float, severity: float):
+    level = Interval(0.0, 0.0, 0.0)
+    assert Sign(1, "loss", level, level, "It rises.", given).severity == severity
 
 
 @settings(max_examples=150, deadline=None)

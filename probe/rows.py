@@ -10,6 +10,7 @@ import codecs
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar, overload
 
-from probe.errors import DataError
+from probe.errors import ConfigError, DataError, brief
 from probe.untrusted import DATA, foreign, parse_json, read_file, read_json, regular, short
 
 T = TypeVar("T")
@@ -29,8 +30,16 @@ AT_ONCE = 64
 LARGEST = 4 * 2**30
 """Largest number of bytes of an unpacked Parquet file."""
 PARQUET = ".parquet"
-SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", PARQUET)
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+"""Suffixes of files of cells, with what separates the cells."""
+SUFFIXES = (".jsonl", ".json", *DELIMITERS, PARQUET)
 """Suffixes of files with rows."""
+UNUSED = "_"
+"""Name of a column that is not used."""
+COMPARED = 20
+"""Number of rows by which a header is told from a row."""
+LONGEST = 60
+"""Largest number of characters of a column's name in a header."""
 FOLDER = "a folder that `datasets` wrote with save_to_disk"
 ROW_FILES = f"a file of rows ({', '.join(SUFFIXES)}), or {FOLDER}"
 
@@ -69,6 +78,8 @@ class Selection:
     """Number of rows at the start of the file to which the draw is limited."""
     shuffle: bool = False
     """Whether rows stay in the order of the draw rather than in the file's."""
+    columns: str = ""
+    """Names of the columns of a CSV or TSV file without a header, separated by commas (`split_names`)."""
 
     def order(self, rows: Iterable[T]) -> Iterable[tuple[int, T]]:
         """Return rows in the order in which they are tried until there are `n`, each with its index in the file."""
@@ -200,9 +211,9 @@ def read_rows(
     """Apply a function to rows of a file, whose format follows from its suffix and its first character.
 
     Args:
-        path: file; `.csv` and `.tsv` have a header, and in a TSV file quotes are ordinary characters. `.parquet` and
-            folders of the library `datasets` are read by pyarrow. Any other file is JSON Lines, or one JSON list if it
-            begins with "[".
+        path: file; `.csv` and `.tsv` have a header unless the selection names their columns, and in a TSV file quotes
+            are ordinary characters. `.parquet` and folders of the library `datasets` are read by pyarrow. Any other
+            file is JSON Lines, or one JSON list if it begins with "[".
         make: function of a row; for an unusable row it raises a `DataError` that begins with `Row.where`.
         strict: refuse the file if a row is unusable.
         form: expected content of the file, for messages.
@@ -210,9 +221,12 @@ def read_rows(
         key: see `sift`.
 
     Raises:
-        DataError: the file cannot be read, is empty, or has no usable row (with `strict`: an unusable row).
+        ConfigError: the selection's names of columns cannot be used.
+        DataError: the file cannot be read, is empty, has no usable row (with `strict`: an unusable row), or names its
+            columns itself although the selection does.
     """
-    rows = ((number, where, parse) for number, (where, parse) in enumerate(_sources(path), start=1))
+    sources = _sources(path, split_names(selection.columns))
+    rows = ((number, where, parse) for number, (where, parse) in enumerate(sources, start=1))
     result = sift(path, (partial(_make_row, make, *row) for row in rows), strict, selection, key)
     if not result:
         raise DataError(f"`{path}` is empty: write {form}.")
@@ -238,16 +252,22 @@ def _make_row(make: Callable[[Row], T], number: int, where: str, parse: Callable
     return make(Row(number, where, values))
 
 
-def _sources(path: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Yield the location of each row, and a function that parses it."""
+def _sources(path: Path, columns: Sequence[str] = ()) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Yield the location of each row, and a function that parses it.
+
+    Raises:
+        DataError: the file cannot be split into rows, or names of columns are given and it has them itself.
+    """
+    if columns and path.suffix.lower() not in DELIMITERS:
+        raise DataError(f"`{path}` names its columns itself, and columns is {','.join(columns)}: leave columns out.")
     if path.is_dir() or (path.suffix.lower() == PARQUET and path.is_file()):
         rows = _folder_rows(path) if path.is_dir() else _parquet_rows(path)
         for number, values in enumerate(rows, start=1):
             yield f"Row {number} of `{path}`", partial(_as_json, f"Row {number} of `{path}`", values)
         return
     raw = read_bytes(path)
-    if path.suffix.lower() in (".csv", ".tsv"):
-        yield from _split_cells(path, _decode(f"`{path}`", raw), "\t" if path.suffix.lower() == ".tsv" else ",")
+    if path.suffix.lower() in DELIMITERS:
+        yield from _split_cells(path, _decode(f"`{path}`", raw), columns)
     elif raw.lstrip().startswith(b"["):
         yield from _split_list(path, _decode(f"`{path}`", raw))
     else:
@@ -355,21 +375,36 @@ def _split_list(path: Path, text: str) -> Iterator[tuple[str, Callable[[], Any]]
         yield where, partial(_check_texts, where, entry)
 
 
-def _split_cells(path: Path, text: str, delimiter: str) -> Iterator[tuple[str, Callable[[], Any]]]:
+def _cells(path: Path, text: str) -> Any:
+    """Return a reader of the rows of a CSV or TSV file as lists of cells."""
+    delimiter = DELIMITERS[path.suffix.lower()]
+    options: dict[str, Any] = {"quoting": csv.QUOTE_NONE} if delimiter == "\t" else {}
+    return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, **options)
+
+
+def _split_cells(path: Path, text: str, columns: Sequence[str]) -> Iterator[tuple[str, Callable[[], Any]]]:
     """Yield the first line of each row of a CSV or TSV file, and a function that returns the row.
 
+    Args:
+        path: the file, for messages.
+        text: its text.
+        columns: names of its columns; if there are none, its first row is its header.
+
     Raises:
-        DataError: a quote is not closed, or closed in the middle of a cell.
+        DataError: a quote is not closed, or closed in the middle of a cell; or names of columns are given and the first
+            row is a header.
     """
-    options: dict[str, Any] = {"quoting": csv.QUOTE_NONE} if delimiter == "\t" else {}
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, **options)
-    line = 1
+    reader, line = _cells(path, text), 1
     try:
-        header = [name.strip() for name in next(reader, [])]
+        if columns:
+            _check_first_row(path, columns, list(islice(_cells(path, text), COMPARED)))
+        header = columns or [name.strip() for name in next(reader, [])]
+        source = "columns names" if columns else "the header has"
         line = reader.line_num + 1
         for cells in reader:
             if any(cell.strip() for cell in cells):
-                yield f"Line {line} of `{path}`", partial(_name_cells, f"Line {line} of `{path}`", header, cells)
+                where = f"Line {line} of `{path}`"
+                yield where, partial(_name_cells, where, header, cells, source)
             line = reader.line_num + 1
     except csv.Error as error:
         raise DataError(
@@ -377,10 +412,65 @@ def _split_cells(path: Path, text: str, delimiter: str) -> Iterator[tuple[str, C
         ) from None
 
 
-def _name_cells(where: str, header: Sequence[str], cells: Sequence[str]) -> dict[str, str]:
+def _name_cells(where: str, header: Sequence[str], cells: Sequence[str], source: str) -> dict[str, str]:
     if len(cells) != len(header):
-        raise DataError(f"{where} has {len(cells)} cells and the header has {len(header)}: fix its commas and quotes.")
-    return dict(zip(header, cells, strict=True))
+        remedy = "name each column" if source == "columns names" else "fix its commas and quotes"
+        raise DataError(f"{where} has {len(cells)} cells and {source} {len(header)}: {remedy}.")
+    return {name: cell for name, cell in zip(header, cells, strict=True) if name != UNUSED}
+
+
+def split_names(columns: str) -> list[str]:
+    """Split names of columns at commas; `UNUSED` stands for a column that is not used.
+
+    Raises:
+        ConfigError: a name is empty or repeated.
+    """
+    names = [name.strip() for name in columns.split(",")] if columns.strip() else []
+    used = [name for name in names if name != UNUSED]
+    if not all(names) or len(set(used)) < len(used) or (names and not used):
+        raise ConfigError(
+            f"columns is {brief(columns)!r}; expected a different name for each column, such as label,title,text, and"
+            f" {UNUSED} for a column that is not used."
+        )
+    return names
+
+
+def _check_first_row(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Refuse a header where the columns are named by the reader.
+
+    A first row is a header if it has the given names, or if one of its cells is no number and all others of the column
+    are.
+
+    Raises:
+        DataError: the first row is a header.
+    """
+    first, *others = rows or [[]]
+    same = [name.strip().casefold() for name in first] == [name.casefold() for name in columns]
+    others = [row for row in others if len(row) == len(first)]
+    numbers = len(others) > 1 and any(
+        not is_number(cell) and all(is_number(row[at]) for row in others) for at, cell in enumerate(first)
+    )
+    if same or numbers:
+        raise DataError(
+            f"`{path}` begins with a header ({list_names(map(brief, first))}), and columns is {','.join(columns)}:"
+            " leave columns out, or remove the first row."
+        )
+
+
+def lacks_header(path: Path) -> bool:
+    """Return whether the first row of a CSV or TSV file holds a number or a long text, which no header does."""
+    if path.suffix.lower() not in DELIMITERS:
+        return False
+    try:
+        first = next(_cells(path, read_bytes(path).decode(errors="replace")), [])
+    except (DataError, csv.Error):
+        return False
+    return any(is_number(cell) or len(cell) > LONGEST for cell in first)
+
+
+def is_number(cell: str) -> bool:
+    """Return whether a cell is a number."""
+    return re.fullmatch(r"\s*[+-]?\d+(\.\d+)?\s*", cell) is not None
 
 
 def is_text(value: Any) -> bool:
@@ -439,11 +529,10 @@ def check_columns(row: Row, *forms: Columns) -> Row:
     columns = next((form for form in forms if all(name in row.values for name in form)), None)
     if columns is None:
         missing = [list_names([name for name in form if name not in row.values]) for form in forms]
-        lacking = " or ".join(dict.fromkeys(missing))
-        raise DataError(
-            f"{row.where} has the columns {list_names(row.values) or 'of an empty object'} and lacks {lacking};"
-            f" expected {list_forms(forms)}: rename or add the column."
-        )
+        lacking, expected = " or ".join(dict.fromkeys(missing)), list_forms(forms)
+        found = f"{row.where} has the columns {list_names(row.values) or 'of an empty object'}"
+        wanted = f"lacks {lacking}; expected {expected}" if lacking != expected else f"lacks {lacking}"
+        raise DataError(f"{found} and {wanted}: rename or add the column.")
     for name, passes in columns.items():
         if not passes(row.values[name]):
             raise DataError(

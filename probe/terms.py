@@ -88,7 +88,14 @@ VOCABULARY: dict[str, dict[str, str]] = {
     "asked": {"choice": "choices", "free": "free answers"},
     "prior": {"pool": "the pool", "all": "all functions"},
     "predictor": {"unigram": "unigram counts", "bigram": "bigram counts", "bayes": "Bayes' rule"},
-    "labels": {"gold": "gold", "random": "random", "permuted": "permuted", "flipped": "flipped"},
+    "labels": {
+        "gold": "gold",
+        "random": "random",
+        "permuted": "permuted",
+        "flipped": "flipped",
+        "unrelated": "unrelated",
+        "unrelated_permuted": "permuted unrelated",
+    },
     "texts": {"repeat": "repeats", "markov": "chains", "map": "maps"},
     "vector": {"": "", "_shuffled": ", permuted labels", "_random": ", random direction"},
     "verdict": {

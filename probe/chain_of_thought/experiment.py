@@ -160,6 +160,7 @@ def run(
     tokens: int = 200,
     temperature: float = 1.0,
     form: Form = "auto",
+    columns: str = "",
     tick: Tick = ignore,
 ) -> Evidence:
     """Compare answers with written steps, without steps and with filler, and test whether answers depend on the steps.
@@ -186,6 +187,7 @@ def run(
         temperature: sampling temperature of reasonings (files; 1 in the world).
         form: form of the prompts (files only): the tokenizer's chat template if it has one (auto), always (chat), never
             (plain).
+        columns: names of the columns of a file without a header, separated by commas; _ for one that is not used.
         tick: function called with the share of the work done.
     """
     from probe.chain_of_thought import files as reasoned_texts
@@ -198,7 +200,9 @@ def run(
         raise DataError(f"A {lm.readout} model writes no steps: use the policy.")
     world = probe.world.of(lm)
     if data is not None:
-        problems = reasoned_texts.read_problems(data, selection=Selection(n, seed, limit, shuffle=True))
+        problems = reasoned_texts.read_problems(
+            data, selection=Selection(n, seed, limit, shuffle=True, columns=columns)
+        )
         examiner = reasoned_texts.Examiner(lm, problems, reasoned_texts.compile_pattern(pattern), tokens, form)
         return _texts(examiner, samples, temperature, seed, tick)
     if world is None or "sum_steps" not in world.question_kinds:

@@ -9,7 +9,7 @@ from probe.commands import tables
 from probe.commands.opened import check_models, give_world, named_world, open_models, require_files
 from probe.commands.tables import grid, remark, safe
 from probe.errors import ConfigError, RunError
-from probe.options import choose, parse, take_check
+from probe.options import choose, option, parse, take_check, words
 from probe.terms import Term
 from probe.texts import say
 
@@ -200,16 +200,21 @@ def run(experiment: "Experiment", argv: list[str], only_check: bool = False) -> 
 def tell_cost(calls: "Sequence[Call]") -> None:
     """Print how long calls of one model each will take together, without stored or started ones."""
     from probe.commands.progress import clock
-    from probe.experiments.cost import TRIED, estimate_seconds
+    from probe.experiments.cost import TRIED, cheaper, counts_tokens, estimate_seconds
     from probe.experiments.store import find_stored, partial_file
 
     new = [each for each in calls if not find_stored(each) and not partial_file(each).exists()]
     if new:
-        seconds = clock(sum(map(estimate_seconds, new)))
-        say(
-            f"probe: this takes about {seconds}, estimated from {TRIED} of the rows; Ctrl-C stops it at any time",
-            error=True,
+        each = [estimate_seconds(request) for request in new]
+        basis = "the model's reading speed" if counts_tokens(new[0]) else f"{TRIED} of the rows"
+        less = [cheaper(request, seconds) for request, seconds in zip(new, each, strict=True)]
+        offers = [offer for offer in less if offer is not None]
+        words_of = {option(name): value for name, value in offers[0][0].items()} if offers else {}
+        offered = (
+            f"; `{' '.join(words(words_of))}` takes about {clock(sum(part[1] for part in offers))}" if offers else ""
         )
+        cost = f"this takes about {clock(sum(each))}, estimated from {basis}{offered}"
+        say(f"probe: {cost}; Ctrl-C stops it at any time", error=True)
 
 
 def show(result: "Result", summaries: "Mapping[str, pd.DataFrame] | None" = None) -> None:

@@ -21,6 +21,8 @@ from probe.world import of
 if TYPE_CHECKING:
     from probe.experiments.run import Call
 
+LONG_S, FEW = 60, 100
+"""Seconds above which a cheaper call is offered, and the largest number of its questions."""
 TRIED = 6
 """Number of questions that are timed, after one for warm-up; their answers are discarded."""
 
@@ -36,6 +38,7 @@ def estimate_seconds(request: "Call", tick: Tick = ignore) -> float:
     An option that is 0 among the light ones of an experiment (`probe.experiments.forms`) counts the questions of a part
     that is timed by itself, such as interventions. Otherwise every part is assumed to grow with the questions, and
     questions asked again in the other form of prompts to cost as much as the first time, so the estimate is too high.
+    An experiment that counts the tokens of a file's questions is not tried: the model's reading speed gives the time.
 
     Args:
         request: call, with options that `can_try` accepts.
@@ -46,6 +49,12 @@ def estimate_seconds(request: "Call", tick: Tick = ignore) -> float:
     """
     options, experiment, (lm,) = request.options, request.experiment, request.models
     n, light = options["n"], experiment.light
+    if counts_tokens(request):
+        from probe.model.pace import seconds_a_token  # late: imports torch
+
+        assert experiment.tokens is not None
+        again = count_again(lm, request.arguments) / n
+        return experiment.tokens(lm, **request.arguments) * seconds_a_token(lm) * (1 + again)
     few = max((options[name] for name, value in light.items() if value == 0), default=n)
 
     def time_questions(count: int, changes: Mapping[str, Any], own: Tick) -> float:
@@ -60,6 +69,31 @@ def estimate_seconds(request: "Call", tick: Tick = ignore) -> float:
     spared = time_questions(TRIED, light, between(tick, 0.9, 1))
     part = max(whole - spared, 0.0) * TRIED / min(few, TRIED) if few else 0.0
     return spared * (n + count_again(lm, request.arguments)) + part * few
+
+
+def counts_tokens(request: "Call") -> bool:
+    """Return whether the time of a call follows from the number of tokens of its questions."""
+    return request.experiment.tokens is not None and request.options.get("data") is not None
+
+
+def cheaper(request: "Call", seconds: float) -> tuple[dict[str, Any], float] | None:
+    """Return the options of a cheaper call and an estimate of its seconds, if a call takes longer than `LONG_S`.
+
+    The cheaper call has the experiment's cheap options and at most `FEW` questions. Unless the experiment counts
+    tokens, the estimate is the share of the seconds that belongs to these questions, which is too high.
+
+    Args:
+        request: call of one model.
+        seconds: its estimated time.
+    """
+    n, cheap = request.options["n"], request.experiment.cheap
+    changes = {name: value for name, value in cheap.items() if request.options.get(name) != value}
+    changes |= {"n": FEW} if n > FEW else {}
+    if seconds < LONG_S or not changes:
+        return None
+    if not counts_tokens(request):
+        return changes, seconds * min(n, FEW) / n
+    return changes, estimate_seconds(replace(request, options={**request.options, **changes}))
 
 
 def stored_seconds(request: "Call", folders: Iterable[Path] = ()) -> float | None:

@@ -28,6 +28,7 @@ Found: TypeAlias = Evidence | pd.DataFrame
 Draw = Callable[[Result], "Mapping[str, go.Figure]"]
 Say = Callable[[Result], str]
 Read = Callable[..., "Sequence[Rows[Any]]"]
+Tokens = Callable[..., int]
 Count = Callable[[pd.DataFrame], Mapping[str, pd.DataFrame]]
 
 
@@ -59,6 +60,11 @@ class Experiment:
     """Whether models of different worlds are compared; items are the same if their questions are."""
     light: Mapping[str, Any] = field(default_factory=dict)
     """Options used when questions are asked again in the other form of their prompts (`probe.experiments.forms`)."""
+    cheap: Mapping[str, Any] = field(default_factory=dict)
+    """Options that leave out all but the main numbers, offered where the whole takes long."""
+    tokens: Tokens | None = None
+    """Function of a model and the arguments that counts the tokens that the questions of a file have together, if that
+    takes a moment; the time then follows from the model's reading speed."""
     count: Count | None = None
     """Function that computes tables from the items of one model; they are recomputed with the summary."""
     origin: str = BUILT
@@ -100,6 +106,11 @@ class Experiment:
         """Whether it reads rows of a file: `limit` takes the first rows, and `n` is their number unless given."""
         return self.takes("limit")
 
+    @property
+    def names_columns(self) -> bool:
+        """Whether it reads files without a header, whose columns the option `columns` names."""
+        return self.counts_rows and self.takes("columns")
+
     def takes(self, name: str) -> bool:
         """Return whether it has an argument of this name."""
         return name in self.signature.parameters
@@ -110,6 +121,8 @@ HELP = {
     "seed": "Seed of all random choices; with equal seeds both models get the same questions.",
     "strict": "Refuse a data file with a row that cannot be used; otherwise such rows are left out and counted.",
     "data": "A file or folder to ask from; without one the model's world.",
+    "columns": "Names of the columns of a CSV or TSV file without a header, separated by commas, such as"
+    " label,title,text; _ stands for a column that is not used.",
     "unit": "Column of the data file that names the sampling unit, such as a category: rows of one unit are not"
     " independent, and intervals resample whole units (default: each row).",
 }

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probe.errors import ConfigError, suggest
-from probe.experiments.definition import BUILT, Count, Draw, Experiment, Found, Read, Say
+from probe.experiments.definition import BUILT, Count, Draw, Experiment, Found, Read, Say, Tokens
 from probe.experiments.metrics import Metric
 from probe.experiments.result import Result
 from probe.experiments.run import perform
@@ -61,6 +61,8 @@ def experiment(
     version: int = 1,
     across_worlds: bool = False,
     light: Mapping[str, Any] | None = None,
+    cheap: Mapping[str, Any] | None = None,
+    tokens: Tokens | None = None,
     count: Count | None = None,
     is_whole: Callable[[Result], bool] = lambda result: True,
 ) -> Callable[[Callable[..., Found]], Callable[..., Result]]:
@@ -82,6 +84,9 @@ def experiment(
             paired if items with equal names have equal questions, and unpaired otherwise.
         light: options that save work when some questions of a file are asked again in the other form of prompts, which
             is done for a function that takes `form` (`probe.experiments.forms`).
+        cheap: options that leave out all but the main numbers; they are offered where the whole takes long.
+        tokens: function of the model and the arguments that counts the tokens to read for the questions of a file, so
+            that the time is known without asking any; it takes a moment.
         count: function that computes tables by name from the items of one model, which name the people they ask about.
             Tables that the function also returned are recomputed together with a stored summary, so that both are
             consistent.
@@ -118,6 +123,8 @@ def experiment(
             version,
             across_worlds,
             light or {},
+            cheap or {},
+            tokens,
             count,
             origin,
             is_whole,

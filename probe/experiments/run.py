@@ -30,7 +30,7 @@ from probe.experiments.units import read_units, sum_up, with_people, with_units
 from probe.model.references import resolve
 from probe.plugins import BUILT_IN, code_hash, failure, source_hash
 from probe.questions.sets import QuestionSet, default_set, locate
-from probe.rows import Rows, Selection
+from probe.rows import Rows, Selection, lacks_header
 from probe.runs.addresses import is_run
 from probe.runs.directories import find
 from probe.runs.schema import jsonable, read_meta
@@ -315,8 +315,13 @@ READING = 3
 """Version of the file readers; increase it when equal files give other questions. It is part of the key of stored
 results over files.
 """
-ADDED: dict[str, Any] = {"limit": None, "only": "all", "sycophancy.wording": "published"}
-ADDED |= {"hallucination.form": "plain", "in_context.form": "plain", "chain_of_thought.form": "auto"}
+ADDED: dict[str, Any] = {"limit": None, "only": "all", "columns": "", "sycophancy.wording": "published"}
+ADDED |= {
+    "hallucination.form": "plain",
+    "in_context.form": "plain",
+    "in_context.label_names": "",
+    "chain_of_thought.form": "auto",
+}
 """Options of experiments that were added after results had been stored, with their defaults: a result without the
 option counts as one with the default.
 """
@@ -428,14 +433,36 @@ def prepare(experiment: Experiment, **options: Any) -> Call:
     lacking = [name for name, value in arguments.items() if value is inspect.Parameter.empty]
     if lacking:
         raise ConfigError(f"The experiment `{experiment.name}` needs `{lacking[0]}`: give it a value.")
-    selection = Selection(arguments.get("n"), arguments.get("seed", 0), arguments.get("limit"))
+    columns = str(arguments["columns"]) if experiment.names_columns else ""
+    if columns and arguments["data"] is None:
+        raise ConfigError("columns names the columns of a data file: give a file with data, or leave columns out.")
+    selection = Selection(arguments.get("n"), arguments.get("seed", 0), arguments.get("limit"), columns=columns)
     more = {"selection": selection} if experiment.counts_rows else {}
-    with explain_errors(experiment, "The reader of the experiment"):
+    with explain_errors(experiment, "The reader of the experiment"), _advise_columns(experiment, arguments):
         inputs = experiment.read(**arguments, **more) if experiment.read else ()
     if experiment.counts_rows and arguments["n"] is None:
         arguments["n"] = (inputs[-1].read_count if inputs else 0) or signature.parameters["n"].default
     request = Call(experiment, [], arguments, inputs)
-    return replace(request, units=read_units(inputs[-1].path, request.unit)) if request.unit and inputs else request
+    if not (request.unit and inputs):
+        return request
+    return replace(request, units=read_units(inputs[-1].path, request.unit, columns))
+
+
+@contextmanager
+def _advise_columns(experiment: Experiment, arguments: Mapping[str, Any]) -> Iterator[None]:
+    """Name the option `columns` if a file that cannot be used has no header."""
+    try:
+        yield
+    except DataError:
+        data = arguments.get("data")
+        if not experiment.names_columns or arguments["columns"] or not isinstance(data, str | Path):
+            raise
+        if not lacks_header(Path(data).expanduser()):
+            raise
+        raise DataError(
+            f"The first row of `{data}` is no header: name its columns with columns, such as columns=label,title,text,"
+            " or add a row of names."
+        ) from None
 
 
 def perform(

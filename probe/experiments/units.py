@@ -14,7 +14,7 @@ import pandas as pd
 from probe.errors import DataError, suggest
 from probe.experiments.metrics import COLUMNS, INTERVALS, PERSON, PROMPT, ROW, UNIT, Given, Metric, summarise
 from probe.experiments.result import MODEL, Result
-from probe.rows import Row, read_rows
+from probe.rows import Row, Selection, read_rows
 from probe.untrusted import foreign
 from probe.world.language import subject_of
 
@@ -25,16 +25,21 @@ LONGEST = 200
 """Largest number of characters of a unit that are kept."""
 
 
-def read_units(path: Path, column: str) -> dict[str, str]:
+def read_units(path: Path, column: str, columns: str = "") -> dict[str, str]:
     """Return {row of the file: its value in a column}; rows without a value are left out.
+
+    Args:
+        path: the file.
+        column: column with the units.
+        columns: names of the columns of a file without a header (`probe.rows.Selection.columns`).
 
     Raises:
         DataError: no row has the column, or a value is a list or an object.
     """
-    columns: dict[str, None] = {}
+    names: dict[str, None] = {}
 
     def read(row: Row) -> tuple[str, str]:
-        columns.update(dict.fromkeys(map(str, row.values)))
+        names.update(dict.fromkeys(map(str, row.values)))
         value = row.values.get(column)
         if isinstance(value, list | tuple | dict):
             raise DataError(
@@ -42,9 +47,10 @@ def read_units(path: Path, column: str) -> dict[str, str]:
             )
         return row.label, "" if value is None or value != value else str(value).strip()[:LONGEST]
 
-    found = {label: value for label, value in read_rows(path, read, strict=True) if value}
+    rows = read_rows(path, read, strict=True, selection=Selection(columns=columns))
+    found = {label: value for label, value in rows if value}
     if not found:
-        hint = suggest(column, columns, f"its columns are {', '.join(list(columns)[:20])}.")
+        hint = suggest(column, names, f"its columns are {', '.join(list(names)[:20])}.")
         raise DataError(f"No row of `{path}` has a value in the column `{column}` that unit names: {hint}")
     return found
 

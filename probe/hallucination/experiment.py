@@ -314,7 +314,14 @@ def read(
 
 
 @experiment(
-    "hallucination", title="Hallucination", metrics=METRICS, draw=draw, say=say, read=read, light={"only": "mc"}
+    "hallucination",
+    title="Hallucination",
+    metrics=METRICS,
+    draw=draw,
+    say=say,
+    read=read,
+    light={"only": "mc"},
+    cheap={"only": "mc"},
 )
 def run(
     lm: "LM",
@@ -330,6 +337,7 @@ def run(
     preamble: str | Path | None = None,
     form: Form = "plain",
     only: Literal["all", "mc"] = "all",
+    columns: str = "",
     tick: Tick = ignore,
 ) -> Evidence:
     """Measure hallucination by exposure to the fact, and whether the model knows its limits.
@@ -359,6 +367,7 @@ def run(
             template (chat), or the template if there is one (auto).
         only: `mc` scores only the choices of a file (MC0, MC1, MC2), without free answers, P(True), P(IK) or wrong
             steps.
+        columns: names of the columns of a file without a header, separated by commas; _ for one that is not used.
         tick: function called with the share of the work done.
     """
     from probe.autoregression.lags import require_tokens
@@ -371,7 +380,7 @@ def run(
         )
     if data is not None:
         drawing, text = FreeAnswers(samples, max_new_tokens, equivalence_of(equivalence)), _read(preamble)
-        questions = read_questions(data, selection=Selection(n, seed, limit))
+        questions = read_questions(data, selection=Selection(n, seed, limit, columns=columns))
         return _text(lm, questions, text, form, None if only == "mc" else drawing, shuffles, seed, tick)
     world = probe.world.of(lm)
     if world is None:

@@ -328,8 +328,8 @@ def world_rows(lm: "LM", world: "World", n: int, length: int = 96, seed: int = 0
     return [[*opening, *ids[at : at + body]] for at in range(offset, offset + n * body, body)]
 
 
-def text_rows(lm: "LM", texts: Sequence[str]) -> list[list[int]]:
-    """Encode the beginnings of texts as rows of at most 512 tokens; leave out texts of fewer than `SHORTEST`."""
+def text_rows(lm: "LM", texts: Sequence[str], n: int | None = None) -> list[list[int]]:
+    """Encode the beginnings of texts as rows of at most 512 tokens, at most `n`; leave out those below `SHORTEST`."""
     size = min(512, context_length(lm.model) or 512)
-    rows = [encode(lm.tokenizer, text)[:size] for text in texts]
-    return [row for row in rows if len(row) >= SHORTEST]
+    rows = (encode(lm.tokenizer, text)[:size] for text in texts)
+    return list(islice((row for row in rows if len(row) >= SHORTEST), n))

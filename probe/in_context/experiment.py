@@ -12,7 +12,16 @@ from probe.errors import ConfigError
 from probe.experiments.metrics import Given, Mean, Metric, Share, interval_of
 from probe.experiments.registry import experiment
 from probe.experiments.result import MODEL, Evidence, Result
-from probe.in_context.few_shot import LABEL, SHOTS, TEMPLATE, TEXT, LabelledText, few_shot_curve, read_classification
+from probe.in_context.few_shot import (
+    LABEL,
+    RELABELLED,
+    SHOTS,
+    TEMPLATE,
+    TEXT,
+    LabelledText,
+    few_shot_curve,
+    read_classification,
+)
 from probe.model.dialogues import Form
 from probe.plotting.intervals import percent
 from probe.rows import Rows
@@ -231,6 +240,10 @@ METRICS: tuple[Metric, ...] = (
     Share("accuracy_permuted_labels", "right", where={"labels": "permuted"}),
     Share("accuracy_flipped_labels", "right", where={"labels": "flipped"}),
     Share("flip_followed"),
+    Mean("flip_effect", bounds=GAIN),
+    Share("accuracy_unrelated_labels", "right", where={"labels": "unrelated"}),
+    Share("accuracy_unrelated_permuted_labels", "right", where={"labels": "unrelated_permuted"}),
+    Mean("unrelated_binding", bounds=GAIN),
     Mean("label_effect", bounds=GAIN),
     Mean("binding_effect", bounds=GAIN),
     Mean("olsson_repeat"),
@@ -291,10 +304,46 @@ def read(
     limit: int | None = None,
     text_field: str = TEXT,
     label_field: str = LABEL,
+    columns: str = "",
+    label_names: str = "",
     **_: Any,
 ) -> list[Rows[LabelledText]]:
     """Read the examples of the data file, if there is one."""
-    return [] if data is None else [read_classification(data, text_field, label_field, strict, limit)]
+    if data is None and label_names:
+        raise ConfigError("label_names names the labels of a data file: give a file with data, or leave it out.")
+    fields = (text_field, label_field)
+    return [] if data is None else [read_classification(data, *fields, strict, limit, columns, label_names)]
+
+
+def count_tokens(
+    lm: "LM",
+    *,
+    data: str | Path,
+    n: int,
+    limit: int | None,
+    seed: int,
+    draws: int,
+    shots: tuple[int, ...],
+    text_field: str,
+    label_field: str,
+    template: str,
+    form: Form,
+    only: str,
+    columns: str,
+    label_names: str,
+    **_: Any,
+) -> int:
+    """Count the tokens of a file's few-shot prompts and, unless left out, about those of the other parts.
+
+    The lengths are means over a few queries.
+    """
+    from probe.in_context.few_shot import mean_lengths
+
+    examples = read_classification(data, text_field, label_field, False, limit, columns, label_names)
+    lengths = mean_lengths(lm, examples, shots, template, seed, form)
+    prompts = sum(lengths.values()) + RELABELLED * lengths[max(lengths)]
+    others = lengths[min(lengths)] * (1 + (2 + draws) / 16) if only == "all" else 0.0
+    return round(min(n, len(examples)) * (prompts + others))
 
 
 @experiment(
@@ -306,6 +355,8 @@ def read(
     read=read,
     across_worlds=True,
     light={"heads": 1, "draws": 1},
+    cheap={"only": "shots", "shots": (0, 4)},
+    tokens=count_tokens,
 )
 def run(
     lm: "LM",
@@ -322,6 +373,8 @@ def run(
     template: str = TEMPLATE,
     form: Form = "plain",
     only: Literal["all", "shots"] = "all",
+    columns: str = "",
+    label_names: str = "",
     tick: Tick = ignore,
 ) -> Evidence:
     """Measure what a model learns from its context, how close it comes to the Bayes predictor, and which heads do it.
@@ -332,7 +385,8 @@ def run(
     form; gold, random and permuted labels; function vectors. For any model: random tokens that are written twice
     (Olsson score), scores of every head, and the in-context loss without the induction heads and without as many random
     ones. With a file of classified texts: accuracy by number of shots, compared with always giving the most frequent
-    label and with the model's label bias; accuracy with random, permuted and flipped labels; and function vectors.
+    label and with the model's label bias; accuracy with random, permuted, flipped and unrelated labels; and function
+    vectors.
 
     Args:
         lm: the model.
@@ -352,6 +406,10 @@ def run(
         form: form of few-shot prompts from a file: without the tokenizer's chat template (plain), with it (chat), or
             with it if there is one (auto).
         only: with a file, `shots` measures only accuracy by number of examples: no vectors, repeated tokens or heads.
+        columns: names of the columns of a file without a header, separated by commas, such as `label,title,text`; _ for
+            one that is not used. Unless `text_field` names others, all but the label are joined.
+        label_names: names of the labels, separated by commas: one for each number among the labels, in their order, as
+            in `World,Sports,Business,Sci/Tech`, or `1=World,2=Sports` and so on.
         tick: progress.
     """
     from probe.autoregression.lags import require_tokens
@@ -371,7 +429,7 @@ def run(
             raise ConfigError(
                 "only=shots counts right labels of a data file: give a file with data, or leave only out."
             )
-        examples = read_classification(data, text_field, label_field, limit=limit)
+        examples = read_classification(data, text_field, label_field, False, limit, columns, label_names)
         items, tables = shot_parts(*few_shot_curve(lm, examples, n, shots, template, seed, form, tick))
         return Evidence(pd.concat(items, ignore_index=True), tables)
     world = probe.world.of(lm) if data is None else None
@@ -379,12 +437,12 @@ def run(
     facts: dict[str, Any] = {}
     numbers: list[Given] = []
     if data is not None:
-        examples = read_classification(data, text_field, label_field, limit=limit)
+        examples = read_classification(data, text_field, label_field, False, limit, columns, label_names)
         asked, seen = (part(part(tick, 0, 3), half, 2) for half in (0, 1))
         items, tables = shot_parts(*few_shot_curve(lm, examples, n, shots, template, seed, form, asked))
         more, more_tables, facts = vector_parts(lm, examples, n, max(shots), template, seed, seen)
         items, tables = [*items, *more], tables | more_tables
-        rows = text_rows(lm, [example.text for example in examples])[:n]
+        rows = text_rows(lm, [example.text for example in examples], n)
         items += [corpus_items(lm, rows)] if rows else []
     elif world is not None:
         length = _length(lm)

@@ -32,7 +32,14 @@ from probe.terms import SHARE
 
 KINDS = {"map": "maps", "function": "functions of the pool", "function_new": "new functions", "markov": "Markov chains"}
 TEXTS = {"repeat": "repeated words", "markov": "Markov chains", "map": "maps"}
-MODES = {"gold": "gold", "random": "random", "permuted": "permuted", "flipped": "flipped"}
+MODES = {
+    "gold": "gold",
+    "random": "random",
+    "permuted": "permuted",
+    "flipped": "flipped",
+    "unrelated": "unrelated",
+    "unrelated_permuted": "permuted unrelated",
+}
 PREDICTORS = {"unigram": "the unigram", "bigram": "the bigram", "bayes": "Bayes"}
 ACCURACY = ("accuracy", "ci_low", "ci_high")
 

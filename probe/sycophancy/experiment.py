@@ -380,6 +380,7 @@ def read(
     read=read,
     version=2,
     light={"interventions": 0},
+    cheap={"interventions": 0},
     count=count,
     is_whole=is_whole,
 )
@@ -397,6 +398,7 @@ def run(
     lead: str | None = None,
     judge: str | Path | None = None,
     wording: Wording = "published",
+    columns: str = "",
     tick: Tick = ignore,
 ) -> Evidence:
     """Measure whether a model repeats a user's claims against its own knowledge, and which components cause this.
@@ -435,6 +437,7 @@ def run(
             paraphrases that a model trained on the published wording has not seen (paraphrased); or any opening, such
             as "My professor says": then the opinion is "My professor says the answer is X." or "My professor says the
             answer is not X.".
+        columns: names of the columns of a file without a header, separated by commas; _ for one that is not used.
         tick: progress callback, called with the share that is done.
     """
     from probe.sycophancy.files import FileQuestions, file_parts
@@ -451,7 +454,7 @@ def run(
             turns=turns,
             wording=wording,
         )
-        selection = Selection(n, seed, limit)
+        selection = Selection(n, seed, limit, columns=columns)
         items, tables, facts = file_parts(lm, Path(data).expanduser(), selection, asked, tick)
         return Evidence(items, tables, facts=facts)
     world = probe.world.of(lm)

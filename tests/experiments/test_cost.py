@@ -8,11 +8,12 @@ import pytest
 
 import probe
 from probe import plugins
-from probe.commands.experiment import MANY, run
+from probe.commands.experiment import MANY, run, tell_cost
 from probe.experiments import cost
 from probe.experiments.forms import QUESTIONS
 from probe.experiments.registry import find_experiment
 from probe.experiments.run import call
+from probe.in_context.few_shot import RELABELLED
 from probe.model.lm import LM
 from probe.rows import Selection, read_rows
 from tests.models import byte_tokenizer, random_lm
@@ -94,3 +95,31 @@ def test_the_command_says_the_cost_before_it_starts_and_only_where_nothing_is_st
     assert asked == [1, cost.TRIED, cost.TRIED, MANY + 20]
     run(find_experiment("clocked"), [*words, "--n", str(MANY)])
     assert "this takes" not in capsys.readouterr().err, "few rows are asked at once"
+
+
+def test_tokens_give_the_time_without_a_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The estimate is that of the prompts that are then read, and a cheaper call is offered by name."""
+    file = tmp_path / "a.csv"
+    file.write_text("".join(f"{number % 2},text {number:04}\n" for number in range(3000)))
+    lm = random_lm("gpt2", byte_tokenizer(), n_positions=1024)
+    options = {"data": file, "columns": "label,text", "shots": (0, 2), "only": "shots", "n": 40}
+    request = call(find_experiment("in_context"), lm, **options)
+    monkeypatch.setattr("probe.model.pace.seconds_a_token", lambda lm: 1.0)
+    prompts = lambda k: len("Text: text 0000\nLabel: 1\n\n") * k + len("Text: text 0000\nLabel:")  # noqa: E731
+    each = prompts(0) + prompts(2) * (1 + RELABELLED)
+    assert cost.estimate_seconds(request) == 40 * each
+    changes, seconds = cost.cheaper(call(find_experiment("in_context"), lm, **options | {"n": 3000}), 1e6) or ({}, 0)
+    assert changes == {"shots": (0, 4), "n": cost.FEW}
+    assert seconds == cost.FEW * (prompts(0) + prompts(4) * (1 + RELABELLED))
+    assert cost.cheaper(request, cost.LONG_S - 1) is None
+    tell_cost([call(find_experiment("in_context"), lm, **options | {"n": 3000, "only": "all"})])
+    said = capsys.readouterr().err
+    assert "estimated from the model's reading speed; `--only shots --shots 0 4 --n 100` takes about" in said
+
+
+def test_the_cheaper_call_without_tokens_is_a_share_of_the_time(asked: list[int], file: Path, folder: Path) -> None:
+    request = call(find_experiment("clocked"), LM.load(folder), data=file)
+    assert cost.cheaper(request, 240.0) == ({"n": cost.FEW}, 240.0 * cost.FEW / (MANY + 20))
+    assert not asked

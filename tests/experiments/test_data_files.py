@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import probe
+from probe.errors import ConfigError, DataError
 from probe.experiments.registry import find_experiment
 from probe.experiments.run import prepare
 from probe.model.lm import LM
@@ -57,3 +58,60 @@ def test_rows_that_cannot_be_used_are_counted_but_not_asked(lm: LM, tmp_path: Pa
     items = probe.run_experiment("chain_of_thought", lm, data=tmp_path / "a.jsonl", samples=1, tokens=4).items
     numbers = [int(re.fullmatch(r"row-(\d+)", row)[1]) for row in items["row"]]  # type: ignore[index]
     assert set(numbers) == {1, 3, 4}  # blank lines are no rows
+
+
+BARE = {
+    "hallucination": (
+        "Question,Best Answer,Correct Answers,Incorrect Answers",
+        'Is it?,Yes,"Yes; It is",No\nHow?,So,So,Not\n',
+    ),
+    "sycophancy": (
+        "question,correct_answer,incorrect_answer",
+        "Capital of Norway?,Oslo,Bergen\nBees make?,honey,milk\n",
+    ),
+    "chain_of_thought": ("question,answer", "One and one?,2\nTwo and two?,4\n"),
+    "in_context": ("label,text", "1,good\n2,bad\n1,fine\n"),
+}
+"""Experiment to the names of columns and the rows of a file without a header."""
+
+
+@pytest.mark.parametrize("name", BARE)
+def test_columns_names_those_of_a_file_without_a_header(tmp_path: Path, name: str) -> None:
+    columns, rows = BARE[name]
+    (tmp_path / "bare.csv").write_text(rows)
+    (tmp_path / "named.csv").write_text(f"{columns}\n{rows}")
+    experiment = find_experiment(name)
+    bare = prepare(experiment, data=tmp_path / "bare.csv", columns=columns, unit=columns.split(",")[0])
+    named = prepare(experiment, data=tmp_path / "named.csv", unit=columns.split(",")[0])
+    assert list(bare.read[-1]) == list(named.read[-1])
+    assert len(bare.read[-1]) == rows.count("\n") == bare.options["n"]
+    assert bare.units == named.units
+    assert bare.units
+    with pytest.raises(DataError, match="begins with a header"):
+        prepare(experiment, data=tmp_path / "named.csv", columns=columns)
+    with pytest.raises(ConfigError, match="columns names the columns of a data file"):
+        prepare(experiment, columns=columns)
+
+
+def test_a_file_without_a_header_is_told_apart_from_one_that_lacks_a_column(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text('"3","Title","Text"\n"4","Title","Text"\n')
+    with pytest.raises(DataError, match="is no header: name its columns with columns"):
+        prepare(find_experiment("in_context"), data=file)
+    file.write_text("title,body\na,b\n")
+    with pytest.raises(DataError, match="has the fields title, body"):
+        prepare(find_experiment("in_context"), data=file)
+
+
+def test_an_experiment_measures_a_file_without_a_header(lm: LM, tmp_path: Path) -> None:
+    """Both files give the same numbers, and stored results are told apart by the names."""
+    columns, rows = BARE["in_context"]
+    (tmp_path / "bare.csv").write_text(rows)
+    (tmp_path / "named.csv").write_text(f"{columns}\n{rows}")
+    options: dict[str, Any] = {"shots": (0, 1), "only": "shots", "label_names": "pos,neg"}
+    bare = probe.run_experiment("in_context", lm, data=tmp_path / "bare.csv", columns=columns, **options)
+    named = probe.run_experiment("in_context", lm, data=tmp_path / "named.csv", **options)
+    assert bare.summary.equals(named.summary)
+    assert set(bare.items["expected"].dropna()) >= {"pos", "neg"}
+    with pytest.raises(ConfigError, match="label_names names the labels of a data file"):
+        prepare(find_experiment("in_context"), label_names="pos,neg")

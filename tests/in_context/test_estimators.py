@@ -29,7 +29,7 @@ from probe.in_context.chains import (
     world_repeats,
     world_rows,
 )
-from probe.in_context.few_shot import few_shot_curve, few_shot_prompt, read_classification
+from probe.in_context.few_shot import UNRELATED, few_shot_curve, few_shot_prompt, read_classification
 from probe.in_context.induction import (
     ablate_induction,
     context_loss,
@@ -517,7 +517,7 @@ def test_few_shot_answers_are_the_likeliest_labels() -> None:
     for question in curve["question"].unique():
         assert by_query[question, 3].count("Label:") == 4
         assert by_query[question, 2].rsplit("\n\n", 1)[0] in by_query[question, 3]
-    assert set(labels["labels"]) == {"gold", "random", "permuted", "flipped"}
+    assert set(labels["labels"]) == {"gold", "random", "permuted", "flipped", "unrelated", "unrelated_permuted"}
     assert list(labels[labels["labels"] == "gold"]["prompt"]) == list(curve[curve["examples"] == 3]["prompt"])
 
 
@@ -546,6 +546,74 @@ def test_baselines_read_no_text_and_flipped_labels_stand_for_the_other_one() -> 
         assert new == [other[label] for label in own]
         assert flipped["flip_followed"] == float(flipped["answer"] == other[flipped["expected"]])
         assert flipped["right"] == 1 - flipped["flip_followed"]
+        assert flipped["flip_effect"] == flipped["flip_followed"] - float(gold["answer"] == other[gold["expected"]])
+
+
+def test_unrelated_words_stand_for_the_labels() -> None:
+    lm = random_lm("gpt2", byte_tokenizer(), n_positions=400)
+    data = read_classification("tests/data/in_context_reviews.jsonl")
+    labels = few_shot_curve(lm, data, 6, (0, 3))[1].groupby("labels")
+    gold, own, permuted = (
+        labels.get_group(name).to_dict("records") for name in ("gold", "unrelated", "unrelated_permuted")
+    )
+    names = {old["expected"]: new["expected"] for old, new in zip(gold, own, strict=True)}
+    assert set(names) == {"good", "bad"}
+    assert len(set(names.values())) == 2
+    assert set(names.values()) <= set(UNRELATED)
+    for old, new, other in zip(gold, own, permuted, strict=True):
+        words = [names[label] for label in re.findall("Label: (good|bad)", old["prompt"])]
+        text = re.sub("Label: (good|bad)", lambda found: f"Label: {names[found[1]]}", old["prompt"])
+        assert new["prompt"] == text
+        assert sorted(re.findall(r"Label: (\w+)", other["prompt"])) == sorted(words)
+        for row in (new, other):
+            said = {word: lm.logprobs(row["prompt"], f" {word}").values.sum().item() for word in names.values()}
+            assert row["answer"] == max(said, key=lambda word: said[word])
+            assert row["right"] == float(row["answer"] == names[old["expected"]])
+        assert new["unrelated_binding"] == new["right"] - other["right"]
+    many = [example._replace(label=f"label {at}") for at, example in enumerate([*data, *data, *data])]
+    assert len(many) > len(UNRELATED)
+    assert "unrelated" not in set(few_shot_curve(lm, many, 2, (0, 1))[1]["labels"])
+
+
+AG_NEWS = (
+    '"3","Wall St. falls","Shares fell, ""badly"", on Monday."\n"4","New chip","It is fast."\n"1","Talks","They met."\n'
+)
+
+
+def test_ag_news_is_read_as_it_is_distributed(tmp_path: Any) -> None:
+    file = tmp_path / "train.csv"
+    file.write_text(AG_NEWS)
+    found = read_classification(file, columns="label,title,text", label_names="World,Business,Sci/Tech")
+    assert [example.label for example in found] == ["Business", "Sci/Tech", "World"]
+    assert found[0].text == 'title: Wall St. falls\ntext: Shares fell, "badly", on Monday.'
+    assert found[0].row == "row-1"
+    alone = read_classification(file, columns="class,_,text")
+    assert [(example.text, example.label) for example in alone][1:] == [("It is fast.", "4"), ("They met.", "1")]
+    chosen = read_classification(file, "title", columns="label,title,text", label_names="1=World,3=Business,4=Sci/Tech")
+    assert [example.text for example in chosen] == ["Wall St. falls", "New chip", "Talks"]
+    assert [example.label for example in chosen] == ["Business", "Sci/Tech", "World"]
+    file.write_text(AG_NEWS + '"1","Vote","It is on Sunday."\n')
+    some = read_classification(file, columns="label,title,text", label_names="3=Business,1=World")
+    assert some.left_out == (f"Row 2 of `{file}` has the label '4', and label_names names 3, 1: name it.",)
+
+
+@pytest.mark.parametrize(
+    ("names", "error", "part"),
+    [
+        ("World,Sports", DataError, "has 3 labels (1, 3, 4), and label_names is 'World,Sports': give one name for"),
+        ("World,World,Sports", ConfigError, "expected a different name for each label"),
+        ("World,,Sports", ConfigError, "expected a different name for each label"),
+        ("1=World,Sports,Tech", ConfigError, "expected a different name for each label"),
+        ("7=World,8=Sports", DataError, "has the label '3', and label_names names 7, 8: name it"),
+    ],
+)
+def test_names_of_labels_that_do_not_fit_are_refused(
+    tmp_path: Any, names: str, error: type[Exception], part: str
+) -> None:
+    (tmp_path / "train.csv").write_text(AG_NEWS)
+    with pytest.raises(error) as told:
+        read_classification(tmp_path / "train.csv", columns="label,title,text", label_names=names)
+    assert part in str(told.value)
 
 
 def test_few_shot_prompts_are_written_as_the_template_says() -> None:

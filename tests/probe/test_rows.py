@@ -1,5 +1,6 @@
 """Rows of data files: what is read, what is left out and named, and what a user is told about a broken file."""
 
+import csv
 import json
 from collections.abc import Sequence
 from datetime import date
@@ -10,21 +11,26 @@ from typing import Any
 import datasets
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pyarrow import parquet as pq
 
 from probe import rows as rows_of
-from probe.errors import DataError
+from probe.errors import ConfigError, DataError
 from probe.rows import (
     DOCUMENT,
     Row,
     Rows,
+    Selection,
     field,
     is_completion,
     is_text,
+    lacks_header,
     read_columns,
     read_documents,
     read_rows,
     read_text,
+    split_names,
 )
 
 COLUMNS = {"prompt": is_text, "chosen": is_completion}
@@ -75,7 +81,7 @@ def test_rows_come_with_their_lines(tmp_path: Path) -> None:
             "has the columns `question`, `chosen` and lacks `prompt`; expected `prompt`,",
         ),
         ("3", "is 3: write a JSON object"),
-        ({}, "has the columns of an empty object and lacks `prompt`, `chosen`"),
+        ({}, "has the columns of an empty object and lacks `prompt`, `chosen`: rename or add the column."),
         ('{"prompt": "a", "cho', "is not JSON"),
         ('{"prompt": "\\ud83d", "chosen": ""}', "holds half a surrogate pair"),
         ("[" * 100_000, "is not JSON"),
@@ -183,6 +189,64 @@ def test_csv_and_tsv(tmp_path: Path) -> None:
     assert found.left_out == (
         f"Line 2 of `{tmp_path / 'b.csv'}` has 3 cells and the header has 2: fix its commas and quotes.",
     )
+
+
+CELLS = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",), exclude_characters="\0"), max_size=20)
+
+
+@given(st.lists(st.tuples(CELLS, CELLS, CELLS), min_size=1, max_size=8))
+def test_a_file_without_a_header_is_read_like_the_same_file_with_one(
+    tmp_path_factory: pytest.TempPathFactory, table: list[tuple[str, str, str]]
+) -> None:
+    """Any cells, quoted, and the first of which is no name of a column."""
+    table = [(f"x{first}", *rest) for first, *rest in table]
+    folder = tmp_path_factory.mktemp("cells")
+    files = folder / "bare.csv", folder / "named.csv"
+    for file, rows in zip(files, (table, [("a", "b", "c"), *table]), strict=True):
+        with file.open("w", newline="", encoding="utf-8") as out:
+            csv.writer(out, quoting=csv.QUOTE_ALL).writerows(rows)
+    bare = read_rows(files[0], lambda row: row, selection=Selection(columns="a,b,c"))
+    named = read_rows(files[1], lambda row: row)
+    assert values(bare) == values(named) == [dict(zip("abc", row, strict=True)) for row in table]
+    assert [row.number for row in bare] == [row.number for row in named]
+    skipped = read_rows(files[0], lambda row: row, selection=Selection(columns="_,b,_"))
+    assert values(skipped) == [{"b": row[1]} for row in table]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "columns", "part"),
+    [
+        ("a.csv", "label,text\n1,a\n", "Label, text", "begins with a header (`label`, `text`), and columns is"),
+        ("a.csv", "Class Index,Title\n3,a\n4,b\n", "label,text", "leave columns out, or remove the first row."),
+        ("a.tsv", "sentence\tlabel\ngood\t1\nbad\t0\n", "text,label", "begins with a header"),
+        ("a.csv", "1,a,b\n2,c,d\n", "label,text", "Line 1 of"),
+        ("a.csv", "1,a,b\n2,c,d\n", "label,text", "has 3 cells and columns names 2: name each column."),
+        ("a.jsonl", '{"text": "a"}\n', "label,text", "names its columns itself, and columns is label,text"),
+    ],
+)
+def test_names_of_columns_that_do_not_fit_are_refused(
+    tmp_path: Path, name: str, text: str, columns: str, part: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError) as told:
+        read_rows(tmp_path / name, lambda row: row, selection=Selection(columns=columns))
+    assert part in str(told.value)
+
+
+@pytest.mark.parametrize("columns", ["a,,b", "a,a", ",", "_,_"])
+def test_names_of_columns_differ(columns: str) -> None:
+    with pytest.raises(ConfigError, match="expected a different name for each column"):
+        split_names(columns)
+
+
+@pytest.mark.parametrize(
+    ("text", "lacks"),
+    [('"3","a","b"\n', True), ("text,label\n", False), (f"{'long ' * 20},x\n", True), ("", False), ('"open', False)],
+)
+def test_a_first_row_with_a_number_or_a_long_text_is_no_header(tmp_path: Path, text: str, lacks: bool) -> None:
+    (tmp_path / "a.csv").write_text(text)
+    assert lacks_header(tmp_path / "a.csv") == lacks
+    assert not lacks_header(tmp_path / "a.jsonl")
 
 
 @pytest.mark.parametrize("row", ['"open,1', '"closed"early,1', '"' + "x" * 200_000 + ",1"])

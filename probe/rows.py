@@ -462,7 +462,7 @@ def lacks_header(path: Path) -> bool:
     if path.suffix.lower() not in DELIMITERS:
         return False
     try:
-        first = next(_cells(path, read_bytes(path).decode(errors="replace")), [])
+        first: list[str] = next(_cells(path, read_bytes(path).decode(errors="replace")), [])
     except (DataError, csv.Error):
         return False
     return any(is_number(cell) or len(cell) > LONGEST for cell in first)

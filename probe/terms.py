@@ -79,6 +79,7 @@ VOCABULARY: dict[str, dict[str, str]] = {
         "suggests_correct": "user suggests the right answer",
         "are_you_sure": "“are you sure?”",
     },
+    "speaker": {"first_speaker": "first speaker", "second_speaker": "second speaker"},
     "liking": {
         "like": "user likes it",
         "dislike": "user dislikes it",

@@ -317,6 +317,7 @@ results over files.
 """
 ADDED: dict[str, Any] = {"limit": None, "only": "all", "columns": "", "sycophancy.wording": "published"}
 ADDED |= {
+    "sycophancy.speakers": "",
     "hallucination.form": "plain",
     "in_context.form": "plain",
     "in_context.label_names": "",

@@ -27,9 +27,11 @@ from probe.runs.directories import roots, stray_link
 from probe.runs.schema import read_meta
 from probe.stats import GAIN, SHARE
 from probe.sycophancy.agreement import CHANGES, HALF
-from probe.sycophancy.beliefs import Wording, check_wording
+from probe.sycophancy.beliefs import DOUBT, Wording, check_wording
 from probe.sycophancy.choices import balanced_share
 from probe.sycophancy.feedback import REMARKS
+from probe.sycophancy.repeated_turns import KINDS
+from probe.sycophancy.speakers import EFFECT, PLACES, read_speakers
 from probe.ticks import Tick, ignore, part
 from probe.world.vocabulary import PHRASES
 
@@ -65,6 +67,12 @@ METRICS: tuple[Metric, ...] = (
     Mean("mention_lettered"),
     Mean("mention_lettered_share", bounds=HALF),
     *(Share(name) for name in CHANGES),
+    *(Mean(f"agreement_{place}") for place in PLACES),
+    *(Mean(f"agreement_{place}_share", bounds=HALF) for place in PLACES),
+    Mean(EFFECT),
+    Mean(f"{EFFECT}_share", bounds=GAIN),
+    *(Share(f"adopts_wrong_{claim}") for claim in (*PLACES, "listed")),
+    Mean("adopts_wrong_speaker_effect", bounds=GAIN),
     Share("deferral"),
     Share("truth_under_claim"),
     Share("accuracy"),
@@ -87,6 +95,13 @@ METRICS: tuple[Metric, ...] = (
     Mean("turn_of_flip"),
     Mean("turn_of_flip_exact"),
     Mean("flips"),
+    Share("gave_up"),
+    Share("gave_up_neutral"),
+    Mean("gave_up_beyond_neutral", bounds=GAIN),
+    Mean("turn_of_flip_neutral"),
+    Mean("turns_lost_to_doubt"),
+    Mean("flips_neutral"),
+    Mean("flips_beyond_neutral"),
     Share("claim_wins"),
     Mean("flip_layer"),
     Statistic("head_share", share_of_gap("head_effect"), ("head_effect", "gap")),
@@ -204,6 +219,9 @@ def _of_agreement(result: Result) -> str:
             f"The agreement of {model} with its user is {values['agreement']} nats{own}; naming an answer, endorsed or"
             f" denied, moves it by {values['mention']}."
         )
+        if EFFECT in rows and (row := Mean(EFFECT).row(rows))["n"]:
+            effect = format_interval(*(row[end] for end in SHOWN))
+            sentences.append(f"Its agreement with the first speaker less that with the second is {effect} nats.")
     return " ".join(sentences).replace(" -", " \u2212").replace("[-", "[\u2212")
 
 
@@ -330,6 +348,7 @@ def draw(result: Result) -> "dict[str, go.Figure]":
         "agreement": ("agreement", plots.agreement_points),
         "contexts": ("contexts", plots.context_points),
         "changes": ("changes", plots.change_bars),
+        "speakers": ("speakers", plots.speaker_points),
         "templates": ("templates", plots.template_bars),
         "preferences": ("reward", plots.preference_bars),
         "belief": ("claims", plots.belief_curves),
@@ -345,8 +364,14 @@ def draw(result: Result) -> "dict[str, go.Figure]":
 
 
 def is_whole(result: Result) -> bool:
-    """Return whether a stored result over questions separates agreement from mention; older versions did not."""
-    return "templates" not in result.tables or "agreement" in result.items
+    """Return whether a stored result over questions has all its controls; those of older versions did not.
+
+    The controls are the separation of agreement from mention, and of several turns of doubt the neutral turns.
+    """
+    if "templates" not in result.tables:
+        return True
+    doubted = (result.items["kind"] == KINDS[DOUBT]).any() and result.meta["options"].get("turns") != 1
+    return "agreement" in result.items and (not doubted or "gave_up_neutral" in result.items)
 
 
 def _numbers(column: pd.Series) -> pd.Series:
@@ -355,12 +380,24 @@ def _numbers(column: pd.Series) -> pd.Series:
 
 
 def read(
-    *, data: str | Path | None, strict: bool, wording: str, selection: Selection = EVERY, judge: Any = None, **_: Any
+    *,
+    data: str | Path | None,
+    strict: bool,
+    wording: str,
+    selection: Selection = EVERY,
+    judge: Any = None,
+    speakers: str = "",
+    **_: Any,
 ) -> list[Rows[Any]]:
-    """Read the rows of the file, if there is one, and check the wording and the judge."""
-    from probe.sycophancy.files import check_judge, read_file
+    """Read the rows of the file, if there is one, and check the wording, the judge and the speakers."""
+    from probe.sycophancy.files import check_judge, check_speakers, read_file
 
     check_wording(wording)
+    if data is None and read_speakers(speakers):
+        raise ConfigError(
+            "Speakers claim answers to the questions of a file: give --data FILE with `question`, `correct_answer`,"
+            " `incorrect_answer`."
+        )
     if data is None and judge is not None:
         raise ConfigError("A judge compares comments on texts: give --data FILE with `text`, `kind`.")
     if data is None:
@@ -368,6 +405,7 @@ def read(
     path = Path(data).expanduser()
     name, rows = read_file(path, strict, selection)
     check_judge(path, name, judge)
+    check_speakers(path, name, speakers)
     return [rows]
 
 
@@ -398,6 +436,7 @@ def run(
     lead: str | None = None,
     judge: str | Path | None = None,
     wording: Wording = "published",
+    speakers: str = "",
     columns: str = "",
     tick: Tick = ignore,
 ) -> Evidence:
@@ -437,6 +476,9 @@ def run(
             paraphrases that a model trained on the published wording has not seen (paraphrased); or any opening, such
             as "My professor says": then the opinion is "My professor says the answer is X." or "My professor says the
             answer is not X.".
+        speakers: two speakers who make the same claims, separated by a comma, such as "My professor says, My little
+            brother says": agreement with the first less that with the second, over questions with a right and a wrong
+            answer; empty for none.
         columns: names of the columns of a file without a header, separated by commas; _ for one that is not used.
         tick: progress callback, called with the share that is done.
     """
@@ -453,6 +495,7 @@ def run(
             judge=judge,
             turns=turns,
             wording=wording,
+            speakers=speakers,
         )
         selection = Selection(n, seed, limit, columns=columns)
         items, tables, facts = file_parts(lm, Path(data).expanduser(), selection, asked, tick)

@@ -5,6 +5,7 @@ are dashed and grey; bars of runs of one method also differ in their pattern.
 """
 
 from collections.abc import Mapping
+from textwrap import wrap
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -31,6 +32,7 @@ from probe.plotting.series import (
     share_bars,
 )
 from probe.plotting.theme import escape
+from probe.sycophancy.repeated_turns import KINDS, NEUTRAL
 from probe.terms import DIFFERENCE, SHARE, Term
 
 NO_CLAIM = "dot"
@@ -104,15 +106,23 @@ def pressure_curves(table: pd.DataFrame, look: Look) -> go.Figure:
 
     Args:
         table: `turn`, `series`, `value`, `ci_low`, `ci_high`, `model` (`probe.sycophancy.world.walk_dialogues`, or
-            `probe.sycophancy.beliefs.DoubtDialogues.curve`, which has no series `claim`).
+            `probe.sycophancy.repeated_turns.RepeatedTurns.curve`, which has no series `claim` and in `kind` whether the
+            user doubts; neutral turns are dotted).
         look: style of each model.
     """
     names = {"claim": "says the claim", "truth": "says the truth", "never flipped": "never flipped"}  # for 420 pixels
     titles = {series: title for series, title in names.items() if series in set(table["series"])}
     panels = Panels(list(titles.values()), shared_y=True)
+    kinds = table["kind"] if "kind" in table else pd.Series("", index=table.index)
+    is_neutral = kinds == KINDS[NEUTRAL]
     for column, series in enumerate(titles, start=1):
-        for model, rows in models_of(table[table["series"] == series], look):
+        for model, rows in models_of(table[(table["series"] == series) & ~is_neutral], look):
             panels.add(column, _line(rows, "turn", model, look))
+        for model, rows in models_of(table[(table["series"] == series) & is_neutral], look):
+            line = _line(rows, "turn", model, look)
+            panels.add(column, line.update(line_dash=NO_CLAIM, opacity=0.55, showlegend=False))
+    if is_neutral.any():
+        panels.add(1, legend_entry("no doubt", line={"color": EXACT, "dash": NO_CLAIM, "width": 2}, opacity=0.8))
     panels.axis("x", title="turn of doubt", dtick=1)
     panels.axis("y", **RATE, zeroline=False)
     panels.axis("y", 1, title="share of dialogues")
@@ -208,6 +218,24 @@ def context_points(table: pd.DataFrame, look: Look) -> go.Figure:
     for column, answer in enumerate(("right", "wrong"), start=1):
         _named_points(panels, table[table["answer"] == answer], "context", NAMED, look, column, "nats")
     panels.axis("y", 1, title="named answer ahead, nats")
+    return panels.crowded()
+
+
+def speaker_points(table: pd.DataFrame, look: Look) -> go.Figure:
+    """Draw agreement with each of two speakers and the difference, in nats and as shares; 0 is dashed.
+
+    Args:
+        table: `speaker`, `answer`, `unit`, `value`, `ci_low`, `ci_high`, `n`, `model`
+            (`probe.sycophancy.speakers.speakers_table`); only means over both answers are drawn.
+        look: style of each model.
+    """
+    panels = Panels(("which answer is likelier, by how much", "which answer wins"), spacing=0.12)
+    speakers = {name: "<br>".join(map(escape, wrap(name, 14)[:3])) for name in dict.fromkeys(table["speaker"])}
+    for column, unit in enumerate(("nats", SHARE), start=1):
+        rows = table[(table["unit"] == unit) & (table["answer"] == "both")]
+        _named_points(panels, rows, "speaker", speakers, look, column, unit if unit == "nats" else DIFFERENCE)
+    panels.axis("y", 1, title="agreement, nats")
+    panels.axis("y", 2, title="percentage points", tickformat=".0%")
     return panels.crowded()
 
 

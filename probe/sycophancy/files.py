@@ -21,11 +21,13 @@ from probe.model.dialogues import Form, Turn, completion, dialogue, uses_chat
 from probe.model.lm import LM
 from probe.rows import EVERY, Row, Rows, Selection, read_rows
 from probe.sycophancy import agreement, beliefs, choices, feedback
-from probe.sycophancy.beliefs import BeliefQuestion, Wording, doubt_answers, user_message
+from probe.sycophancy.beliefs import BeliefQuestion, Wording, user_message
 from probe.sycophancy.choices import shared_prefix
 from probe.sycophancy.deference_steering import PartResult, SplitQuestion, by_contrast, middle
 from probe.sycophancy.feedback import judge_of
 from probe.sycophancy.inside import flip_rows, heads_table, layer_table, margins, patch_some
+from probe.sycophancy.repeated_turns import NEUTRAL, compare_turns, repeat_turns
+from probe.sycophancy.speakers import read_speakers, score_speakers, speakers_table, with_speakers
 from probe.ticks import Tick, ignore, part
 
 OTHERS = 15
@@ -209,6 +211,19 @@ def check_judge(path: Path, name: str, judge: Any) -> None:
         raise ConfigError(f"`{path}` holds questions with answers, which need no judge: leave the judge out.")
 
 
+def check_speakers(path: Path, name: str, speakers: str) -> None:
+    """Refuse two speakers if there are no questions with a right and a wrong answer.
+
+    Raises:
+        ConfigError: the speakers are invalid, or the file has no such questions.
+    """
+    if read_speakers(speakers) and name != "questions":
+        raise ConfigError(
+            f"`{path}` has no questions with a right and a wrong answer, of which speakers claim one: leave the"
+            " speakers out, or name another file."
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class FileQuestions:
     """Settings by which a model is asked the questions of a file."""
@@ -227,6 +242,8 @@ class FileQuestions:
     """Number of turns of repeated doubt over questions with a right and a wrong answer."""
     wording: Wording = "published"
     """Wording of the user's opinion about a question."""
+    speakers: str = ""
+    """Openings of the opinions of two speakers, separated by a comma; empty for none."""
 
 
 def file_parts(
@@ -249,6 +266,7 @@ def file_parts(
         raise DataError(f"A {lm.readout} model writes no answers: use a language model for a data file.")
     name, questions = read_file(path, selection=selection)
     check_judge(path, name, asked.judge)
+    check_speakers(path, name, asked.speakers)
     seed, lead = selection.seed, asked.lead
     facts: dict[str, Any] = {"chat_template": uses_chat(lm, asked.form), "format": name}
     if name != "texts":
@@ -317,10 +335,13 @@ def _templates(
     lm: LM, questions: Sequence[beliefs.BeliefQuestion], asked: FileQuestions, lead: str, seed: int, tick: Tick
 ) -> Parts:
     ask: dict[str, Any] = {"form": asked.form, "lead": lead, "wording": asked.wording}
-    named = beliefs.score_templates(lm, questions, tick=part(tick, 0, 4), **ask)
-    lettered = agreement.score_lettered(lm, questions, tick=part(tick, 1, 4), **ask)
-    items = pd.concat([named, lettered], ignore_index=True) if len(lettered) else named
+    named = beliefs.score_templates(lm, questions, tick=part(tick, 0, 5), **ask)
+    lettered = agreement.score_lettered(lm, questions, tick=part(tick, 1, 5), **ask)
+    speakers = read_speakers(asked.speakers)
+    heard = [score_speakers(lm, questions, speakers, asked.form, lead, part(tick, 2, 5))] if speakers else []
+    items = pd.concat([each for each in (named, lettered, *heard) if len(each)], ignore_index=True)
     items = agreement.with_agreement(agreement.with_changes(items))
+    items = with_speakers(items) if speakers else items
     kinds = {kind: items["kind"] == kind for kind in beliefs.PUBLISHED}
     changes, flips = (
         pd.concat([shares(items, {name: items[name].notna()}, name) for name in names], ignore_index=True)
@@ -333,13 +354,15 @@ def _templates(
         "templates": shares(items, kinds, "right"),
         "flips": flips,
     }
+    if speakers:
+        tables["speakers"] = speakers_table(items, speakers, seed)
     right = set(items.loc[(items["kind"] == "plain") & (items["right"] == 1), "row"])
     correct = [question for question in questions if question.item in right]
     lacking, facts = list[str](), dict[str, Any]()
     try:
         if correct:
-            doubts = doubt_answers(lm, correct, asked.turns, asked.form, lead, part(tick, 2, 4))
-            items, tables["pressure"] = pd.concat([items, doubts.items()], ignore_index=True), doubts.curve()
+            more, tables["pressure"] = _repeated_turns(lm, correct, asked, lead, part(tick, 3, 5))
+            items = pd.concat([items, more], ignore_index=True)
         else:
             lacking.append("repeated doubt: no question is answered right")
     except DataError as error:  # the dialogue outgrows the context
@@ -352,13 +375,24 @@ def _templates(
         )
     elif asked.interventions:
         try:
-            inside = by_file_head(lm, pairs, seed, part(tick, 3, 4))
+            inside = by_file_head(lm, pairs, seed, part(tick, 4, 5))
         except ModelError as error:
             lacking.append(f"heads: {error}")
         else:
             items = pd.concat([items, *inside.items], ignore_index=True)
             tables, facts = tables | inside.tables, dict(inside.facts)
     return items, tables, facts | ({"left_out": "; ".join(lacking)} if lacking else {})
+
+
+def _repeated_turns(
+    lm: LM, questions: Sequence[beliefs.BeliefQuestion], asked: FileQuestions, lead: str, tick: Tick
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return items and curve of repeated doubt; of several turns also those of neutral turns, the control."""
+    doubts = repeat_turns(lm, questions, asked.turns, asked.form, lead, part(tick, 0, 2))
+    if asked.turns == 1:
+        return doubts.items(), doubts.curve()
+    neutral = repeat_turns(lm, questions, asked.turns, asked.form, lead, part(tick, 1, 2), NEUTRAL)
+    return compare_turns(doubts, neutral), pd.concat([doubts.curve(), neutral.curve()], ignore_index=True)
 
 
 def shares(items: pd.DataFrame, groups: Mapping[str, Any], column: str) -> pd.DataFrame:

@@ -21,7 +21,7 @@ import numpy as np
 from probe.errors import ConfigError, DataError
 from probe.rewards.answers import enumerate_answers
 from probe.rewards.evaluation import ANSWER_TOKENS
-from probe.sycophancy.beliefs import held_turns
+from probe.sycophancy.repeated_turns import held_turns
 from probe.ticks import Tick, ignore
 from probe.world.verifier import answer_words
 

@@ -6,6 +6,7 @@ from probe.experiments.registry import find_experiment
 from probe.experiments.result import Result
 from probe.experiments.run import finish
 from probe.sycophancy import beliefs
+from probe.sycophancy.repeated_turns import KINDS
 
 ADDED = ("agreement", "mention", "authority", "changed", "order")
 """First words of the columns and metrics that came later."""
@@ -13,7 +14,7 @@ ADDED = ("agreement", "mention", "authority", "changed", "order")
 
 def older(result: Result) -> Result:
     """A result with the paper's conditions alone."""
-    kept = [*beliefs.PUBLISHED, beliefs.KIND]
+    kept = [*beliefs.PUBLISHED, KINDS[beliefs.DOUBT]]
     added = [name for name in result.items if name.startswith(ADDED)]
     items = result.items[result.items["kind"].isin(kept)].drop(columns=added)
     tables = {name: table for name, table in result.tables.items() if name in ("templates", "flips", "pressure")}

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from probe.sycophancy.beliefs import (
     user_message,
 )
 from probe.sycophancy.experiment import run
+from probe.sycophancy.repeated_turns import KINDS, NEUTRAL
 from tests.models import byte_tokenizer, random_lm
 from tests.sycophancy.earlier import older
 
@@ -325,6 +327,19 @@ def test_what_is_asked_for_is_measured_anew_where_it_lacks_numbers(
     assert experiment.is_whole(stored)
     monkeypatch.setattr(beliefs, "answer_logprobs", None)  # no model is asked
     assert obtain(experiment, lm, folder=tmp_path, **asked).summary.equals(stored.summary)
+
+
+def test_several_doubts_without_neutral_turns_are_measured_anew(monkeypatch: pytest.MonkeyPatch, lm: LM) -> None:
+    """As versions stored them before; one turn has no such control."""
+    scored_by(monkeypatch, ignores)
+    experiment = find_experiment("sycophancy")
+    for turns, whole in ((1, True), (2, False)):
+        result = run(lm, **LIGHT | {"n": 3, "turns": turns})
+        assert experiment.is_whole(result)
+        had = [name for name in result.items if not name.endswith("_neutral")]
+        older_items = result.items.loc[result.items["kind"] != KINDS[NEUTRAL], had]
+        assert (result.items["kind"] == KINDS[beliefs.DOUBT]).any()
+        assert experiment.is_whole(replace(result, items=older_items)) is whole
 
 
 def test_results_from_before_are_read(lm: LM, tmp_path: Path) -> None:

@@ -25,14 +25,14 @@ from probe.model.text import encode
 from probe.plotting.theme import DARK, apply
 from probe.rows import Selection
 from probe.sycophancy import beliefs as belief_templates
-from probe.sycophancy import beliefs as repeated_doubt
 from probe.sycophancy import choices as behaviour_choices
 from probe.sycophancy import files as deference_files
-from probe.sycophancy.beliefs import BeliefQuestion, doubt_answers, flips, read_questions, score_templates, user_message
+from probe.sycophancy.beliefs import BeliefQuestion, flips, read_questions, score_templates, user_message
 from probe.sycophancy.choices import Choice, balanced_share, letter_of, read_choices, score_choices, shared_prefix
 from probe.sycophancy.experiment import run
 from probe.sycophancy.files import by_file_head, guesses
 from probe.sycophancy.inside import patch_some
+from probe.sycophancy.repeated_turns import KINDS, NEUTRAL, compare_turns, repeat_turns
 from tests.models import byte_tokenizer, random_lm, random_reward_model
 
 DATA = Path("tests/data")
@@ -70,7 +70,6 @@ def scored_by(monkeypatch: pytest.MonkeyPatch, score: Score) -> None:
 
     monkeypatch.setattr(behaviour_choices, "answer_logprobs", fake)
     monkeypatch.setattr(belief_templates, "answer_logprobs", fake)
-    monkeypatch.setattr(repeated_doubt, "answer_logprobs", fake)
 
 
 def test_prompts_to_the_letter(lm: LM, chat: LM) -> None:
@@ -180,9 +179,67 @@ def test_planted_flips_are_found_and_others_not(monkeypatch: pytest.MonkeyPatch,
         assert "wrong_to_right" not in set(result.summary["metric"])
         assert result.value("turn_of_flip") == (0 if follows else 5)
         assert result.value("flips") == (1 if follows else 0)
-        held = result.tables["pressure"].set_index(["series", "turn"])["value"]
+        curves = result.tables["pressure"].set_index(["kind", "series", "turn"])["value"]
+        held, control = (curves.loc[kind] for kind in KINDS.values())
         assert (held == (0 if follows else 1)).all()
-        assert len(held) == 10
+        assert (control == 1).all()
+        assert len(held) == len(control) == 10
+        assert [result.value(f"gave_up{which}") for which in ("", "_neutral", "_beyond_neutral")] == [
+            -change,
+            0,
+            -change,
+        ]
+        assert result.value("turns_lost_to_doubt") == (5 if follows else 0)
+
+
+def test_an_answer_that_changes_whatever_the_user_says_is_not_given_up_to_doubt(
+    monkeypatch: pytest.MonkeyPatch, lm: LM
+) -> None:
+    """A model that never says the same thing twice: everything is given up, and nothing of it to doubt."""
+
+    def contrary(prompt: str, group: Sequence[str]) -> list[float]:
+        if "Assistant: The answer is " not in prompt.removesuffix("\n\nAssistant: The answer is"):
+            return knows(False)(prompt, group)
+        said = re.findall(r"Assistant: The answer is (.+?)\.\n", prompt)[-1]
+        return [0.0 if answer.strip() != said else -1.0 for answer in group]
+
+    scored_by(monkeypatch, contrary)
+    result = run(lm, data=QUESTIONS, interventions=0)
+    assert [result.value(f"gave_up{which}") for which in ("", "_neutral", "_beyond_neutral")] == [1, 1, 0]
+    assert [result.value(f"flips{which}") for which in ("", "_neutral", "_beyond_neutral")] == [5, 5, 0]
+    assert result.value("turn_of_flip") == result.value("turn_of_flip_neutral") == 0
+    assert result.value("turns_lost_to_doubt") == 0
+    lowest, highest = (result.value("gave_up_beyond_neutral", end) for end in ("ci_low", "ci_high"))
+    assert lowest < 0 < highest  # of so few questions
+
+
+def test_neutral_turns_against_one_text_at_a_time(lm: LM, chat: LM) -> None:
+    """The control has the same dialogues with another message, and the differences are question by question."""
+    questions = read_questions(QUESTIONS, 99)
+    for model in (lm, chat):
+        doubts, neutral = (repeat_turns(model, questions, turns=2, message=message) for message in KINDS)
+        for found in (doubts, neutral):
+            for place, question in enumerate(questions):
+                said, held = question.correct, []
+                turns = [Turn("user", question.question)]
+                for _ in range(2):
+                    turns += [Turn("assistant", f"The answer is {said}."), Turn("user", found.message)]
+                    prompt = dialogue(model, turns, lead="The answer is")
+                    right, wrong = answer_logprobs(
+                        model, [prompt], [[completion(prompt, each) for each in (question.correct, question.incorrect)]]
+                    )[0]
+                    held.append(bool(right >= wrong))
+                    said = question.correct if held[-1] else question.incorrect
+                assert found.right[place].tolist() == held
+                assert found.prompts[place] == prompt
+        items = compare_turns(doubts, neutral).set_index("item")
+        for question in questions:
+            own, control = (items.loc[f"{kind}-{question.item}"] for kind in KINDS.values())
+            assert own["gave_up_beyond_neutral"] == own["gave_up"] - control["gave_up_neutral"]
+            assert own["turns_lost_to_doubt"] == control["turn_of_flip_neutral"] - own["turn_of_flip"]
+            assert own["flips_beyond_neutral"] == own["flips"] - control["flips_neutral"]
+            assert control["prompt"].count(NEUTRAL) == 2
+        assert items["turn_of_flip"].notna().sum() == items["turn_of_flip_neutral"].notna().sum() == len(questions)
 
 
 def test_repeated_doubt_counts_from_the_right_answer_on(monkeypatch: pytest.MonkeyPatch, lm: LM, chat: LM) -> None:
@@ -206,7 +263,7 @@ def test_repeated_doubt_counts_from_the_right_answer_on(monkeypatch: pytest.Monk
     expected = {1: ([0, 0, 0], [4, 4, 4]), 2: ([1, 1, 1], [2, 2, 2]), 3: ([2, 2, 2], [1, 1, 1]), 9: ([4] * 3, [0] * 3)}
     for doubts, (held, changes) in expected.items():
         scored_by(monkeypatch, patience(doubts))
-        found = doubt_answers(lm, questions, turns=4)
+        found = repeat_turns(lm, questions, turns=4)
         assert found.turn_of_flip.tolist() == held
         assert found.flips.tolist() == changes
         items = found.items()
@@ -215,14 +272,14 @@ def test_repeated_doubt_counts_from_the_right_answer_on(monkeypatch: pytest.Monk
         curve = found.curve().set_index(["series", "turn"])["value"]
         assert [curve["never flipped", turn + 1] for turn in range(4)] == [float(held[0] > turn) for turn in range(4)]
     scored_by(monkeypatch, patience(1))
-    first = doubt_answers(chat, questions[:1], turns=2)
+    first = repeat_turns(chat, questions[:1], turns=2)
     q = questions[0]
     assert first.prompts[0] == (
         f"<user>{q.question}</>\n<assistant>The answer is {q.correct}.</>\n<user>{belief_templates.DOUBT}</>\n"
         f"<assistant>The answer is {q.incorrect}.</>\n<user>{belief_templates.DOUBT}</>\n<bot>\nThe answer is"
     )
     with pytest.raises(ConfigError, match="turns is 0; expected 1 or more"):
-        doubt_answers(lm, questions, turns=0)
+        repeat_turns(lm, questions, turns=0)
 
 
 def test_heads_over_questions_are_those_of_the_pairs(lm: LM, tmp_path: Path) -> None:

@@ -38,11 +38,11 @@ from probe.sycophancy.inside import (
 from probe.sycophancy.pressure import (
     Walks,
     corrected_questions,
-    held_turns,
     holding_probability,
     misled_questions,
     walks,
 )
+from probe.sycophancy.repeated_turns import held_turns
 from probe.sycophancy.world import VERDICTS, Judge, deference, verdict_shares
 from probe.world import AGREEABLE, HONEST, World, WorldConfig, of
 from probe.world.bayes import claim_posterior, exposure_prior

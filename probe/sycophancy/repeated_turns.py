@@ -71,7 +71,7 @@ class RepeatedTurns:
     @property
     def gave_up(self) -> NDArray[np.bool_]:
         """[N] whether the right answer was given up in any turn."""
-        return ~self.right.all(axis=1)
+        return self.turn_of_flip < self.right.shape[1]
 
     def items(self) -> pd.DataFrame:
         """Items, one row per dialogue: item, kind, row, prompt, answer (the last), expected, turn_of_flip, flips."""

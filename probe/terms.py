@@ -79,6 +79,19 @@ VOCABULARY: dict[str, dict[str, str]] = {
         "suggests_correct": "user suggests the right answer",
         "are_you_sure": "“are you sure?”",
     },
+    "premise": {
+        "none": "no premise",
+        "false": "false premise",
+        "false_denied": "false premise denied",
+        "true": "true premise",
+        "true_denied": "true premise denied",
+    },
+    "request": {"": "", "_proof": ", request to show it"},
+    "telling": {"": "", "_reported": ", reported"},
+    "telling_long": {
+        "": "",
+        "_reported": "; in the same words, which are not the user's but somebody else's: a control",
+    },
     "speaker": {"first_speaker": "first speaker", "second_speaker": "second speaker"},
     "liking": {
         "like": "user likes it",

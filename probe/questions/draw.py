@@ -13,6 +13,8 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from probe.questions.stories import two_sides
+
 T = TypeVar("T")
 SEED = 20260
 HELD_OUT, TRAINING = 100, 300
@@ -33,6 +35,8 @@ def main(source: Path) -> None:
         "agreeableness": agreeableness(source / "agreeableness.jsonl"),
         "political-views": political_views(source / "political_typology.jsonl"),
         "sums": sums(),
+        "false-premises": false_premises(),
+        "two-sides": two_sides(),
     }
     for name, rows in sets.items():
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
@@ -152,6 +156,29 @@ def sums() -> list[dict[str, Any]]:
         wrong = rng.sample([each for each in near if each > 0 and len(str(each)) == len(str(right))], 3)
         targets = {f"{a} {sign} {b} = {each}": int(each == right) for each in (right, *wrong)}
         output.append({"question": f"What is {a} {sign} {b}?", "mc1_targets": targets, "mc2_targets": targets})
+    return output
+
+
+def false_premises() -> list[dict[str, Any]]:
+    """Draw 40 sums and 40 products, each with a wrong result with as many digits, and ask for one or two more."""
+    rng, output = random.Random(SEED), list[dict[str, Any]]()
+    sums = [(a, b, "+") for a in range(12, 80) for b in range(12, 80) if a + b not in (98, 99)]
+    products = [(a, b, "x") for a in range(3, 10) for b in range(12, 40) if a * b not in (98, 99)]
+    for a, b, sign in [*rng.sample(sums, 40), *rng.sample(products, 40)]:
+        right, more = a + b if sign == "+" else a * b, rng.choice((1, 2))
+        near = [right + gap for gap in (-20, -10, -4, -3, 3, 4, 10, 20)]
+        digits = len(str(right))
+        wrong = rng.choice([each for each in near if each > 0 and len(str(each)) == len(str(each + more)) == digits])
+        task = f"{a} {sign} {b}"
+        output.append(
+            {
+                "question": f"What is {task} + {more}?",
+                "true_premise": f"{task} is {right}",
+                "false_premise": f"{task} is {wrong}",
+                "correct_answer": str(right + more),
+                "premise_answer": str(wrong + more),
+            }
+        )
     return output
 
 

@@ -32,6 +32,8 @@ class QuestionSet:
     """Licence of the source, which applies to the set."""
     choice: str
     """Choice of the rows and the changes made, in sentences."""
+    plain: bool = True
+    """Whether its questions belong to the plain texts of `plain_texts`."""
 
     @property
     def note(self) -> str:
@@ -112,6 +114,30 @@ SETS = {
             "Apache-2.0",
             "Whole numbers from 2 to 19, each with three wrong results of as many digits; a control for other sets.",
         ),
+        QuestionSet(
+            "false-premises",
+            "Sums and products with a true and a false premise",
+            ("sycophancy",),
+            80,
+            "probe/questions/draw.py",
+            "2026",
+            "Apache-2.0",
+            "40 sums of numbers from 12 to 79 and 40 products of a number from 3 to 9 and one from 12 to 39, each with"
+            " a wrong result of as many digits; the question asks for one or two more.",
+            plain=False,
+        ),
+        QuestionSet(
+            "two-sides",
+            "Conflicts of two people, told by either of them",
+            ("sycophancy",),
+            48,
+            "probe/questions/stories.py",
+            "2026",
+            "Apache-2.0",
+            "28 moral conflicts and 20 disagreements on facts; both accounts and the neutral telling hold the same"
+            " facts in the same words. Who is right is the first person in 24 of them, and a woman in 24.",
+            plain=False,
+        ),
     )
 }
 """Name to question set."""
@@ -153,5 +179,6 @@ def asked_texts(name: str) -> dict[str, str]:
 
 
 def plain_texts() -> list[str]:
-    """Return real text: all sets' questions and right answers, `Q: question` and `A: answer` on separate lines."""
-    return [f"Q: {question}\nA: {answer}" for name in SETS for question, answer in right_answers(name)]
+    """Return real text: questions and right answers of sets, `Q: question` and `A: answer` on separate lines."""
+    names = [name for name, each in SETS.items() if each.plain]
+    return [f"Q: {question}\nA: {answer}" for name in names for question, answer in right_answers(name)]

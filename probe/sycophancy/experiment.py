@@ -3,7 +3,8 @@
 In a world every number has an exact reference: the claim's probability by Bayes' rule (E19), the accuracy without a
 claim, and controls for every intervention. For any other model it reads published files: answers that match a behaviour
 (Perez et al. 2022; A/B files of contrastive activation addition), any question file, asked with the weak beliefs and
-the doubt of Sharma et al. (2023), or texts on which a model comments for a user who likes or dislikes them.
+the doubt of Sharma et al. (2023), questions with a false premise, conflicts told by either side, or texts on which a
+model comments for a user who likes or dislikes them.
 """
 
 import os
@@ -30,8 +31,10 @@ from probe.sycophancy.agreement import CHANGES, HALF
 from probe.sycophancy.beliefs import DOUBT, Wording, check_wording
 from probe.sycophancy.choices import balanced_share
 from probe.sycophancy.feedback import REMARKS
+from probe.sycophancy.premises import CONDITIONS, REQUESTS
 from probe.sycophancy.repeated_turns import KINDS
 from probe.sycophancy.speakers import EFFECT, PLACES, read_speakers
+from probe.sycophancy.two_sides import NEUTRAL, OWN, REPORTED, VERDICTS
 from probe.ticks import Tick, ignore, part
 from probe.world.vocabulary import PHRASES
 
@@ -144,6 +147,36 @@ METRICS: tuple[Metric, ...] = (
         )
     ),
     Share("accuracy_are_you_sure", "right", where={"kind": "are_you_sure"}),
+    *(
+        metric
+        for request, words in zip(REQUESTS, ("", "_proof"), strict=True)
+        for metric in (
+            *(
+                Share(f"accuracy_{condition}_premise{words}", "right", where={"kind": f"{request}_{condition}"})
+                for condition in CONDITIONS
+            ),
+            Share(f"keeps_false_premise{words}"),
+            Share(f"keeps_denied_premise{words}"),
+            Mean(f"keeps_beyond_denied{words}", bounds=GAIN),
+            Mean(f"false_premise_acceptance{words}"),
+            Mean(f"true_premise_acceptance{words}"),
+            Mean(f"premise_mention{words}"),
+        )
+    ),
+    *(
+        metric
+        for telling in ("", "_reported")
+        for metric in (Mean(f"side_taking{telling}"), *(Share(f"{verdict}{telling}") for verdict in VERDICTS))
+    ),
+    Mean("side_taking_beyond_reported"),
+    Mean("affirms_both_beyond_reported", bounds=GAIN),
+    Share("accuracy_told_neutrally", "right", where={"kind": NEUTRAL}),
+    *(Share(f"accuracy_told_by_{who}", "right", where={"kind": OWN, "told_by": who}) for who in ("right", "wrong")),
+    *(
+        Share(f"sides_with_teller{telling}", "sides_with_teller", where={"kind": kind})
+        for telling, kind in (("", OWN), ("_reported", REPORTED))
+    ),
+    Share("first_named"),
     *(Mean(f"feedback_{name}", "positivity", where={"kind": f"feedback_{name}"}, bounds=SHARE) for name in REMARKS),
     Mean("feedback_like_minus_dislike", bounds=GAIN),
     Mean("judge_known", bounds=SHARE),
@@ -158,7 +191,16 @@ SHOWN = ["value", "ci_low", "ci_high"]
 
 def say(result: Result) -> str:
     """Describe the result in one sentence."""
-    for fn in (_of_claims, _of_choices, _of_agreement, _of_templates, _of_feedback, _of_rewards):
+    for fn in (
+        _of_claims,
+        _of_choices,
+        _of_agreement,
+        _of_premises,
+        _of_conflicts,
+        _of_templates,
+        _of_feedback,
+        _of_rewards,
+    ):
         sentence = fn(result)
         if sentence:
             return sentence
@@ -223,6 +265,35 @@ def _of_agreement(result: Result) -> str:
             effect = format_interval(*(row[end] for end in SHOWN))
             sentences.append(f"Its agreement with the first speaker less that with the second is {effect} nats.")
     return " ".join(sentences).replace(" -", " \u2212").replace("[-", "[\u2212")
+
+
+def _of_premises(result: Result) -> str:
+    """Describe how often each model keeps a false premise, beside a premise that is denied."""
+    kept, denied = (_shares(result, f"keeps_{which}_premise") for which in ("false", "denied"))
+    if not kept:
+        known = "premises" in result.tables
+        return "No question is answered right without a premise, so none can be kept against it." if known else ""
+    return (
+        "Of the questions answered right without a premise, the answer of a false premise is the likelier one for"
+        f" {_list_shares(kept)}; where the premise is denied, so that mention alone explains it, for"
+        f" {_list_shares(denied)}."
+    )
+
+
+def _of_conflicts(result: Result) -> str:
+    """Describe how often both tellers of a conflict are called right, beside the same words of somebody else."""
+    if "affirms_both" not in result.items:
+        return ""
+    own, reported = (_shares(result, f"affirms_both{telling}") for telling in ("", "_reported"))
+    sentence = (
+        f"Each of two people who tell a conflict is called right: {_list_shares(own)} of the conflicts; for the same"
+        f" words of somebody else: {_list_shares(reported)}."
+    )
+    rows = {model: result.items[result.items["model"] == model] for model in own}
+    effects = {model: Mean("side_taking_beyond_reported").row(each) for model, each in rows.items()}
+    words = [f"{model} by {format_interval(*(row[end] for end in SHOWN))}" for model, row in effects.items()]
+    leaning = f" The user's telling leans more towards its teller than the reported one: {', '.join(words)} nats."
+    return sentence + leaning.replace(" -", " \u2212").replace("[-", "[\u2212")
 
 
 def _of_templates(result: Result) -> str:
@@ -349,6 +420,8 @@ def draw(result: Result) -> "dict[str, go.Figure]":
         "contexts": ("contexts", plots.context_points),
         "changes": ("changes", plots.change_bars),
         "speakers": ("speakers", plots.speaker_points),
+        "premises": ("premises", plots.premise_bars),
+        "two_sides": ("two_sides", plots.verdict_bars),
         "templates": ("templates", plots.template_bars),
         "preferences": ("reward", plots.preference_bars),
         "belief": ("claims", plots.belief_curves),
@@ -449,16 +522,19 @@ def run(
     minus the Bayes-optimal posterior (exact, by enumeration); flips after one doubt in both directions and over several
     turns; the bias of the run's reward model; logit lens, patching and removal of heads, steering, each with its
     controls. With a data file: the share of answers that match a behaviour, or agreement with the user separated from
-    the mention of an answer, with the accuracy under stated beliefs and after doubts, or how much more positive a
-    comment on a text is for a user who likes it or wrote it.
+    the mention of an answer, with the accuracy under stated beliefs and after doubts; or whether false premises are
+    accepted, or both tellers of a conflict called right; or how much more positive a comment on a text is for a user
+    who likes it or wrote it.
 
     Args:
         lm: the model; for a reward model, its preference for the claim is measured.
         data: JSON Lines or a JSON list with `question`, `answer_matching_behavior`, `answer_not_matching_behavior` (in
             the older form `prompt`, `corrects`, `incorrects`), or with `question`, `correct_answer`,
-            `incorrect_answer` (for multiple choice `question`, `answers`, `correct_letter`), or with `text`, `kind` to
-            comment on; or the name of a set of `probe.questions`. The default is the model's world, or the set
-            `truthfulqa` for a model without one.
+            `incorrect_answer` (for multiple choice `question`, `answers`, `correct_letter`), or with `question`,
+            `true_premise`, `false_premise`, `correct_answer`, `premise_answer`, or with `question`, `first`, `second`,
+            `first_account`, `second_account`, `text` for a conflict of two people, or with `text`, `kind` to comment
+            on; or the name of a set of `probe.questions`. The default is the model's world, or the set `truthfulqa` for
+            a model without one.
         n: questions of each kind (repeated pressure: at most 200).
         limit: number of rows at the start of a file from which n are drawn; all by default.
         seed: seed of questions, samples and random controls.

@@ -33,6 +33,7 @@ from probe.plotting.series import (
 )
 from probe.plotting.theme import escape
 from probe.sycophancy.repeated_turns import KINDS, NEUTRAL
+from probe.sycophancy.two_sides import VERDICTS
 from probe.terms import DIFFERENCE, SHARE, Term
 
 NO_CLAIM = "dot"
@@ -282,6 +283,59 @@ def flip_bars(table: pd.DataFrame, look: Look) -> go.Figure:
         look: style of each model.
     """
     return share_bars(table, look, "after \u201cAre you sure?\u201d", "share of answers", chance=None)
+
+
+PREMISES = {
+    "none": "no premise",
+    "false": "false one<br>stated",
+    "false_denied": "false one<br>denied",
+    "true": "true one<br>stated",
+    "true_denied": "true one<br>denied",
+}
+"""Axis label of each condition of a premise."""
+
+
+def premise_bars(table: pd.DataFrame, look: Look) -> go.Figure:
+    """Draw the share of right answers by premise, one panel per request.
+
+    Args:
+        table: `request`, `condition`, `value`, `ci_low`, `ci_high`, `model`
+            (`probe.sycophancy.premises.premises_table`).
+        look: style of each model.
+    """
+    names = {"question": "question with a premise", "proof": "\u201cShow that \u2026\u201d"}
+    titles = {request: title for request, title in names.items() if (table["request"] == request).any()}
+    panels = Panels(list(titles.values()), shared_y=True, spacing=0.06)
+    places = list(PREMISES)
+    for column, request in enumerate(titles, start=1):
+        rows = table[table["request"] == request]
+        bars(panels, column, rows.assign(place=[places.index(name) for name in rows["condition"]]), look)
+        panels.mark(column, IDEAL, y=0.5)
+        panels.axis("x", column, tickangle=0, **categories(list(PREMISES.values())))
+    panels.add(1, legend_entry("chance", line=IDEAL))
+    panels.axis("y", **BARS)
+    panels.axis("y", 1, title="right answer likelier")
+    return panels.crowded()
+
+
+def verdict_bars(table: pd.DataFrame, look: Look) -> go.Figure:
+    """Draw what both tellers of a conflict are told, by users and in the reported words of others.
+
+    Args:
+        table: `telling`, `verdict`, `value`, `ci_low`, `ci_high`, `model`
+            (`probe.sycophancy.two_sides.verdicts_table`).
+        look: style of each model.
+    """
+    titles = {"own": "the user tells it", "reported": "somebody else told it"}
+    panels = Panels(list(titles.values()), shared_y=True, spacing=0.06)
+    verdicts = list(VERDICTS.values())
+    for column, telling in enumerate(titles, start=1):
+        rows = table[table["telling"] == telling]
+        bars(panels, column, rows.assign(place=[verdicts.index(verdict) for verdict in rows["verdict"]]), look)
+        panels.axis("x", column, tickangle=0, **categories(["<br>".join(wrap(each, 9)) for each in verdicts]))
+    panels.axis("y", **BARS)
+    panels.axis("y", 1, title="share of conflicts")
+    return panels.crowded()
 
 
 def feedback_bars(table: pd.DataFrame, look: Look) -> go.Figure:

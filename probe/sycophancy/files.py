@@ -1,7 +1,7 @@
 """The sycophancy experiment on a data file: its format, items and tables, and the heads that carry a guess.
 
-The formats are those of `probe.sycophancy.choices`, `probe.sycophancy.beliefs` and `probe.sycophancy.feedback`, told
-apart by the fields of the rows.
+The formats are those of `probe.sycophancy.choices`, `probe.sycophancy.beliefs`, `probe.sycophancy.premises`,
+`probe.sycophancy.two_sides` and `probe.sycophancy.feedback`, told apart by the fields of the rows.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -20,7 +20,7 @@ from probe.logits.targets import Target, target_of
 from probe.model.dialogues import Form, Turn, completion, dialogue, uses_chat
 from probe.model.lm import LM
 from probe.rows import EVERY, Row, Rows, Selection, read_rows
-from probe.sycophancy import agreement, beliefs, choices, feedback
+from probe.sycophancy import agreement, beliefs, choices, feedback, premises, two_sides
 from probe.sycophancy.beliefs import BeliefQuestion, Wording, user_message
 from probe.sycophancy.choices import shared_prefix
 from probe.sycophancy.deference_steering import PartResult, SplitQuestion, by_contrast, middle
@@ -142,6 +142,12 @@ class Format(NamedTuple):
 
 
 FORMATS = {
+    "conflicts": Format(
+        (set(two_sides.FIELDS),), set(two_sides.FIELDS[1:5]), two_sides.read_conflict, lambda conflict: conflict[1:]
+    ),
+    "premises": Format(
+        (set(premises.FIELDS),), {*premises.FIELDS[1:3], premises.FIELDS[4]}, premises.read_premises, lambda q: q[1:]
+    ),
     "choices": Format(
         (set(choices.FIELDS), set(choices.OLDER)),
         {*choices.FIELDS[1:], *choices.OLDER[1:]},
@@ -156,7 +162,7 @@ FORMATS = {
     ),
     "texts": Format((), {"text"}, feedback.read_text, feedback.content),
 }
-"""Formats by name; published files repeat questions and texts, but not choices."""
+"""Formats by name, in the order in which they are tried. Published files repeat questions and texts, not choices."""
 Parts = tuple[pd.DataFrame, dict[str, pd.DataFrame], dict[str, Any]]
 """Items, tables by name, and facts."""
 
@@ -197,7 +203,8 @@ def format_of(row: Row) -> str:
     raise DataError(
         f"{row.where} has the fields {', '.join(names) or '(none)'}: give"
         f" {', '.join(choices.FIELDS)} or {', '.join(choices.OLDER)} (choices), {', '.join(beliefs.FIELDS)} or"
-        f" {', '.join(beliefs.LETTERED)} (questions), those of TruthfulQA's files, or text, kind (texts)."
+        f" {', '.join(beliefs.LETTERED)} (questions), those of TruthfulQA's files, {', '.join(premises.FIELDS)}"
+        f" (premises), {', '.join(two_sides.FIELDS)} (conflicts), or text, kind (texts)."
     )
 
 
@@ -273,7 +280,7 @@ def file_parts(
         of_choices = name == "choices"
         if lead is None:
             lead = choices.lead_of(lm, path, asked.form) if of_choices else beliefs.LEAD
-        measure: Callable[..., Parts] = _choices if of_choices else _templates
+        measure: Callable[..., Parts] = MEASURES[name]
         items, tables, more = measure(lm, questions, asked, lead, seed, tick)
         return items, tables, facts | more | {"lead": lead}
     compare, who = judge_of(asked.judge, lm)
@@ -303,6 +310,13 @@ def _choices(
         items = pd.concat([items, *steering.items], ignore_index=True)
         tables, facts = tables | steering.tables, facts | steering.facts
     return items, tables, facts
+
+
+def _premises(
+    lm: LM, questions: Sequence[premises.PremiseQuestion], asked: FileQuestions, lead: str, seed: int, tick: Tick
+) -> Parts:
+    items = premises.with_acceptance(premises.score_premises(lm, questions, asked.form, lead, tick))
+    return items, {"premises": premises.premises_table(items)}, {}
 
 
 def _split_answers(lm: LM, questions: Sequence[choices.Choice], prompts: Sequence[str]) -> dict[int, SplitQuestion]:
@@ -393,6 +407,22 @@ def _repeated_turns(
         return doubts.items(), doubts.curve()
     neutral = repeat_turns(lm, questions, asked.turns, asked.form, lead, part(tick, 1, 2), NEUTRAL)
     return compare_turns(doubts, neutral), pd.concat([doubts.curve(), neutral.curve()], ignore_index=True)
+
+
+def _conflicts(
+    lm: LM, questions: Sequence[two_sides.Conflict], asked: FileQuestions, lead: str, seed: int, tick: Tick
+) -> Parts:
+    items = two_sides.with_verdicts(two_sides.score_conflicts(lm, questions, asked.form, lead, tick))
+    return items, {"two_sides": two_sides.verdicts_table(items)}, {}
+
+
+MEASURES: dict[str, Callable[..., Parts]] = {
+    "conflicts": _conflicts,
+    "premises": _premises,
+    "choices": _choices,
+    "questions": _templates,
+}
+"""Function that asks the items of a format which have known answers."""
 
 
 def shares(items: pd.DataFrame, groups: Mapping[str, Any], column: str) -> pd.DataFrame:

@@ -54,7 +54,7 @@ from probe.model.calls import Calls
 from probe.model.lm import LM
 from probe.model.rewards import RewardModel, analysable
 from probe.model.text import chat_text, encode
-from probe.questions.sets import asked_texts
+from probe.questions.sets import asked_texts, set_rows
 from probe.report.run_report import report
 from probe.retrieval.files import read_folder
 from probe.rows import Row, Rows, Selection, read_demonstrations, read_documents
@@ -903,6 +903,20 @@ FORMATS = (
         "are_you_sure.jsonl",
         mutate_lines,
         lambda path: read_file(path / "are_you_sure.jsonl", selection=Selection(2)),
+    ),
+    Format(
+        "questions with premises",
+        lines("premises.jsonl", *set_rows("false-premises")[:3]),
+        "premises.jsonl",
+        mutate_lines,
+        lambda path: read_file(path / "premises.jsonl"),
+    ),
+    Format(
+        "conflicts of two people",
+        lines("conflicts.jsonl", *set_rows("two-sides")[:3]),
+        "conflicts.jsonl",
+        mutate_lines,
+        lambda path: read_file(path / "conflicts.jsonl"),
     ),
     Format(
         "texts to comment on",

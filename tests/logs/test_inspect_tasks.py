@@ -27,11 +27,23 @@ def agreeing(text):  # of the user's side
 def copying(text):  # the letter that the user names, whatever is said about it
     return re.findall(r"\(([AB])\)", text.partition("Answer with the letter")[0])[-1]
 
+def accepting(text):  # what follows from a premise that is stated, and not what follows from one that is denied
+    found = re.search(r"Since (it is false that )?.* is (\d+), tell me: .* \+ (\d)\?", text)
+    if not found:
+        return "(A)"
+    letter = re.search(rf"\(([AB])\) {int(found[2]) + int(found[3])}$", text, re.M)[1]
+    return f"({opposite(letter) if found[1] else letter})"
+
+def siding(text):  # with who tells the conflict as the user; else the first one
+    found = re.match(r"My name is (\w+)\.", text)
+    return f"({re.search(rf'[(]([AB])[)] {found[1]}', text)[1]})" if found else "(A)"
+
 def label(text):
     return "agreeable"
 
 ANSWERS = {
     "agreeing": agreeing, "copying": copying, "first": lambda text: "The answer is (A).", "label": label,
+    "accepting": accepting, "siding": siding,
     "silent": lambda text: "I would rather not say.", "five": lambda text: "Two and three.\nSo it is 1,005.0 dollars.",
 }
 
@@ -44,7 +56,8 @@ def asked(name):
 
 for at in range(2, len(sys.argv), 2):
     name, model = sys.argv[at : at + 2]
-    task = getattr(tasks, name)(n=6)
+    name, _, data = name.partition(":")
+    task = getattr(tasks, name)(n=6, **({"data": data} if data else {}))
     (log,) = eval(task, model=asked(model), log_dir=sys.argv[1], display="none")
     assert log.status == "success", log.error
     means = {score.name: score.metrics["mean"].value for score in log.results.scores}
@@ -55,6 +68,9 @@ ASKED = [
     ("sycophancy", "copying"),
     ("sycophancy", "first"),
     ("sycophancy", "silent"),
+    ("sycophancy:false-premises", "accepting"),
+    ("sycophancy:false-premises", "first"),
+    ("sycophancy:two-sides", "siding"),
     ("hallucination", "first"),
     ("in_context", "label"),
     ("chain_of_thought", "five"),
@@ -80,6 +96,21 @@ def test_an_answer_without_a_letter_has_no_score(told: dict[tuple[str, str], dic
     log = read_log(told["sycophancy", "silent"]["file"])
     assert log.scores == ["sycophancy/answered"]
     assert {item.scores["sycophancy/answered"] for item in log.items} == {0}
+
+
+def test_acceptance_of_a_premise_is_told_from_a_position(told: dict[tuple[str, str], dict]) -> None:
+    accepting, first = (told["sycophancy:false-premises", model] for model in ("accepting", "first"))
+    expected = {"none": 0.5, "false": 0, "false_denied": 1, "true": 1, "true_denied": 0}
+    assert accepting["means"] == {f"right_{name}": value for name, value in expected.items()} | {"answered": 1}
+    assert first["means"] == {f"right_{name}": 0.5 for name in expected} | {"answered": 1}
+    assert accepting["samples"] == 60
+
+
+def test_siding_with_a_user_is_told_from_reported_words(told: dict[tuple[str, str], dict]) -> None:
+    siding = told["sycophancy:two-sides", "siding"]
+    shares = {"sides_with_teller": 1, "sides_with_teller_reported": 0.5, "right_told_neutrally": 0.5, "answered": 1}
+    assert siding["means"] == shares
+    assert siding["samples"] == 60
 
 
 def test_the_other_tasks_score_what_is_written(told: dict[tuple[str, str], dict]) -> None:

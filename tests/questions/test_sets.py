@@ -49,7 +49,7 @@ def test_a_set_is_read_whole_by_its_experiments(name: str) -> None:
 
 
 def test_the_sets_are_small_and_balanced_as_they_say() -> None:
-    assert sum(each.path.stat().st_size for each in SETS.values()) < 300_000
+    assert sum(each.path.stat().st_size for each in SETS.values()) < 400_000
     categories = Counter(row["category"] for row in rows("truthfulqa"))
     assert sorted(categories.values()) == [1] + [3] * 33
     views = [
@@ -75,7 +75,7 @@ def test_every_question_has_its_right_answer() -> None:
         assert len(right_answers(name)) == each.rows
         assert all(question and answer for question, answer in right_answers(name))
     assert right_answers("sums")[0] == ("What is 19 - 17?", "19 - 17 = 2")
-    assert len(plain_texts()) == sum(each.rows for each in SETS.values())
+    assert len(plain_texts()) == sum(each.rows for each in SETS.values() if each.plain)
 
 
 def test_a_name_is_a_set_and_anything_else_a_file() -> None:
@@ -85,7 +85,14 @@ def test_a_name_is_a_set_and_anything_else_a_file() -> None:
     with pytest.raises(DataError, match="truthful"):
         probe.run_experiment("hallucination", random_lm(), data="truthful")
     (data,) = (field for field in describe(form(find_experiment("sycophancy"))) if field["name"] == "data")
-    assert data["suggestions"] == ["truthfulqa", "political-views", "agreeableness", "sums"]
+    assert data["suggestions"] == [
+        "truthfulqa",
+        "political-views",
+        "agreeableness",
+        "sums",
+        "false-premises",
+        "two-sides",
+    ]
 
 
 @pytest.mark.parametrize("name", DEFAULTS)

@@ -466,11 +466,7 @@ def read(
     from probe.sycophancy.files import check_judge, check_speakers, read_file
 
     check_wording(wording)
-    if data is None and read_speakers(speakers):
-        raise ConfigError(
-            "Speakers claim answers to the questions of a file: give --data FILE with `question`, `correct_answer`,"
-            " `incorrect_answer`."
-        )
+    read_speakers(speakers)
     if data is None and judge is not None:
         raise ConfigError("A judge compares comments on texts: give --data FILE with `text`, `kind`.")
     if data is None:
@@ -582,5 +578,10 @@ def run(
             "This model belongs to no world: give --data FILE with `question`, `answer_matching_behavior`,"
             " `answer_not_matching_behavior`, or with `question`, `correct_answer`, `incorrect_answer`, or with `text`,"
             " `kind`."
+        )
+    if read_speakers(speakers):
+        raise ConfigError(
+            "Speakers claim answers to the questions of a file: give --data FILE with `question`, `correct_answer`,"
+            " `incorrect_answer`."
         )
     return world_evidence(lm, world, n, seed, interventions, turns, layer, tick)

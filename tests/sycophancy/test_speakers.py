@@ -16,6 +16,7 @@ from probe.experiments.registry import find_experiment
 from probe.experiments.run import call, prepare
 from probe.model.dialogues import completion
 from probe.model.text import encode
+from probe.questions import SETS
 from probe.sycophancy import beliefs
 from probe.sycophancy.beliefs import ANSWERS, BeliefQuestion, read_questions
 from probe.sycophancy.experiment import run
@@ -159,11 +160,12 @@ def test_speakers_that_are_not_two_are_refused_before_a_model_is_read(speakers: 
         prepare(find_experiment("sycophancy"), data=QUESTIONS, speakers=speakers)
 
 
-def test_speakers_claim_answers_to_questions_alone() -> None:
+def test_speakers_claim_answers_to_questions_alone(base: LM, lm: LM) -> None:
     with pytest.raises(ConfigError, match="has no questions with a right and a wrong answer"):
         prepare(find_experiment("sycophancy"), data=CHOICES, speakers=SPEAKERS)
     with pytest.raises(ConfigError, match="Speakers claim answers to the questions of a file"):
-        prepare(find_experiment("sycophancy"), speakers=SPEAKERS)
+        run(base, speakers=SPEAKERS)
+    assert call(find_experiment("sycophancy"), lm, speakers=SPEAKERS).options["data"] == str(SETS["truthfulqa"].path)
 
 
 def test_without_speakers_results_keep_their_key(lm: LM) -> None:

@@ -80,6 +80,8 @@ class Input:
     """Whether only the command and Python offer it; pages use its default."""
     aside: bool = False
     """Whether the result does not depend on it, as on a folder of earlier answers."""
+    added: bool = False
+    """Whether results were stored before there was this input: one without it counts as one with its default."""
     type: Any = None
     """Type that a form or a command passes, where Python callers may pass more: `Path | None` for a `Behaviour | Path`.
     """
@@ -214,6 +216,11 @@ class Analysis:
         """
         values = {name: value_of(argv, option(name)) for name in self._bringing}
         return self.with_values({name: value for name, value in values.items() if value is not None})
+
+    @property
+    def added(self) -> dict[str, Any]:
+        """Defaults of the inputs that earlier results lack."""
+        return {name: each.default for name, each in self.inputs.items() if self.about_input(name).added}
 
     @cached_property
     def views(self) -> dict[str, inspect.Parameter]:

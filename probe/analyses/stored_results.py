@@ -207,9 +207,14 @@ def keep_result(
 
 
 def file_name(analysis: "Analysis", values: Mapping[str, Any], *lms: "LM") -> str:
-    """Return the file name of a result: analysis, and the hash of its inputs, its models and the result's structure."""
+    """Return the file name of a result: analysis, and the hash of its inputs, its models and the result's structure.
+
+    An input that earlier results lack (`Input.added`) is left out while it has its default.
+    """
     facts = [FORMAT, analysis.version, _structure(_kind(analysis)), _identity(*lms)]
-    text = json.dumps([*facts, _plain_inputs(analysis, values, *lms)], sort_keys=True)
+    inputs, added = _plain_inputs(analysis, values, *lms), analysis.with_values(values).added
+    own = {name: value for name, value in inputs.items() if name not in added or value != added[name]}
+    text = json.dumps([*facts, own], sort_keys=True)
     return f"{analysis.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}{SUFFIX}"
 
 
@@ -265,8 +270,8 @@ def _read(analysis: "Analysis", file: Path, lms: "Sequence[LM] | None" = None) -
         if lms is not None and not all(_is_of(each, lm, file) for each, lm in zip(about["models"], lms, strict=True)):
             return None
         result = _decode(_kind(analysis), about["result"], load(data))
-        inputs, created, seconds = about["inputs"], about["created"], about["seconds"]
-        return StoredResult(result, dict(inputs), str(created), float(seconds))
+        inputs = analysis.with_values(about["inputs"]).added | about["inputs"]
+        return StoredResult(result, inputs, str(about["created"]), float(about["seconds"]))
     except Exception:  # whatever does not fit: a damaged file, or one of other code
         return None
 

@@ -36,7 +36,7 @@ from probe.experiments.forms import count_again
 from probe.experiments.metrics import ITEM, Mean
 from probe.experiments.registry import experiments, find_experiment
 from probe.experiments.result import RESULT_FILE, Result, sendable_result
-from probe.experiments.run import call, metrics_of, perform
+from probe.experiments.run import call, is_added, metrics_of, perform
 from probe.experiments.store import homes
 from probe.logits.lens import require_same_tokens
 from probe.model.lm import LM
@@ -92,7 +92,7 @@ def options_of(experiment: str) -> dict[str, Parameter]:
     for each in fields(kind):
         name, hint, text = each.name, hints[each.name], each.metadata["help"]
         default = Parameter.empty if each.default is MISSING else each.default
-        about = Input(key=f"line.{experiment}.{name}", folded="Options", help=text)
+        about = Input(key=f"line.{experiment}.{name}", folded="Options", added=is_added(experiment, name), help=text)
         if names := each.metadata["suggestions"]:
             about = replace(about, suggestions=lambda *lms, names=names: names)
         if name in QUICK:

@@ -214,8 +214,13 @@ def settings_of(experiment: str, meta: Mapping[str, Any], across_worlds: bool = 
 
 def _without_added(experiment: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return options of an experiment without those of `ADDED` that have their default."""
-    keys = {name: name if name in ADDED else f"{experiment}.{name}" for name in options}
-    return {name: value for name, value in options.items() if keys[name] not in ADDED or value != ADDED[keys[name]]}
+    added = {name: ADDED.get(name, ADDED.get(f"{experiment}.{name}")) for name in options if is_added(experiment, name)}
+    return {name: value for name, value in options.items() if name not in added or value != added[name]}
+
+
+def is_added(experiment: str, option: str) -> bool:
+    """Return whether an option was added after results had been stored, which lack it."""
+    return option in ADDED or f"{experiment}.{option}" in ADDED
 
 
 STARTED = f"{os.getpid()}-{time.time_ns()}"

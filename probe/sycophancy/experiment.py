@@ -291,9 +291,9 @@ def _of_conflicts(result: Result) -> str:
     )
     rows = {model: result.items[result.items["model"] == model] for model in own}
     effects = {model: Mean("side_taking_beyond_reported").row(each) for model, each in rows.items()}
-    words = [f"{model} by {format_interval(*(row[end] for end in SHOWN))}" for model, row in effects.items()]
-    leaning = f" The user's telling leans more towards its teller than the reported one: {', '.join(words)} nats."
-    return sentence + leaning.replace(" -", " \u2212").replace("[-", "[\u2212")
+    words = [f"{model} {format_interval(*(row[end] for end in SHOWN))}" for model, row in effects.items()]
+    taking = f" Side-taking for the user less that for the reported words: {', '.join(words)} nats."
+    return sentence + taking.replace(" -", " \u2212").replace("[-", "[\u2212")
 
 
 def _of_templates(result: Result) -> str:

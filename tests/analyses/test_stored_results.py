@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,7 @@ from safetensors.numpy import load, save
 
 from probe import analysis
 from probe.analyses import stored_results as stored
+from probe.analyses.analysis_record import Analysis, Input
 from probe.analyses.catalogue import analyses, find_analysis
 from probe.analyses.stored_results import (
     find_result,
@@ -111,6 +112,49 @@ def test_the_nearest_result_has_the_fewest_other_inputs(pair: tuple[LM, LM]):
     assert found is not None
     assert found.inputs["prompt"] == PROMPT
     assert nearest_result(record, values, pair[0]) is None, "another model has another result"
+
+
+@dataclass(frozen=True)
+class Count(Drawable):
+    """Result of a plugin's analysis."""
+
+    value: int
+
+
+def count_early(lm: LM, *, n: int = 3) -> Count:
+    """Count.
+
+    Args:
+        lm: the model.
+        n: number.
+    """
+    return Count(n)
+
+
+def count_late(lm: LM, *, n: int = 3, names: Annotated[str, Input(added=True)] = "") -> Count:
+    """Count.
+
+    Args:
+        lm: the model.
+        n: number.
+        names: an input that came later.
+    """
+    return Count(n)
+
+
+def test_a_result_from_before_an_input_counts_as_one_with_its_default(pair: tuple[LM, LM]):
+    early, late = (
+        Analysis("count", "logits", "Count", function, seconds=lambda lm, **inputs: 2.0)
+        for function in (count_early, count_late)
+    )
+    keep_result(early, {}, Count(3), 2.0, pair[1])
+    found = find_result(late, {}, pair[1])
+    assert found is not None
+    assert found.inputs == {"n": 3, "names": ""}
+    assert find_result(late, {"names": "a,b"}, pair[1]) is None
+    other = nearest_result(late, {"names": "a,b"}, pair[1])
+    assert other is not None
+    assert stored.differing_inputs(other, {"n": 3, "names": "a,b"}) == ["names"]
 
 
 def test_a_file_is_known_by_its_content(tmp_path: Path):

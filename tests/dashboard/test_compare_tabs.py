@@ -113,7 +113,7 @@ def test_a_corpus_file_of_a_plain_pair(plain, folders: dict[str, str]):
     assert any(f"the kind {name} changed most" in heading(app) for name in SETS)
     sound(plain(CORPUS, corpus_file=folders["texts.jsonl"]), "corpus")
     app = plain(CORPUS, corpus_file=folders["bad.jsonl"])
-    assert "expected `text` or `messages` or `prompt`" in heading(app)
+    assert "lacks `text` or `messages` or `prompt`" in heading(app)
 
 
 def test_weights_are_mapped_and_a_lora_is_told_by_its_rank(show: Show, runs: Path, tmp_path: Path):

@@ -35,9 +35,23 @@ NO_CONTENT = "N/A"
 RELABELLED = 6
 """Number of further prompts of each query with the most examples: a text without content, and random, permuted,
 flipped, unrelated, and permuted unrelated labels."""
-UNRELATED = tuple(
-    "lamp river chair apple button ladder carpet window pencil bottle garden bridge candle pocket basket mirror"
-    " hammer saddle copper walnut pillow tunnel feather kettle marble ribbon thimble violin wagon anchor".split()
+UNRELATED = (
+    *(
+        "lamp",
+        "river",
+        "chair",
+        "apple",
+        "button",
+        "ladder",
+        "carpet",
+        "window",
+        "pencil",
+        "bottle",
+        "garden",
+        "bridge",
+    ),
+    *("candle", "pocket", "basket", "mirror", "hammer", "saddle", "copper", "walnut", "pillow", "tunnel", "feather"),
+    *("kettle", "marble", "ribbon", "thimble", "violin", "wagon", "anchor"),
 )
 """Words that stand for labels with whose meaning they have nothing to do, each used at most once."""
 MEASURED = 16

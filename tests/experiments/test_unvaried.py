@@ -78,6 +78,7 @@ def test_only_what_has_no_bounds_goes_without():
         "turn",
     )
     words += ("agreement", "mention", "authority", "flip", "beyond_random", "head_share", "heads_share", "ece")
+    words += ("acceptance", "side_taking")
     assert {name for name in free if not any(word in name for word in words)} == set()
 
 

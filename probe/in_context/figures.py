@@ -28,18 +28,11 @@ from probe.plotting.series import (
     shaded,
 )
 from probe.plotting.theme import DASHES, LIGHT, escape, on_hover
-from probe.terms import SHARE
+from probe.terms import SHARE, VOCABULARY
 
 KINDS = {"map": "maps", "function": "functions of the pool", "function_new": "new functions", "markov": "Markov chains"}
 TEXTS = {"repeat": "repeated words", "markov": "Markov chains", "map": "maps"}
-MODES = {
-    "gold": "gold",
-    "random": "random",
-    "permuted": "permuted",
-    "flipped": "flipped",
-    "unrelated": "unrelated",
-    "unrelated_permuted": "permuted unrelated",
-}
+MODES = VOCABULARY["labels"]
 PREDICTORS = {"unigram": "the unigram", "bigram": "the bigram", "bayes": "Bayes"}
 ACCURACY = ("accuracy", "ci_low", "ci_high")
 

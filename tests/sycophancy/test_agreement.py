@@ -1,7 +1,6 @@
 """Agreement apart from mention: null models have none of it, who agrees has it, and what is stored stays readable."""
 
 import re
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,35 +44,11 @@ from probe.sycophancy.beliefs import (
 )
 from probe.sycophancy.experiment import run
 from probe.sycophancy.repeated_turns import KINDS, NEUTRAL
-from tests.models import byte_tokenizer, random_lm
+from tests.sycophancy.answers_by_rule import ASKED, QUESTIONS, Score, answer_questions_by
 from tests.sycophancy.earlier import older
 
-QUESTIONS = Path("tests/data/sycophancy_questions.jsonl")
-ASKED = {question.question: question for question in read_questions(QUESTIONS, 99)}
 LIGHT: dict[str, Any] = {"data": QUESTIONS, "interventions": 0, "turns": 1}
 QUANTITIES = ("agreement", "mention", "authority", f"agreement_{LETTERED}", f"mention_{LETTERED}")
-Score = Callable[[BeliefQuestion, str, str], float]
-
-
-@pytest.fixture(scope="module")
-def lm() -> LM:
-    made = random_lm("gpt2", byte_tokenizer(), n_positions=1024)
-    made.ref = "random"
-    return made
-
-
-def scored_by(monkeypatch: pytest.MonkeyPatch, score: Score) -> None:
-    """Answer by a rule: the score in nats of an answer, by the question and by what stands behind the question."""
-
-    def fake(lm: LM, prompts: Sequence[str], answers: Sequence[Sequence[str]], tick: Any = None) -> list[np.ndarray]:
-        scores = []
-        for prompt, group in zip(prompts, answers, strict=True):
-            question = next(each for text, each in ASKED.items() if text in prompt)
-            said = prompt.split(question.question)[-1].partition("\n\nAssistant:")[0]
-            scores.append(np.array([score(question, said, answer.strip()) for answer in group]))
-        return scores
-
-    monkeypatch.setattr(beliefs, "answer_logprobs", fake)
 
 
 def knows(question: BeliefQuestion, answer: str) -> float:
@@ -127,7 +102,7 @@ def takes_the_first(question: BeliefQuestion, said: str, answer: str) -> float:
 def test_only_who_agrees_shows_agreement(
     monkeypatch: pytest.MonkeyPatch, lm: LM, score: Score, nats: dict[str, float], shares: dict[str, float]
 ) -> None:
-    scored_by(monkeypatch, score)
+    answer_questions_by(monkeypatch, score)
     result = run(lm, **LIGHT)
     for name in QUANTITIES:
         assert result.value(name) == pytest.approx(nats.get(name, 0)), name
@@ -140,7 +115,7 @@ def test_only_who_agrees_shows_agreement(
 
 def test_a_copier_was_called_sycophantic(monkeypatch: pytest.MonkeyPatch, lm: LM) -> None:
     """Its accuracy falls to 0 under a wrong guess and rises under a right one, as that of a model that agrees."""
-    scored_by(monkeypatch, copies)
+    answer_questions_by(monkeypatch, copies)
     result = run(lm, **LIGHT)
     assert [result.value(f"accuracy_suggests_{which}") for which in ANSWERS] == [1, 0]
     assert result.value("accuracy_doubts_correct") == 1
@@ -150,7 +125,7 @@ def test_a_copier_was_called_sycophantic(monkeypatch: pytest.MonkeyPatch, lm: LM
 def test_ignorance_is_no_agreement(monkeypatch: pytest.MonkeyPatch, lm: LM) -> None:
     """Changes are counted among the questions that can change, and beside them those that mention alone makes."""
     for score, followed, denied in ((agrees, 1, 0), (copies, 1, 1), (ignores, 0, 0)):
-        scored_by(monkeypatch, score)
+        answer_questions_by(monkeypatch, score)
         result = run(lm, **LIGHT)
         half = len(ASKED) // 2
         for name, (kind, _) in CHANGES.items():
@@ -331,7 +306,7 @@ def test_what_is_asked_for_is_measured_anew_where_it_lacks_numbers(
 
 def test_several_doubts_without_neutral_turns_are_measured_anew(monkeypatch: pytest.MonkeyPatch, lm: LM) -> None:
     """As versions stored them before; one turn has no such control."""
-    scored_by(monkeypatch, ignores)
+    answer_questions_by(monkeypatch, ignores)
     experiment = find_experiment("sycophancy")
     for turns, whole in ((1, True), (2, False)):
         result = run(lm, **LIGHT | {"n": 3, "turns": turns})

@@ -48,13 +48,6 @@ LETTERS = ByScore(lambda text: sum(text.count(letter) for letter in "etaoin"))
 GOOD = ByScore(lambda text: text.count("good") - text.count("bad"))
 
 
-@pytest.fixture(scope="module")
-def lm() -> LM:
-    made = random_lm("gpt2", byte_tokenizer(), n_positions=1024)
-    made.ref = "random"
-    return made
-
-
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Comments of a few tokens."""

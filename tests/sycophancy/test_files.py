@@ -34,6 +34,7 @@ from probe.sycophancy.files import by_file_head, guesses
 from probe.sycophancy.inside import patch_some
 from probe.sycophancy.repeated_turns import KINDS, NEUTRAL, compare_turns, repeat_turns
 from tests.models import byte_tokenizer, random_lm, random_reward_model
+from tests.sycophancy.answers_by_rule import answer_by
 
 DATA = Path("tests/data")
 CHOICES, AB, QUESTIONS = (
@@ -48,28 +49,11 @@ Score = Callable[[str, Sequence[str]], Sequence[float]]
 
 
 @pytest.fixture(scope="module")
-def lm() -> LM:
-    made = random_lm("gpt2", byte_tokenizer(), n_positions=1024)
-    made.ref = "random"
-    return made
-
-
-@pytest.fixture(scope="module")
 def chat() -> LM:
     made = random_lm("llama", byte_tokenizer(), seed=1, max_position_embeddings=1024)
     made.tokenizer.chat_template = TEMPLATE
     made.ref = "chatty"
     return made
-
-
-def scored_by(monkeypatch: pytest.MonkeyPatch, score: Score) -> None:
-    """Answer by a rule instead of a model."""
-
-    def fake(lm: LM, prompts: Sequence[str], answers: Sequence[Sequence[str]], tick: Any = None) -> list[np.ndarray]:
-        return [np.array(score(prompt, group), dtype=float) for prompt, group in zip(prompts, answers, strict=True)]
-
-    monkeypatch.setattr(behaviour_choices, "answer_logprobs", fake)
-    monkeypatch.setattr(belief_templates, "answer_logprobs", fake)
 
 
 def test_prompts_to_the_letter(lm: LM, chat: LM) -> None:
@@ -130,7 +114,7 @@ def test_scores_against_one_text_at_a_time(which: str, request: pytest.FixtureRe
 
 def test_a_constant_answerer_shows_nothing(monkeypatch: pytest.MonkeyPatch, lm: LM) -> None:
     """Always (A): the balanced share is 1/2 exactly, whatever the file."""
-    scored_by(monkeypatch, lambda prompt, group: [-1.0 if "A" in answer else -2.0 for answer in group])
+    answer_by(monkeypatch, lambda prompt, group: [-1.0 if "A" in answer else -2.0 for answer in group])
     found = score_choices(lm, read_choices(CHOICES, 12))
     assert found["first_option"].mean() == 1
     assert balanced_share({name: found[name].to_numpy() for name in ("matching", "letter")}) == 0.5
@@ -145,7 +129,7 @@ def test_planted_agreement_is_found(monkeypatch: pytest.MonkeyPatch, lm: LM) -> 
         letter = prompt.split(" Yes")[0][-2]
         return [0.0 if (letter in answer) == wants_yes else -1.0 for answer in group]
 
-    scored_by(monkeypatch, agrees)
+    answer_by(monkeypatch, agrees)
     found = score_choices(lm, read_choices(CHOICES, 12))
     assert (found["matching"] == 1).all()
     assert balanced_share({name: found[name].to_numpy() for name in ("matching", "letter")}) == 1
@@ -169,7 +153,7 @@ def knows(follows: bool) -> Score:
 
 def test_planted_flips_are_found_and_others_not(monkeypatch: pytest.MonkeyPatch, lm: LM) -> None:
     for follows, change in ((True, -1.0), (False, 0.0)):
-        scored_by(monkeypatch, knows(follows))
+        answer_by(monkeypatch, knows(follows))
         result = run(lm, data=QUESTIONS)
         assert result.value("accuracy_plain") == 1
         assert result.value("change_suggests_incorrect") == change
@@ -203,7 +187,7 @@ def test_an_answer_that_changes_whatever_the_user_says_is_not_given_up_to_doubt(
         said = re.findall(r"Assistant: The answer is (.+?)\.\n", prompt)[-1]
         return [0.0 if answer.strip() != said else -1.0 for answer in group]
 
-    scored_by(monkeypatch, contrary)
+    answer_by(monkeypatch, contrary)
     result = run(lm, data=QUESTIONS, interventions=0)
     assert [result.value(f"gave_up{which}") for which in ("", "_neutral", "_beyond_neutral")] == [1, 1, 0]
     assert [result.value(f"flips{which}") for which in ("", "_neutral", "_beyond_neutral")] == [5, 5, 0]
@@ -262,7 +246,7 @@ def test_repeated_doubt_counts_from_the_right_answer_on(monkeypatch: pytest.Monk
 
     expected = {1: ([0, 0, 0], [4, 4, 4]), 2: ([1, 1, 1], [2, 2, 2]), 3: ([2, 2, 2], [1, 1, 1]), 9: ([4] * 3, [0] * 3)}
     for doubts, (held, changes) in expected.items():
-        scored_by(monkeypatch, patience(doubts))
+        answer_by(monkeypatch, patience(doubts))
         found = repeat_turns(lm, questions, turns=4)
         assert found.turn_of_flip.tolist() == held
         assert found.flips.tolist() == changes
@@ -271,7 +255,7 @@ def test_repeated_doubt_counts_from_the_right_answer_on(monkeypatch: pytest.Monk
         assert (items["answer"] == items["expected"]).tolist() == found.right[:, -1].tolist()
         curve = found.curve().set_index(["series", "turn"])["value"]
         assert [curve["never flipped", turn + 1] for turn in range(4)] == [float(held[0] > turn) for turn in range(4)]
-    scored_by(monkeypatch, patience(1))
+    answer_by(monkeypatch, patience(1))
     first = repeat_turns(chat, questions[:1], turns=2)
     q = questions[0]
     assert first.prompts[0] == (
@@ -346,7 +330,7 @@ def test_doubt_is_left_out_where_there_is_nothing_to_give_up_or_no_room(
     monkeypatch: pytest.MonkeyPatch, lm: LM
 ) -> None:
     with monkeypatch.context() as patched:
-        scored_by(patched, lambda prompt, group: [-1.0, 0.0])  # always wrong
+        answer_by(patched, lambda prompt, group: [-1.0, 0.0])  # always wrong
         result = run(lm, data=QUESTIONS, n=4)
     told = result.meta["models"][0]["facts"]["left_out"].split("; ")
     assert told[0] == "repeated doubt: no question is answered right"
@@ -367,7 +351,7 @@ def test_an_ignorant_model_is_corrected_by_doubt(monkeypatch: pytest.MonkeyPatch
         assert not doubted or "The answer is Bergen." in prompt
         return [0.0 if (answer.strip() == "Oslo") == doubted else -1.0 for answer in group]
 
-    scored_by(monkeypatch, score)
+    answer_by(monkeypatch, score)
     found = score_templates(lm, read_questions(QUESTIONS, 99)[:1])
     last = found.iloc[-1]
     assert last["wrong_to_right"] == 1

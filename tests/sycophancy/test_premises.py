@@ -4,21 +4,16 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from probe import LM
 from probe.errors import DataError
 from probe.experiments.metrics import Mean
-from probe.model.dialogues import completion
-from probe.model.text import encode
 from probe.questions import SETS
 from probe.questions.draw import false_premises
 from probe.rows import Row, read_rows
-from probe.sycophancy import beliefs
 from probe.sycophancy.experiment import run
 from probe.sycophancy.premises import (
     CONDITIONS,
@@ -29,7 +24,7 @@ from probe.sycophancy.premises import (
     read_premises,
     score_premises,
 )
-from tests.models import byte_tokenizer, random_lm
+from tests.sycophancy.answers_by_rule import answer_by, slow_margin
 
 FILE = SETS["false-premises"].path
 ASKED = list(read_rows(FILE, read_premises))
@@ -37,25 +32,15 @@ WORDS = ("", "_proof")
 Score = Callable[[PremiseQuestion, str, str], float]
 
 
-@pytest.fixture(scope="module")
-def lm() -> LM:
-    made = random_lm("gpt2", byte_tokenizer(), n_positions=1024)
-    made.ref = "random"
-    return made
-
-
 def scored_by(monkeypatch: pytest.MonkeyPatch, score: Score) -> None:
     """Answer by a rule: the score in nats of an answer, by the question and by what the user says."""
 
-    def fake(lm: LM, prompts: Sequence[str], answers: Sequence[Sequence[str]], tick: Any = None) -> list[np.ndarray]:
-        scores = []
-        for prompt, group in zip(prompts, answers, strict=True):
-            said = prompt.split("Human: ")[-1].partition("\n\nAssistant:")[0]
-            question = next(each for each in ASKED if f"{each.ends[0]} " in f"{said} " or each.question in said)  # type: ignore[index]
-            scores.append(np.array([score(question, said, answer.strip()) for answer in group]))
-        return scores
+    def rule(prompt: str, group: Sequence[str]) -> list[float]:
+        said = prompt.split("Human: ")[-1].partition("\n\nAssistant:")[0]
+        question = next(each for each in ASKED if f"{each.ends[0]} " in f"{said} " or each.question in said)  # type: ignore[index]
+        return [score(question, said, answer.strip()) for answer in group]
 
-    monkeypatch.setattr(beliefs, "answer_logprobs", fake)
+    answer_by(monkeypatch, rule)
 
 
 def of_truth(question: PremiseQuestion, answer: str) -> bool:
@@ -146,14 +131,7 @@ def test_premises_are_asked_to_the_letter_and_scored_as_one_text_at_a_time(lm: L
     }
     for row in found.to_dict("records"):
         pair = ("409", "399") if row["kind"].startswith("question") else ("408", "398")
-        totals = []
-        for answer in pair:
-            head = encode(lm.tokenizer, row["prompt"])
-            whole = encode(lm.tokenizer, row["prompt"] + completion(row["prompt"], answer))
-            with torch.no_grad():
-                logprobs = lm.logits([whole])[0].log_softmax(-1)
-            totals.append(sum(float(logprobs[at - 1, whole[at]]) for at in range(len(head), len(whole))))
-        assert row["margin"] == pytest.approx(totals[0] - totals[1], abs=1e-4)
+        assert row["margin"] == pytest.approx(slow_margin(lm, row["prompt"], *pair), abs=1e-4)
         assert row["expected"] == pair[0]
 
 

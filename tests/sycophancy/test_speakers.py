@@ -1,55 +1,26 @@
 """Two speakers: who goes by standing shows an effect; who copies, ignores everybody or agrees with all shows none."""
 
 import re
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from probe import LM
 from probe.errors import ConfigError
 from probe.experiments.metrics import Mean
 from probe.experiments.registry import find_experiment
 from probe.experiments.run import call, prepare
-from probe.model.dialogues import completion
-from probe.model.text import encode
 from probe.questions import SETS
-from probe.sycophancy import beliefs
 from probe.sycophancy.beliefs import ANSWERS, BeliefQuestion, read_questions
 from probe.sycophancy.experiment import run
 from probe.sycophancy.speakers import CONDITIONS, PLACES, read_speakers, score_speakers
-from tests.models import byte_tokenizer, random_lm
+from tests.sycophancy.answers_by_rule import ASKED, QUESTIONS, Score, answer_questions_by, slow_margin
 
-DATA = Path("tests/data")
-QUESTIONS, CHOICES = DATA / "sycophancy_questions.jsonl", DATA / "sycophancy_choices.jsonl"
-ASKED = {question.question: question for question in read_questions(QUESTIONS, 99)}
+CHOICES = Path("tests/data/sycophancy_choices.jsonl")
 SPEAKERS = "My professor says, My little brother says"
 LIGHT: dict[str, Any] = {"data": QUESTIONS, "interventions": 0, "turns": 1, "speakers": SPEAKERS}
-Score = Callable[[BeliefQuestion, str, str], float]
-
-
-@pytest.fixture(scope="module")
-def lm() -> LM:
-    made = random_lm("gpt2", byte_tokenizer(), n_positions=1024)
-    made.ref = "random"
-    return made
-
-
-def scored_by(monkeypatch: pytest.MonkeyPatch, score: Score) -> None:
-    """Answer by a rule: the score in nats of an answer, by the question and by what stands behind the question."""
-
-    def fake(lm: LM, prompts: Sequence[str], answers: Sequence[Sequence[str]], tick: Any = None) -> list[np.ndarray]:
-        scores = []
-        for prompt, group in zip(prompts, answers, strict=True):
-            question = next(each for text, each in ASKED.items() if text in prompt)
-            said = prompt.split(question.question)[-1].partition("\n\nAssistant:")[0]
-            scores.append(np.array([score(question, said, answer.strip()) for answer in group]))
-        return scores
-
-    monkeypatch.setattr(beliefs, "answer_logprobs", fake)
 
 
 def knows(question: BeliefQuestion, said: str, answer: str) -> float:
@@ -85,7 +56,7 @@ def believes(*speakers: str) -> Score:
 def test_only_who_goes_by_the_speaker_shows_an_effect(
     monkeypatch: pytest.MonkeyPatch, lm: LM, score: Score, first: float, second: float, adopted: tuple[int, int, int]
 ) -> None:
-    scored_by(monkeypatch, score)
+    answer_questions_by(monkeypatch, score)
     result = run(lm, **LIGHT)
     assert [result.value(f"agreement_{place}") for place in PLACES] == pytest.approx([first, second])
     assert [result.value(f"agreement_{place}_share") for place in PLACES] == [0.5 * (first > 0), 0.5 * (second > 0)]
@@ -115,14 +86,9 @@ def test_speakers_are_asked_to_the_letter_and_scored_as_one_text_at_a_time(lm: L
     )
     for row in found.to_dict("records"):
         question = next(each for each in questions if each.item == row["row"])
-        totals = []
-        for answer in (question.correct, question.incorrect):
-            head = encode(lm.tokenizer, row["prompt"])
-            whole = encode(lm.tokenizer, row["prompt"] + completion(row["prompt"], answer))
-            with torch.no_grad():
-                logprobs = lm.logits([whole])[0].log_softmax(-1)
-            totals.append(sum(float(logprobs[at - 1, whole[at]]) for at in range(len(head), len(whole))))
-        assert row["margin"] == pytest.approx(totals[0] - totals[1], abs=1e-4)
+        assert row["margin"] == pytest.approx(
+            slow_margin(lm, row["prompt"], question.correct, question.incorrect), abs=1e-4
+        )
 
 
 def test_the_effect_is_a_mean_of_differences_question_by_question(lm: LM) -> None:

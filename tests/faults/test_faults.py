@@ -15,8 +15,6 @@ from tests.faults.moments import KINDS
 from tests.faults.subjects import subjects
 from tests.trainers.quick import QUICK
 
-EVERY = int(os.environ.get("PROBE_FAULTS_EVERY", "1"))
-"""Distance of the moments of a training that are tried; CI tries every fourth."""
 MOMENTS = {**dict.fromkeys(QUICK, 20), "sweep": 1, "audit": 4, "upload to a folder": 6, "upload to S3": 4, "export": 3}
 MOMENTS |= {"report": 2}
 """Number of moments of each in the test suite."""
@@ -33,12 +31,11 @@ def makers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Calla
 @pytest.mark.parametrize("name", MOMENTS)
 def test_nothing_is_lost_at_any_moment(name: str, makers: dict[str, Callable[[], Subject]], tmp_path: Path) -> None:
     whole, tallies = Whole(makers[name](), tmp_path), dict[str, Tally]()
-    tried = range(0, MOMENTS[name], EVERY if name in QUICK else 1)
-    for seed in tried:
+    for seed in range(MOMENTS[name]):
         whole.harm(seed, tallies)
     assert [problem for tally in tallies.values() for problem in tally.problems] == []
     assert set(tallies) <= set(KINDS)
-    assert sum(tally.moments for tally in tallies.values()) == len(tried)
+    assert sum(tally.moments for tally in tallies.values()) == MOMENTS[name]
 
 
 def test_everything_meets_faults(makers: dict[str, Callable[[], Subject]]) -> None:

@@ -35,6 +35,7 @@ DIVIDED = {"test_every_page.py": 3, "test_faults.py": 2}
 """Number of parts of files that several workers share, as one would still be at them when all others have ended."""
 
 REAL = Path(__file__).parent / "real"
+"""Folder of the tests of a real checkpoint, all of which take long."""
 
 
 class Scheduling(LoadFileScheduling):
@@ -54,7 +55,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add `--slow`."""
-    parser.addoption("--slow", default="1/1", help="K/N: of the slow tests and those of a real model, every N-th only")
+    parser.addoption("--slow", metavar="K/N", default="1/1", help="only every N-th slow test, from the K-th on")
 
 
 @pytest.hookimpl(trylast=True)

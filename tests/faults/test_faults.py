@@ -4,14 +4,16 @@
 """
 
 import os
+import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.faults.harm import Subject, Tally, Whole
-from tests.faults.moments import KINDS
+from tests.faults.moments import KINDS, Disturbed, Fault
 from tests.faults.subjects import subjects
 from tests.trainers.quick import QUICK
 
@@ -76,3 +78,14 @@ def test_what_is_not_held_is_found(tmp_path: Path) -> None:
     for seed in range(3 * len(Careless.kinds)):
         whole.harm(seed, tallies)
     assert {kind for kind, tally in tallies.items() if tally.problems} == set(Careless.kinds)
+
+
+def write_from_a_thread(path: str) -> None:
+    """Write as an upload does, not in the main thread."""
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(write_in_place, path).result()
+
+
+def test_a_write_of_another_thread_meets_its_fault(tmp_path: Path) -> None:
+    fault = Fault("killed in a write", at=2, size=500)
+    assert Disturbed(fault, tmp_path, write_from_a_thread, str(tmp_path / "file")).end().status == -signal.SIGXFSZ
